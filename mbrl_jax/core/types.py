@@ -1,0 +1,249 @@
+"""The words every floor shares: what a model, a planner, an agent, a buffer and an environment are.
+
+Each record is a `NamedTuple` of pure functions or of arrays. The `Protocol` beside a record carries the contract of
+one of its functions: argument order, shapes and meaning. Shapes in brackets are of one unbatched call; callers `vmap`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Array: TypeAlias = jax.Array
+Key: TypeAlias = chex.PRNGKey  # a scalar typed key, made by `jax.random.key`
+Tree: TypeAlias = Any  # any pytree of arrays
+State: TypeAlias = Any  # a model's or an environment's state, any pytree
+Obs: TypeAlias = Any
+Action: TypeAlias = Any
+Params: TypeAlias = Any
+Metrics: TypeAlias = dict[str, Array]  # names to scalars
+
+
+# Spaces -------------------------------------------------------------------------------------------------------------
+
+
+class Discrete(NamedTuple):
+    """`n` choices, numbered from 0, as int32 scalars."""
+
+    n: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def dtype(self) -> Any:
+        return jnp.int32
+
+    def sample(self, key: Key) -> Array:
+        """A uniform choice, [] int32."""
+        return jax.random.randint(key, (), 0, self.n, jnp.int32)
+
+
+class Box(NamedTuple):
+    """A box of real vectors or arrays. `low` and `high` bound every entry; infinite where there is no bound."""
+
+    shape: tuple[int, ...]
+    low: Any = -math.inf  # float, or an array that broadcasts to `shape`
+    high: Any = math.inf
+    dtype: Any = jnp.float32
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def sample(self, key: Key) -> Array:
+        """A uniform point of a bounded box, [*shape]."""
+        return jax.random.uniform(key, self.shape, self.dtype, self.low, self.high)
+
+
+Space: TypeAlias = Discrete | Box
+
+
+class Spec(NamedTuple):
+    """What an agent must know of an environment before it starts."""
+
+    obs: Space
+    action: Space
+    time_limit: int | None = None  # steps after which an episode is cut off, None if never
+    terminates: bool = True  # False where no state ends an episode: models then need no termination head
+    name: str = "environment"
+
+    @property
+    def num_actions(self) -> int:
+        """The number of actions of a discrete action space.
+
+        Raises:
+          ValueError: the action space is continuous.
+        """
+        if not isinstance(self.action, Discrete):
+            raise ValueError(f"{self.name} has continuous actions; this needs discrete ones")
+        return self.action.n
+
+
+# What flows ---------------------------------------------------------------------------------------------------------
+
+
+class StepOut(NamedTuple):
+    """What one model step gives."""
+
+    state: State  # the next state
+    reward: Array  # []
+    discount: Array  # [] 0 where the episode terminates, else 1 (a learned model: the probability to go on)
+
+
+class Rollout(NamedTuple):
+    """A trajectory through a model: `states[t]` is where `actions[t]` was taken, `rewards[t]` what that brought."""
+
+    states: State  # [H, ...]
+    actions: Action  # [H, ...]
+    rewards: Array  # [H]
+    discounts: Array  # [H]
+
+
+class Transition(NamedTuple):
+    """One real or imagined step, as a buffer keeps it."""
+
+    obs: Obs
+    action: Action
+    reward: Array  # []
+    discount: Array  # [] 0 at termination only, never at a time limit
+    next_obs: Obs  # the true successor, also at the end of an episode
+    last: Array  # [] bool: terminated or out of time
+    extras: Tree = ()  # what `act` wants to remember: log-probability, search policy, latent, ...
+
+
+class Replay(NamedTuple):
+    """What `update` and `refresh` see of the experience gathered so far.
+
+    An agent is built on another by giving it another `sample`: `replay._replace(sample=mixed)`.
+    """
+
+    sample: Callable[..., Any]  # (key, n) -> batch [n, ...]; what a batch is, the buffer says
+    take: Callable[[Array], Any]  # (index [n], in 0..size-1, oldest rows not first) -> rows [n, ...]
+    size: Array  # [] int32: rows stored
+    capacity: int  # rows that fit
+
+
+# Contracts ----------------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class StepFn(Protocol):
+    def __call__(self, key: Key, state: State, action: Action) -> StepOut:
+        """One step of a model from one state. Never resets: after a terminal step the discounts' product stays 0."""
+        ...
+
+
+@runtime_checkable
+class PolicyFn(Protocol):
+    def __call__(self, key: Key, state: State) -> Action:
+        """One action for one state."""
+        ...
+
+
+class ActFn(Protocol):
+    def __call__(self, key: Key, learner: Tree, carry: Tree, obs: Obs, explore: bool) -> tuple[Action, Tree, Tree]:
+        """One action for one observation.
+
+        Args:
+          key: used once.
+          learner: what `init` or `update` returned.
+          carry: the actor's memory in this episode, from `Agent.carry` or the call before.
+          obs: one observation.
+          explore: static; False in evaluation.
+        Returns:
+          action, the new carry, extras (kept in `Transition.extras`; the same structure on every call).
+        """
+        ...
+
+
+class UpdateFn(Protocol):
+    def __call__(self, key: Key, learner: Tree, replay: Replay) -> tuple[Tree, Metrics, Tree]:
+        """One turn of the fast clock.
+
+        Returns:
+          the learner, with its pytree structure, shapes and dtypes unchanged; metrics, scalars; feedback, which the
+          loop hands to `Buffer.revise` (new priorities, fresher latents), or `()` for none.
+        """
+        ...
+
+
+class RefreshFn(Protocol):
+    def __call__(self, key: Key, learner: Tree, replay: Replay) -> tuple[Tree, Metrics]:
+        """One turn of the slow clock: fit a model, branch rollouts."""
+        ...
+
+
+def no_refresh(key: Key, learner: Tree, replay: Replay) -> tuple[Tree, Metrics]:
+    """The `refresh` of agents without a slow clock."""
+    del key, replay
+    return learner, {}
+
+
+# Records of functions -----------------------------------------------------------------------------------------------
+
+
+class Model(NamedTuple):
+    """What a planner sees: dynamics with their parameters already inside."""
+
+    step: StepFn
+    value: Callable[[Key, State], Array] | None = None  # [] bootstrap at the horizon or leaf
+    prior: Callable[[Key, State], Array] | None = None  # logits [A], or a proposed action
+    legal: Callable[[State], Array] | None = None  # mask [A]
+    worlds: int = 1  # hypotheses held, e.g. ensemble members
+    at: Callable[[Array], Model] | None = None  # (w) -> one of them, a Model with `worlds` 1
+
+
+class WorldModel(NamedTuple):
+    """What a learner holds: dynamics with their parameters outside."""
+
+    init: Callable[[Key], Params]
+    loss: Callable[[Params, Key, Transition], tuple[Array, Metrics]]  # over a batch [B, ...]; loss []
+    encode: Callable[[Params, Key, Obs], State]
+    step: Callable[[Params, Key, State, Action], StepOut]
+    decode: Callable[[Params, State], Obs] | None = None
+    calibrate: Callable[[Params, Transition, Array], Params] | None = None  # statistics set from rows [N] and mask [N]
+    errors: Callable[[Params, Transition], Array] | None = None  # prediction error of each row [B], for hold-out scores
+
+
+class Planner(NamedTuple):
+    """A search over actions with a model."""
+
+    init: Callable[[], Tree]  # the plan to start an episode with, e.g. [H, A]
+    plan: Callable[[Key, Model, State, Tree], tuple[Action, Tree, Tree]]  # -> action, plan, info
+
+
+class Agent(NamedTuple):
+    """An algorithm: five pure functions, with no environment, buffer or logging in them."""
+
+    init: Callable[[Key], Tree]  # -> learner
+    carry: Callable[[], Tree]  # -> an actor's memory at the start of an episode
+    act: ActFn
+    update: UpdateFn
+    refresh: RefreshFn = no_refresh
+
+
+class Buffer(NamedTuple):
+    """Storage for experience, as pure functions over `data`."""
+
+    init: Callable[[Transition], Tree]  # (one item, or its shapes) -> data
+    add: Callable[[Tree, Transition], Tree]  # (data, trajectory [T, N, ...]) -> data
+    sample: Callable[..., Any]  # (key, data, ...) -> batch
+    replay: Callable[[Tree], Replay]  # (data) -> what an agent sees of it
+    revise: Callable[[Tree, Tree], Tree] | None = None  # (data, feedback of `update`) -> data
+
+
+class Env(NamedTuple):
+    """An environment. `step` never resets: the loop owns the reset."""
+
+    spec: Spec
+    reset: Callable[[Key], tuple[State, Obs]]
+    step: Callable[[Key, State, Action], tuple[State, Obs, Array, Array, Array]]
+    """(key, state, action) -> state, obs, reward [], discount [] (0 at termination only), last [] bool"""
+    observe: Callable[[State], Obs] | None = None  # the observation of a state, where one can be had without a step

@@ -1,0 +1,66 @@
+"""Multi-layer perceptrons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax.core.types import Array, Key
+from mbrl_jax.nets.net import Net, as_net
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "elu": jax.nn.elu,
+}
+
+
+def narrow_init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Normal weights of standard deviation 1 / (2 √fan_in), cut at two of them (Chua et al. 2018, reference code)."""
+    return jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype) / (2.0 * jnp.sqrt(shape[0]))
+
+
+INITS: dict[str, Callable[..., Array]] = {"lecun": nn.initializers.lecun_normal(), "narrow": narrow_init}
+
+
+class MLP(nn.Module):
+    """Dense layers with an activation between them and none after the last."""
+
+    hidden: tuple[int, ...]
+    out: int
+    activation: str = "relu"
+    kernel_init: str = "lecun"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for width in self.hidden:
+            x = ACTIVATIONS[self.activation](nn.Dense(width, kernel_init=INITS[self.kernel_init])(x))
+        return nn.Dense(self.out, kernel_init=INITS[self.kernel_init])(x)
+
+
+def mlp(
+    size: int, hidden: tuple[int, ...], out: int, activation: str = "relu", kernel_init: str = "lecun"
+) -> Net:
+    """An MLP over one vector [size], giving [out].
+
+    Args:
+      size: entries of the input vector.
+      hidden: widths of the hidden layers.
+      out: entries of the output vector.
+      activation: a name in `ACTIVATIONS`.
+      kernel_init: a name in `INITS`.
+    Raises:
+      ValueError: a name that is not in its table, or a width below 1.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    if kernel_init not in INITS:
+        raise ValueError(f"kernel_init must be one of {', '.join(INITS)}, got {kernel_init!r}")
+    if min(size, out, *hidden) < 1:
+        raise ValueError(f"sizes of an MLP must be at least 1, got {(size, *hidden, out)}")
+    return as_net(MLP(tuple(hidden), out, activation, kernel_init), jnp.zeros(size))
