@@ -43,9 +43,7 @@ class MLP(nn.Module):
         return nn.Dense(self.out, kernel_init=INITS[self.kernel_init])(x)
 
 
-def mlp(
-    size: int, hidden: tuple[int, ...], out: int, activation: str = "relu", kernel_init: str = "lecun"
-) -> Net:
+def mlp(size: int, hidden: tuple[int, ...], out: int, activation: str = "relu", kernel_init: str = "lecun") -> Net:
     """An MLP over one vector [size], giving [out].
 
     Args:

@@ -1,0 +1,91 @@
+"""A ring of transitions, sampled uniformly.
+
+Memory is bounded from the start: bytes = capacity x bytes of one transition (x seeds under `vmap`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax.core import tree
+from mbrl_jax.core.types import Array, Buffer, Key, Replay, Transition
+
+
+class Ring(NamedTuple):
+    """Rows, of which the first `size` hold something; the next row is written at `head`."""
+
+    rows: Transition  # [C, ...]
+    head: Array  # [] int32
+    size: Array  # [] int32
+
+
+def empty(item: Transition, capacity: int) -> Ring:
+    """A ring with room for `capacity` rows like `item` (arrays or their shapes)."""
+    rows = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), item)
+    return Ring(rows, jnp.int32(0), jnp.int32(0))
+
+
+def append(ring: Ring, rows: Transition, mask: Array | None = None, wrap: Array | int | None = None) -> Ring:
+    """Writes rows at the head, over the oldest ones where the ring is full.
+
+    Args:
+      ring: capacity C.
+      rows: [N, ...], N at most C.
+      mask: [N] bool; rows where it is False are left out, and the rest written side by side. All rows if None.
+      wrap: rows in use, at most C and never shrinking from call to call; may be traced. C if None.
+    Raises:
+      ValueError: more rows than the ring holds.
+    """
+    capacity, count = _length(ring.rows), _length(rows)
+    if count > capacity:
+        raise ValueError(f"capacity must be at least the {count} rows added at once, got {capacity}")
+    if mask is None and wrap is None and capacity % count == 0:  # the head stays a multiple of `count`: one block
+        at = ring.head
+        stored = jax.tree.map(lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, at, 0), ring.rows, rows)
+        return Ring(stored, (at + count) % capacity, jnp.minimum(ring.size + count, capacity))
+    wrap = capacity if wrap is None else wrap
+    kept = jnp.ones(count, bool) if mask is None else mask
+    index = (ring.head + jnp.cumsum(kept) - 1) % wrap
+    index = jnp.where(kept, index, capacity)  # past the end: dropped
+    stored = jax.tree.map(lambda old, new: old.at[index].set(new, mode="drop"), ring.rows, rows)
+    added = jnp.sum(kept, dtype=jnp.int32)
+    return Ring(stored, (ring.head + added) % wrap, jnp.minimum(ring.size + added, wrap))
+
+
+def sample(key: Key, ring: Ring, n: int) -> Transition:
+    """`n` rows [n, ...] drawn uniformly, with replacement."""
+    return tree.take(ring.rows, jax.random.randint(key, (n,), 0, jnp.maximum(ring.size, 1)))
+
+
+def uniform(capacity: int) -> Buffer:
+    """A buffer of transitions sampled uniformly; a trajectory [T, N, ...] is added as T x N rows.
+
+    Args:
+      capacity: rows kept; the oldest are overwritten.
+    Raises:
+      ValueError: the capacity is below 1.
+    """
+    if capacity < 1:
+        raise ValueError(f"capacity must be at least 1, got {capacity}")
+
+    def replay(ring: Ring) -> Replay:
+        return Replay(
+            sample=lambda key, n: sample(key, ring, n),
+            take=lambda index: tree.take(ring.rows, index),
+            size=ring.size,
+            capacity=capacity,
+        )
+
+    return Buffer(
+        init=lambda item: empty(item, capacity),
+        add=lambda ring, trajectory: append(ring, tree.flatten_dims(trajectory, 2)),
+        sample=sample,
+        replay=replay,
+    )
+
+
+def _length(rows: Transition) -> int:
+    return jax.tree.leaves(rows)[0].shape[0]

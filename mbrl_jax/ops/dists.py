@@ -1,0 +1,40 @@
+"""Action distributions. The one file of this folder that knows distrax."""
+
+from __future__ import annotations
+
+import chex
+import distrax
+import jax.numpy as jnp
+
+from mbrl_jax.core.types import Array, Key
+
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # Haarnoja et al. 2018, reference code
+
+
+def tanh_normal(mean: Array, raw_log_std: Array) -> distrax.Distribution:
+    """A diagonal normal squashed into (-1, 1) by tanh (Haarnoja et al. 2018, appendix C).
+
+        u ~ N(mean, σ²),  a = tanh(u),  log π(a) = log N(u) - Σ log(1 - tanh²(u))
+
+    Args:
+      mean: [A].
+      raw_log_std: [A] log σ, clipped here to [-20, 2].
+    """
+    chex.assert_rank([mean, raw_log_std], 1)
+    normal = distrax.MultivariateNormalDiag(mean, jnp.exp(jnp.clip(raw_log_std, LOG_STD_MIN, LOG_STD_MAX)))
+    return distrax.Transformed(normal, distrax.Block(distrax.Tanh(), 1))
+
+
+def sample_and_log_prob(dist: distrax.Distribution, key: Key) -> tuple[Array, Array]:
+    """A sample and its log-probability [], computed together so that tanh is never inverted."""
+    return dist.sample_and_log_prob(seed=key)  # pyright: ignore[reportReturnType]
+
+
+def categorical_entropy(logits: Array) -> Array:
+    """Entropy [] in nats of a categorical distribution.
+
+    Args:
+      logits: [A].
+    """
+    chex.assert_rank(logits, 1)
+    return distrax.Categorical(logits).entropy()
