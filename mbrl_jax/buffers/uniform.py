@@ -42,17 +42,18 @@ def append(ring: Ring, rows: Transition, mask: Array | None = None, wrap: Array 
     capacity, count = _length(ring.rows), _length(rows)
     if count > capacity:
         raise ValueError(f"capacity must be at least the {count} rows added at once, got {capacity}")
-    if mask is None and wrap is None and capacity % count == 0:  # the head stays a multiple of `count`: one block
+    if mask is None and wrap is None and count == 1:  # one row never lies across the end
         at = ring.head
         stored = jax.tree.map(lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, at, 0), ring.rows, rows)
-        return Ring(stored, (at + count) % capacity, jnp.minimum(ring.size + count, capacity))
+        return Ring(stored, (at + 1) % capacity, jnp.maximum(ring.size, at + 1))
     wrap = capacity if wrap is None else wrap
     kept = jnp.ones(count, bool) if mask is None else mask
     index = (ring.head + jnp.cumsum(kept) - 1) % wrap
     index = jnp.where(kept, index, capacity)  # past the end: dropped
     stored = jax.tree.map(lambda old, new: old.at[index].set(new, mode="drop"), ring.rows, rows)
     added = jnp.sum(kept, dtype=jnp.int32)
-    return Ring(stored, (ring.head + added) % wrap, jnp.minimum(ring.size + added, wrap))
+    end = ring.head + added  # a ring that grows after it has wrapped fills up only when its head passes the old end
+    return Ring(stored, end % wrap, jnp.maximum(ring.size, jnp.minimum(end, wrap)))
 
 
 def sample(key: Key, ring: Ring, n: int) -> Transition:

@@ -1,0 +1,127 @@
+"""gymnax (1.0 and later) environments as an `Env`: the one file that knows that library.
+
+gymnax's `step` resets by itself and returns the next episode's first observation. Here the steps beneath it are used,
+`step_env` and `is_truncated`, so that the next observation is the true successor and resetting is left to the caller.
+gymnax keeps its time limit out of `terminated` in every environment: `discount` is 0 for that alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mbrl_jax.core import Array, Box, Discrete, Env, Key, Space, Spec, tree
+from mbrl_jax.core.types import Action, Obs, State
+
+# No state of these ends an episode, only the time limit does.
+NEVER_TERMINATES = frozenset(
+    {
+        "Pendulum-v1",
+        "DiscountingChain-bsuite",
+        "Freeway-MinAtar",
+        "BernoulliBandit-misc",
+        "GaussianBandit-misc",
+        "PointRobot-misc",
+        "Reacher-misc",
+        "Swimmer-misc",
+    }
+)
+
+# The observation of these is drawn at random, belongs to the state before, or is not in the state.
+NOT_OBSERVABLE = frozenset({"UmbrellaChain-bsuite", "MemoryChain-bsuite", "MNISTBandit-bsuite"})
+
+
+def make(name: str, **params: Any) -> Env:
+    """A gymnax environment by its registered name.
+
+    Where gymnax can pass gradients through the dynamics, they are passed. The state is gymnax's own.
+
+    Args:
+      name: e.g. "Pendulum-v1".
+      **params: settings of the environment by name: fields of its gymnax parameters (`max_steps_in_episode`) or
+        arguments of its constructor (`is_slippery`).
+    Returns:
+      The environment, with the observation's shape and dtype as they come, and the time limit it was made with.
+    Raises:
+      ValueError: no environment of this name, no setting of that name, or a time limit below 1.
+    """
+    import gymnax  # slow, so only where it is asked for
+
+    known = list(gymnax.registered_envs)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"; close to it: {', '.join(near)}" if near else ""
+        raise ValueError(f"env must be one of {', '.join(known)}; got {name!r}{hint}")
+
+    with jax.ensure_compile_time_eval():  # bounds must be numbers, also when called inside a trace
+        return _adapt(name, params)
+
+
+def _adapt(name: str, settings: dict[str, Any]) -> Env:
+    inner, params = _build(name, settings)
+    if inner.supports_transition_gradients:
+        inner = inner.with_transition_gradients()
+
+    def reset(key: Key) -> tuple[State, Obs]:
+        obs, state = inner.reset_env(key, params)
+        return tree.strip_weak_types((state, obs))
+
+    def step(key: Key, state: State, action: Action) -> tuple[State, Obs, Array, Array, Array]:
+        obs, state, reward, terminated, _ = inner.step_env(key, state, action, params)
+        state, obs = tree.strip_weak_types((state, obs))
+        discount = 1.0 - jnp.asarray(terminated, jnp.float32)
+        last = jnp.logical_or(terminated, inner.is_truncated(state, params))
+        return state, obs, jnp.asarray(reward, jnp.float32), discount, last
+
+    def observe(state: State) -> Obs:
+        obs = inner.observe(jax.random.key(0), state, None, params)  # none of those allowed here uses the key
+        return tree.strip_weak_types(obs)
+
+    limit = int(params.max_steps_in_episode)
+    if limit < 1:
+        raise ValueError(f"max_steps_in_episode must be at least 1, got {limit}")
+    spec = Spec(
+        obs=_space(inner.observation_space(params), jax.eval_shape(reset, jax.random.key(0))[1].dtype),
+        action=_space(inner.action_space(params)),
+        time_limit=limit,
+        terminates=name not in NEVER_TERMINATES,
+        name=name,
+    )
+    return Env(spec, reset, step, None if name in NOT_OBSERVABLE else observe)
+
+
+def _build(name: str, settings: dict[str, Any]) -> tuple[Any, Any]:
+    """gymnax's environment and parameters with the settings in them."""
+    import gymnax
+
+    inner, params = gymnax.make(name)
+    made = inspect.signature(type(inner)).parameters
+    fields = [field.name for field in dataclasses.fields(params)]
+    for setting in settings:
+        if setting not in (*made, *fields):
+            raise ValueError(f"{setting} is not a setting of {name}; known are {', '.join((*made, *fields))}")
+    arguments = {k: v for k, v in settings.items() if k in made}
+    if arguments:  # made anew, because its default parameters may follow from them
+        inner, params = gymnax.make(name, **arguments)
+    return inner, params.replace(**{k: v for k, v in settings.items() if k not in made})
+
+
+def _space(space: Any, dtype: Any = None) -> Space:
+    """A gymnax space in our words; `dtype` is that of the arrays that really come, where gymnax declares another."""
+    if hasattr(space, "n"):
+        return Discrete(int(space.n))
+    return Box(tuple(space.shape), _bound(space.low), _bound(space.high), jnp.dtype(dtype or space.dtype))
+
+
+def _bound(bound: Any) -> Any:
+    """One float where all entries agree, else an array; the largest float32 stands for no bound."""
+    bound = np.asarray(bound, np.float32)
+    largest = np.finfo(np.float32).max
+    bound = np.where(bound >= largest, np.inf, np.where(bound <= -largest, -np.inf, bound))
+    return float(bound.flat[0]) if np.all(bound == bound.flat[0]) else bound

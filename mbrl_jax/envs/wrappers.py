@@ -1,0 +1,135 @@
+"""Pure functions from one environment to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mbrl_jax.core import Array, Box, Discrete, Env, Key, Space
+from mbrl_jax.core.types import Action, Obs, State
+
+
+def flatten(env: Env) -> Env:
+    """Observations as float32 vectors, in row-major order.
+
+    Args:
+      env: an environment with a `Box` of observations.
+    Returns:
+      The same environment with observations [size].
+    Raises:
+      ValueError: the observations are discrete; `one_hot` is for those.
+    """
+    space = env.spec.obs
+    if not isinstance(space, Box):
+        raise ValueError(f"flatten needs a Box of observations, {env.spec.name} has {space}; use one_hot")
+
+    def bound(value: Any) -> Any:
+        return value if np.ndim(value) == 0 else np.broadcast_to(np.asarray(value), space.shape).reshape(-1)
+
+    flat = Box((space.size,), bound(space.low), bound(space.high), jnp.float32)
+    return _map_obs(env, flat, lambda obs: jnp.reshape(obs, -1).astype(jnp.float32))
+
+
+def one_hot(env: Env) -> Env:
+    """Discrete observations as one-hot float32 vectors.
+
+    Args:
+      env: an environment with `Discrete` observations.
+    Returns:
+      The same environment with observations [n].
+    Raises:
+      ValueError: the observations are not discrete.
+    """
+    space = env.spec.obs
+    if not isinstance(space, Discrete):
+        raise ValueError(f"one_hot needs discrete observations, {env.spec.name} has {space}")
+    return _map_obs(env, Box((space.n,), 0.0, 1.0), lambda obs: jax.nn.one_hot(obs, space.n, dtype=jnp.float32))
+
+
+def scale_action(env: Env) -> Env:
+    """Continuous actions from [-1, 1].
+
+        a = (high + low) / 2 + (high - low) / 2 · clip(u, -1, 1)
+
+    Args:
+      env: an environment with a bounded `Box` of actions.
+    Returns:
+      The same environment with actions u in [-1, 1].
+    Raises:
+      ValueError: the actions are discrete, or unbounded.
+    """
+    space = env.spec.action
+    if not isinstance(space, Box):
+        raise ValueError(f"scale_action needs a Box of actions, {env.spec.name} has {space}")
+    low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
+    if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
+        raise ValueError(f"scale_action needs finite bounds, the actions of {env.spec.name} are in [{low}, {high}]")
+    centre, half = (high + low) / 2, (high - low) / 2
+
+    def step(key: Key, state: State, action: Action) -> tuple[State, Obs, Array, Array, Array]:
+        return env.step(key, state, (centre + half * jnp.clip(action, -1.0, 1.0)).astype(space.dtype))
+
+    return env._replace(spec=env.spec._replace(action=Box(space.shape, -1.0, 1.0)), step=step)
+
+
+class Timed(NamedTuple):
+    """The state of an environment with the steps taken in this episode."""
+
+    inner: State
+    time: Array  # [] int32
+
+
+def time_limit(env: Env, steps: int) -> Env:
+    """Cuts every episode off after a number of steps: `last` holds from then on, `discount` is left as it is.
+
+    Args:
+      env: any environment.
+      steps: at least 1.
+    Returns:
+      The same environment with its state in a `Timed`; its time limit is the shorter of the two.
+    Raises:
+      ValueError: `steps` is below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"time_limit must be at least 1 step, got {steps}")
+
+    def reset(key: Key) -> tuple[Timed, Obs]:
+        state, obs = env.reset(key)
+        return Timed(state, jnp.zeros((), jnp.int32)), obs
+
+    def step(key: Key, state: Timed, action: Action) -> tuple[Timed, Obs, Array, Array, Array]:
+        inner, obs, reward, discount, last = env.step(key, state.inner, action)
+        time = state.time + 1
+        return Timed(inner, time), obs, reward, discount, last | (time >= steps)
+
+    observe, inner_limit = env.observe, env.spec.time_limit
+    return Env(
+        spec=env.spec._replace(time_limit=steps if inner_limit is None else min(steps, inner_limit)),
+        reset=reset,
+        step=step,
+        observe=None if observe is None else lambda state: observe(state.inner),
+    )
+
+
+def _map_obs(env: Env, space: Space, change: Callable[[Obs], Array]) -> Env:
+    """The same environment with every observation changed, and `space` to say so."""
+
+    def reset(key: Key) -> tuple[State, Obs]:
+        state, obs = env.reset(key)
+        return state, change(obs)
+
+    def step(key: Key, state: State, action: Action) -> tuple[State, Obs, Array, Array, Array]:
+        state, obs, reward, discount, last = env.step(key, state, action)
+        return state, change(obs), reward, discount, last
+
+    observe = env.observe
+    return Env(
+        spec=env.spec._replace(obs=space),
+        reset=reset,
+        step=step,
+        observe=None if observe is None else lambda state: change(observe(state)),
+    )

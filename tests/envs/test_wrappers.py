@@ -1,0 +1,101 @@
+"""Wrappers: each changes what it says and nothing else."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mbrl_jax.core import Box, Discrete, Env, Spec
+from mbrl_jax.envs import wrappers
+
+
+def counting(obs_space, action_space, view, time_limit=None):
+    """Counts its steps by the action and terminates from 5 on; `view` makes the observation."""
+
+    def step(key, state, action):
+        state = state + jnp.sum(action)
+        ended = state >= 5
+        return state, view(state), 10.0 * state, 1.0 - ended.astype(jnp.float32), ended
+
+    spec = Spec(obs_space, action_space, time_limit=time_limit, name="counting")
+    return Env(spec, lambda key: (jnp.zeros(()), view(jnp.zeros(()))), step, observe=view)
+
+
+KEY = jax.random.key(0)
+
+
+def test_flatten():
+    grid = Box((2, 3), np.arange(6.0).reshape(2, 3), 9.0, jnp.int32)
+    env = wrappers.flatten(counting(grid, Discrete(2), lambda s: jnp.arange(6).reshape(2, 3) + s.astype(jnp.int32)))
+    space = env.spec.obs
+    assert isinstance(space, Box)
+    assert (space.shape, space.high, space.dtype) == ((6,), 9.0, jnp.float32)
+    np.testing.assert_array_equal(space.low, np.arange(6.0))
+    state, obs = env.reset(KEY)
+    np.testing.assert_array_equal(obs, np.arange(6.0))
+    state, obs, reward, discount, last = env.step(KEY, state, jnp.float32(2))
+    np.testing.assert_array_equal(obs, np.arange(6.0) + 2)
+    assert obs.dtype == jnp.float32
+    assert env.observe is not None
+    np.testing.assert_array_equal(env.observe(state), obs)
+    assert (float(reward), float(discount), bool(last)) == (20.0, 1.0, False)
+    with pytest.raises(ValueError, match="use one_hot"):
+        wrappers.flatten(counting(Discrete(3), Discrete(2), lambda s: s))
+
+
+def test_one_hot():
+    env = wrappers.one_hot(counting(Discrete(4), Discrete(2), lambda s: s.astype(jnp.int32)))
+    assert env.spec.obs == Box((4,), 0.0, 1.0)
+    state, obs = env.reset(KEY)
+    np.testing.assert_array_equal(obs, [1.0, 0.0, 0.0, 0.0])
+    state, obs, *_ = env.step(KEY, state, jnp.float32(2))
+    np.testing.assert_array_equal(obs, [0.0, 0.0, 1.0, 0.0])
+    assert env.observe is not None
+    np.testing.assert_array_equal(env.observe(state), obs)
+    with pytest.raises(ValueError, match="one_hot needs discrete"):
+        wrappers.one_hot(env)
+
+
+def test_scale_action():
+    box = Box((2,), np.array([0.0, -3.0]), np.array([1.0, 1.0]))
+    env = wrappers.scale_action(counting(Box(()), box, lambda s: s))
+    assert env.spec.action == Box((2,), -1.0, 1.0)
+    state, _ = env.reset(KEY)
+
+    def total(action):
+        return float(env.step(KEY, state, jnp.array(action))[0])
+
+    assert total([-1.0, -1.0]) == 0.0 - 3.0
+    assert total([1.0, 1.0]) == 1.0 + 1.0
+    assert total([0.0, 0.5]) == 0.5 + 0.0
+    assert total([7.0, -7.0]) == 1.0 - 3.0  # outside is clipped
+    for space in (Discrete(2), Box((2,)), Box((2,), -1.0, np.array([1.0, np.inf]))):
+        with pytest.raises(ValueError, match="scale_action needs"):
+            wrappers.scale_action(counting(Box(()), space, lambda s: s))
+
+
+def test_time_limit():
+    env = wrappers.time_limit(counting(Box(()), Box(()), lambda s: s), 3)
+    assert env.spec.time_limit == 3
+    state, _ = env.reset(KEY)
+    seen = []
+    for action in (1.0, 1.0, 1.0, 3.0):
+        state, obs, _, discount, last = env.step(KEY, state, jnp.float32(action))
+        seen.append((float(obs), float(discount), bool(last)))
+    # Cut off at 3 with discount 1; what terminates later still does.
+    assert seen == [(1.0, 1.0, False), (2.0, 1.0, False), (3.0, 1.0, True), (6.0, 0.0, True)]
+    assert env.observe is not None
+    assert float(env.observe(state)) == 6.0
+    state, _ = env.reset(KEY)
+    _, _, _, discount, last = env.step(KEY, state, jnp.float32(5))
+    assert (float(discount), bool(last)) == (0.0, True)
+
+
+def test_time_limit_is_the_shorter_one():
+    short = counting(Box(()), Box(()), lambda s: s, time_limit=2)
+    assert wrappers.time_limit(short, 7).spec.time_limit == 2
+    assert wrappers.time_limit(short, 1).spec.time_limit == 1
+    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+        wrappers.time_limit(short, 0)

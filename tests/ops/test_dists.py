@@ -1,0 +1,50 @@
+"""The tanh-normal against the change of variables written out in NumPy."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mbrl_jax.ops import dists
+
+
+def test_log_prob_is_the_change_of_variables():
+    mean, log_std = np.array([0.3, -1.0]), np.array([-0.5, 0.2])
+    dist = dists.tanh_normal(jnp.asarray(mean, jnp.float32), jnp.asarray(log_std, jnp.float32))
+    action, log_prob = jax.jit(lambda key: dists.sample_and_log_prob(dist, key))(jax.random.key(1))
+    u = np.arctanh(np.asarray(action, np.float64))
+    normal = -0.5 * ((u - mean) / np.exp(log_std)) ** 2 - log_std - 0.5 * np.log(2 * np.pi)
+    expected = (normal - np.log(1 - np.tanh(u) ** 2)).sum()
+    assert float(log_prob) == pytest.approx(expected, rel=1e-4)
+
+
+def test_density_integrates_to_one():
+    dist = dists.tanh_normal(jnp.array([0.4]), jnp.array([-0.3]))
+    grid = jnp.linspace(-0.9999, 0.9999, 20_001)[:, None]
+    density = np.exp(jax.vmap(dist.log_prob)(grid))
+    assert float(np.trapezoid(density, grid[:, 0])) == pytest.approx(1, abs=1e-3)
+
+
+def test_saturated_actions_have_finite_log_probs_and_gradients():
+    def log_prob(mean):
+        return dists.sample_and_log_prob(dists.tanh_normal(mean, jnp.array([-30.0])), jax.random.key(0))[1]
+
+    value, grad = jax.value_and_grad(log_prob)(jnp.array([30.0]))
+    assert np.isfinite(value)
+    assert np.isfinite(grad).all()
+
+
+def test_log_std_is_clipped():
+    low = dists.tanh_normal(jnp.zeros(1), jnp.array([-50.0]))
+    assert float(jnp.abs(dists.sample_and_log_prob(low, jax.random.key(0))[0][0])) < 1e-7
+    wide, two = (dists.tanh_normal(jnp.zeros(1), jnp.array([x])) for x in (50.0, 2.0))
+    a, b = (dists.sample_and_log_prob(d, jax.random.key(0))[0] for d in (wide, two))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_categorical_entropy():
+    assert float(dists.categorical_entropy(jnp.zeros(4))) == pytest.approx(np.log(4))
+    p = np.array([0.7, 0.2, 0.1])
+    assert float(dists.categorical_entropy(jnp.log(p))) == pytest.approx(-(p * np.log(p)).sum(), rel=1e-5)
