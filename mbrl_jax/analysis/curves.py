@@ -1,0 +1,146 @@
+"""Learning curves of runs, read from their folders and drawn."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mbrl_jax.analysis.statistics import bootstrap_interval, interquartile_mean, median_steps, steps_to_threshold
+
+# Okabe and Ito's colours, told apart by colour-blind readers; the yellow one, faint on white, left out.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":")
+
+
+class Curve(NamedTuple):
+    """One run's scores over time."""
+
+    label: str
+    algo: str
+    env: str
+    steps: np.ndarray  # [T] environment steps of one seed
+    scores: np.ndarray  # [S, T] evaluation return; the training return where the run made no evaluation
+    evaluated: bool
+    threshold: float | None
+
+
+def load(folder: Path | str, label: str | None = None) -> Curve:
+    """Reads a run's curve.
+
+    Args:
+      folder: a run's folder.
+      label: its name in a picture; the algorithm's name where none is given.
+    Raises:
+      ValueError: the folder holds no run, or one without results yet.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        with open(folder / "metrics.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise ValueError(f"{folder} holds no results of a run: {error.filename}: {error.strerror}") from error
+    if not rows:
+        raise ValueError(f"{folder} holds no results yet")
+    seeds = sorted({int(row["seed"]) for row in rows})
+    steps = sorted({int(row["env_steps"]) for row in rows})
+    evaluated = any(row["eval_return"] for row in rows)
+    scores = np.full((len(seeds), len(steps)), np.nan)
+    for row in rows:
+        at = seeds.index(int(row["seed"])), steps.index(int(row["env_steps"]))
+        scores[at] = float(row["eval_return" if evaluated else "return"] or "nan")
+    name = label or config["algo"]
+    return Curve(name, config["algo"], config["env"], np.array(steps), scores, evaluated, config.get("threshold"))
+
+
+def picture(curves: Sequence[Curve], threshold: float | None = None) -> bytes:
+    """A PNG of one run or of several: each seed thin, their interquartile mean thick, its 95% interval as a band.
+
+    Args:
+      curves: the runs, at least one.
+      threshold: a level to mark, None for none.
+    Returns:
+      the PNG's bytes.
+    Raises:
+      ValueError: there is nothing to draw.
+    """
+    if not curves:
+        raise ValueError("a picture needs at least one run")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    few = min(len(curve.scores) for curve in curves) < 4
+    for i, curve in enumerate(curves):
+        colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
+        seeds = len(curve.scores)
+        marker = "o" if len(curve.steps) < 3 else None  # a line through one point is invisible
+        if seeds > 1:
+            for scores in curve.scores:
+                axes.plot(curve.steps, scores, color=colour, linewidth=0.7, alpha=max(0.08, 0.5 / len(curves) ** 0.5))
+            low, high = bootstrap_interval(curve.scores)
+            axes.fill_between(curve.steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        text = f"{curve.label} ({seeds} seed{'s' * (seeds > 1)})"
+        middle = interquartile_mean(curve.scores)
+        axes.plot(curve.steps, middle, dash, color=colour, linewidth=2.4, marker=marker, label=text)
+    if threshold is not None and np.isfinite(threshold):
+        axes.axhline(threshold, color="#555555", linestyle="--", linewidth=1.2, label=f"threshold {threshold:g}")
+    axes.set_xlim(left=0)
+    axes.set_xlabel("environment steps (per seed)", fontsize=12)
+    kind = "evaluation return" if all(curve.evaluated for curve in curves) else "return"
+    middle = "mean" if few else "interquartile mean"
+    alone = all(len(curve.scores) == 1 for curve in curves)
+    axes.set_ylabel(kind if alone else f"{kind}\n{middle}, 95% bootstrap interval", fontsize=12)
+    axes.set_title(title(curves), fontsize=13)
+    axes.tick_params(labelsize=11)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=11, frameon=False, loc="best")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
+    return file.getvalue()
+
+
+def title(curves: Sequence[Curve]) -> str:
+    """`mbpo on Pendulum-v1, 8 seeds`, or what several runs have in common."""
+    envs = list(dict.fromkeys(curve.env for curve in curves))
+    names = list(dict.fromkeys(curve.algo for curve in curves))
+    counts = {len(curve.scores) for curve in curves}
+    count = counts.pop() if len(counts) == 1 else 0
+    tail = f", {count} seed{'s' * (count > 1)}" if count else ""
+    return f"{' and '.join(names)} on {', '.join(envs)}{tail}"
+
+
+def table(curves: Sequence[Curve], threshold: float | None = None) -> str:
+    """A small table: the interquartile mean at the end with its 95% interval, and the steps to the threshold."""
+    head = ["run", "seeds", "steps", "IQM at the end", "95% interval"]
+    if threshold is not None:
+        head.append(f"median steps to {threshold:g}")
+    rows = [head]
+    for curve in curves:
+        last = curve.scores[:, -1]
+        low, high = bootstrap_interval(last)
+        row = [curve.label, str(len(last)), f"{curve.steps[-1]:,}", f"{interquartile_mean(last):.1f}"]
+        row.append(f"{low:.1f} to {high:.1f}" if len(last) > 1 else "-")
+        if threshold is not None:
+            reached = steps_to_threshold(curve.steps, curve.scores, threshold)
+            middle = median_steps(reached)
+            row.append((f"{middle:,.0f}" if np.isfinite(middle) else "not reached") + f" ({_count(reached)} reached)")
+        rows.append(row)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _count(reached: Sequence[int | None]) -> str:
+    return f"{sum(step is not None for step in reached)}/{len(reached)}"

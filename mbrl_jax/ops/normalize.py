@@ -1,0 +1,59 @@
+"""Scaling of vectors to mean 0 and standard deviation 1, with statistics taken from masked rows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import chex
+import jax.numpy as jnp
+
+from mbrl_jax.core.types import Array
+
+SMALLEST_STD = 1e-6  # a column that varies less is taken to be constant
+
+
+class Normalizer(NamedTuple):
+    """Mean and standard deviation of each entry of a vector."""
+
+    mean: Array  # [D]
+    std: Array  # [D] above 0
+
+
+def identity_normalizer(size: int) -> Normalizer:
+    """The normaliser that changes nothing, over vectors of `size` entries."""
+    return Normalizer(jnp.zeros(size), jnp.ones(size))
+
+
+def fit_normalizer(rows: Array, mask: Array) -> Normalizer:
+    """Statistics of the rows where the mask holds.
+
+        μ = Σ m x / Σ m,   σ² = Σ m (x - μ)² / Σ m
+
+    Two passes, so that float32 is enough also where the mean is large beside the deviation.
+
+    Args:
+      rows: [N, D]; what stands where the mask is False does not matter, not even NaN.
+      mask: [N] bool.
+    Returns:
+      the normaliser; a deviation below 1e-6 becomes 1, so that a constant column maps to 0. With no row at all it is
+      mean 0 and deviation 1.
+    """
+    chex.assert_rank([rows, mask], [2, 1])
+    chex.assert_equal_shape_prefix([rows, mask], 1)
+    count = jnp.maximum(jnp.sum(mask), 1).astype(rows.dtype)
+    keep = mask[:, None]
+    mean = jnp.sum(jnp.where(keep, rows, 0.0), axis=0) / count
+    std = jnp.sqrt(jnp.sum(jnp.where(keep, jnp.square(rows - mean), 0.0), axis=0) / count)
+    return Normalizer(mean, jnp.where(std < SMALLEST_STD, 1.0, std))
+
+
+def normalize(normalizer: Normalizer, x: Array) -> Array:
+    """(x - μ) / σ of one vector [D]."""
+    chex.assert_equal_shape([normalizer.mean, normalizer.std, x])
+    return (x - normalizer.mean) / normalizer.std
+
+
+def denormalize(normalizer: Normalizer, x: Array) -> Array:
+    """μ + σ x of one vector [D]: the inverse of `normalize`."""
+    chex.assert_equal_shape([normalizer.mean, normalizer.std, x])
+    return normalizer.mean + normalizer.std * x

@@ -1,0 +1,137 @@
+"""Checkpoints: a pytree on disk, exact to the bit, random keys included, and whole or not there at all.
+
+Each checkpoint is a folder named by its chunk. Orbax writes it under another name and renames it when it is complete,
+so a kill at any moment leaves the last complete one.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mbrl_jax.core.types import Tree
+
+
+def save(folder: Path | str, chunk: int, state: Tree, keep: int = 2) -> None:
+    """Writes a checkpoint, returns when it is complete, and then removes all but the newest `keep`.
+
+    Args:
+      folder: holds the checkpoints of one run; made where it is missing.
+      chunk: names the checkpoint; larger is newer.
+      state: any pytree of arrays and typed random keys.
+      keep: checkpoints to leave, at least 1.
+    Raises:
+      ValueError: `keep` is below 1.
+    """
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep}")
+    folder = Path(folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*orbax-checkpoint-tmp*"):  # what a kill left half written
+        shutil.rmtree(path, ignore_errors=True)
+    ocp = _orbax()
+    names, leaves, _ = _named(state)
+    arrays = jax.device_get(leaves)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+        writer.save(folder / str(chunk), args=ocp.args.PyTreeSave(dict(zip(names, arrays, strict=True))), force=True)
+    for old in _chunks(folder)[:-keep]:
+        shutil.rmtree(folder / str(old), ignore_errors=True)
+
+
+def latest(folder: Path | str) -> int | None:
+    """The newest complete checkpoint in a folder, None where there is none."""
+    chunks = _chunks(Path(folder))
+    return chunks[-1] if chunks else None
+
+
+def restore(folder: Path | str, chunk: int, like: Tree) -> Tree:
+    """Reads a checkpoint back.
+
+    Args:
+      folder: as given to `save`.
+      chunk: which checkpoint.
+      like: a pytree of the same structure, of arrays or of their shapes (`jax.eval_shape`).
+    Returns:
+      the saved tree, every bit as it was, on the default device.
+    Raises:
+      ValueError: there is no such checkpoint, or what it holds does not fit `like`.
+    """
+    path = Path(folder).absolute() / str(chunk)
+    if chunk not in _chunks(Path(folder)):
+        raise ValueError(f"no checkpoint {path}")
+    ocp = _orbax()
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        saved: dict[str, Any] = reader.restore(path, args=ocp.args.PyTreeRestore())
+    names, leaves, rebuild = _named(jax.eval_shape(lambda: like) if _concrete(like) else like)
+    odd = sorted(set(names) ^ set(saved))
+    if odd:
+        where = "is missing" if odd[0] in names else "is not part of this run"
+        raise ValueError(f"checkpoint {path} does not fit this run: {odd[0]} {where}")
+    for name, leaf in zip(names, leaves, strict=True):
+        have, want = saved[name], leaf
+        if have.shape != want.shape or have.dtype != want.dtype:
+            raise ValueError(
+                f"checkpoint {path} does not fit this run: {name} is {have.dtype}{list(have.shape)}, "
+                f"not {want.dtype}{list(want.shape)}"
+            )
+    # A copy, so that the first compiled step owns the memory it is donated.
+    return rebuild([jnp.array(saved[name], copy=True) for name in names])
+
+
+def _chunks(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+
+
+def _concrete(tree: Tree) -> bool:
+    return not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _named(tree: Tree) -> tuple[list[str], list[Any], Any]:
+    """The leaves that hold data, keys as plain integers, under their names, and the way back from them.
+
+    Empty arrays are left out: orbax does not write them, and their shape says all there is.
+    """
+    entries, structure = jax.tree_util.tree_flatten_with_path(tree)
+    every = [leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for _, leaf in entries]
+    plain = [_key_data(leaf) if _is_key(leaf) else leaf for leaf in every]
+    full = [i for i, leaf in enumerate(plain) if leaf.size]
+
+    def rebuild(arrays: list[Any]) -> Tree:
+        given = dict(zip(full, arrays, strict=True))
+        out = [given[i] if i in given else jnp.zeros(leaf.shape, leaf.dtype) for i, leaf in enumerate(plain)]
+        keys = [_wrap(array, like) if _is_key(like) else array for array, like in zip(out, every, strict=True)]
+        return jax.tree_util.tree_unflatten(structure, keys)
+
+    return [jax.tree_util.keystr(entries[i][0]) for i in full], [plain[i] for i in full], rebuild
+
+
+def _key_data(key: Any) -> Any:
+    if isinstance(key, jax.ShapeDtypeStruct):
+        return jax.eval_shape(jax.random.key_data, key)
+    return jax.random.key_data(key)
+
+
+def _wrap(data: Any, like: Any) -> Any:
+    impl: list[Any] = []  # only a key, not its shape, tells which generator it belongs to: ask a traced one
+    jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
+    return jax.random.wrap_key_data(data, impl=impl[0])
+
+
+def _orbax() -> Any:
+    """Imported on first use, for it takes a while; and hushed."""
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return ocp

@@ -1,0 +1,241 @@
+"""What a run leaves in its folder: rows in `metrics.csv` and `eval.csv`, `summary.json`, and a line of progress.
+
+Files are replaced whole, so a reader or a kill finds the last complete one. What is not a finite number is an empty
+cell in CSV and null in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FIRST = ("seed", "env_steps", "updates", "wall_seconds", "return", "episodes")
+EVAL = "seed,env_steps,episode,return,length"
+
+
+def write_atomic(path: Path | str, data: bytes | str) -> None:
+    """Replaces a file in one step: written beside it, flushed to disk, then renamed over it."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.tmp")
+    with open(beside, "wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """`write_atomic` of strict JSON: NaN and the infinities become null."""
+    write_atomic(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+      ValueError: there is none.
+    """
+    try:
+        value = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object")
+    return value
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it: arrays as lists, tuples as lists, not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+class Record:
+    """The rows of a run, kept in memory as text and written whole.
+
+    Args:
+      folder: the run's folder.
+      seeds: the number of each seed, in the order of the arrays' leading axis.
+    """
+
+    def __init__(self, folder: Path | str, seeds: Sequence[int]):
+        self.folder, self.seeds = Path(folder), list(seeds)
+        self.columns: list[str] = []
+        self.metrics: list[str] = []
+        self.evals: list[str] = []
+        self.scores: list[tuple[int, list[float]]] = []  # env_steps, mean evaluation return of each seed
+        self.wall_seconds = 0.0
+
+    def add(
+        self, env_steps: int, updates: int, wall_seconds: float, metrics: Mapping[str, Any], returns: Any, lengths: Any
+    ) -> None:
+        """One chunk of all seeds.
+
+        Args:
+          env_steps: real steps of one seed so far.
+          updates: gradient updates of one seed so far.
+          wall_seconds: seconds the run has taken so far, compiling not counted.
+          metrics: names to arrays [S]; "return" and "episodes" among them.
+          returns: [S, E] evaluation returns.
+          lengths: [S, E] evaluation lengths, in steps.
+        """
+        columns = [*FIRST, *(name for name in metrics if name not in FIRST), "eval_return"]
+        if self.columns and columns != self.columns:
+            raise ValueError(f"metrics.csv has the columns {','.join(self.columns)}, not {','.join(columns)}")
+        self.columns = columns
+        values = {name: np.asarray(value) for name, value in metrics.items()}
+        returns, lengths = np.asarray(returns), np.asarray(lengths)
+        # In double precision and in one order, so that a mean read back from the file is the mean that was written.
+        means = [float(np.mean(row, dtype=np.float64)) if row.size else math.nan for row in returns]
+        for i, seed in enumerate(self.seeds):
+            row = [str(seed), str(env_steps), str(updates), f"{wall_seconds:.3f}"]
+            row += [cell(values[name][i]) for name in columns[4:-1]] + [cell(means[i])]
+            self.metrics.append(",".join(row))
+            for episode, (score, length) in enumerate(zip(returns[i], lengths[i], strict=True)):
+                self.evals.append(f"{seed},{env_steps},{episode},{cell(score)},{int(length)}")
+        self.scores.append((env_steps, means))
+        self.wall_seconds = wall_seconds
+
+    def write(self) -> None:
+        """Replaces both files."""
+        write_atomic(self.folder / "eval.csv", "\n".join([EVAL, *self.evals]) + "\n")
+        write_atomic(self.folder / "metrics.csv", "\n".join([",".join(self.columns or FIRST), *self.metrics]) + "\n")
+
+    def load(self, env_steps: int, chunks: int) -> None:
+        """Takes up the rows of an earlier start, without those later than a checkpoint.
+
+        Args:
+          env_steps: where the checkpoint stands.
+          chunks: chunks up to there.
+        Raises:
+          ValueError: rows up to there are missing.
+        """
+        header, rows = _read(self.folder / "metrics.csv")
+        _, evals = _read(self.folder / "eval.csv")
+        rows = [row for row in rows if int(row.split(",", 2)[1]) <= env_steps]
+        if len(rows) != chunks * len(self.seeds):
+            raise ValueError(
+                f"{self.folder / 'metrics.csv'} must hold {chunks * len(self.seeds)} rows up to the checkpoint at "
+                f"{env_steps} steps, it holds {len(rows)}"
+            )
+        self.columns, self.metrics = header.split(","), rows
+        self.evals = [row for row in evals if int(row.split(",", 2)[1]) <= env_steps]
+        self.scores = []
+        for i in range(0, len(rows), len(self.seeds)):
+            cells = [row.split(",") for row in rows[i : i + len(self.seeds)]]
+            self.scores.append((int(cells[0][1]), [float(row[-1] or "nan") for row in cells]))
+        self.wall_seconds = float(rows[-1].split(",")[3]) if rows else 0.0
+
+    def reached(self, threshold: float | None) -> list[int | None]:
+        """Per seed, the first env_steps whose mean evaluation return is at least the threshold, None where never."""
+        out: list[int | None] = [None] * len(self.seeds)
+        for steps, means in reversed(self.scores):
+            out = [
+                steps if threshold is not None and mean >= threshold else old
+                for old, mean in zip(out, means, strict=True)
+            ]
+        return out
+
+
+def _read(path: Path) -> tuple[str, list[str]]:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    return (lines[0], lines[1:]) if lines else ("", [])
+
+
+def cell(value: Any) -> str:
+    """A number as a CSV cell: the shortest text that reads back as the same number, empty where it is not finite."""
+    number = np.asarray(value)[()]
+    if np.issubdtype(number.dtype, np.inexact):
+        if not np.isfinite(number):
+            return ""
+        return str(int(number)) if number == np.rint(number) and abs(number) < 1e6 else str(number)
+    return str(int(number))
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `1:02:03` or `2:03`."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+class Progress:
+    """A line of progress: redrawn in place on a terminal, else a plain line every few seconds, nothing when quiet.
+
+    Args:
+      title: what runs.
+      total: real steps of one seed at the end.
+      seeds: seeds side by side; the rate counts the steps of all.
+      quiet: print nothing.
+      every: seconds between plain lines.
+    """
+
+    def __init__(self, title: str, total: int, seeds: int, quiet: bool = False, every: float = 5.0):
+        self.title, self.total, self.seeds, self.quiet, self.every = title, total, seeds, quiet, every
+        self.start: tuple[float, int] | None = None
+        self.last_print = -math.inf
+        self.shown = {"return": math.nan, "eval": math.nan}
+        self.bar: Any = None
+        self.task: Any = None
+        if not quiet and sys.stdout.isatty():
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            self.bar = Bar(BarColumn(bar_width=16), TextColumn("{task.description}"), refresh_per_second=2)
+            self.task = self.bar.add_task(title, total=total)
+            self.bar.start()
+
+    def say(self, text: str) -> None:
+        """A lasting line."""
+        if self.bar is not None:
+            self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        elif not self.quiet:
+            print(text, flush=True)
+
+    def begin(self, env_steps: int) -> None:
+        """Starts the clock of the rate, and of the time left."""
+        self.start = (time.monotonic(), env_steps)
+
+    def show(self, env_steps: int, train_return: float, eval_return: float) -> None:
+        """Tells where the run stands; a return that is NaN leaves the last one on show."""
+        if self.quiet:
+            return
+        for name, value in (("return", train_return), ("eval", eval_return)):
+            self.shown[name] = value if math.isfinite(value) else self.shown[name]
+        now = time.monotonic()
+        start, first = self.start or (now, env_steps)
+        rate = (env_steps - first) / max(now - start, 1e-9)
+        words = [f"{self.title}  {env_steps:,}/{self.total:,} steps"]
+        words += [f"{name} {value:.1f}" for name, value in self.shown.items() if math.isfinite(value)]
+        if rate > 0:
+            words += [f"{rate * self.seeds:,.0f} steps/s", f"{clock(max(0, self.total - env_steps) / rate)} left"]
+        line = " · ".join(words)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=env_steps, description=line)
+        elif now - self.last_print >= self.every or env_steps >= self.total:
+            self.last_print = now
+            print(line, flush=True)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None

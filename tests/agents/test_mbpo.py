@@ -1,0 +1,140 @@
+"""MBPO: its schedule, its batches, its imagined rows."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mbrl_jax.agents import mbpo
+from mbrl_jax.buffers.uniform import Ring, empty, uniform
+from mbrl_jax.core import Box, Discrete, Replay, Spec, Transition
+from mbrl_jax.core.config import replace
+from mbrl_jax.envs.probes import PROBES
+from mbrl_jax.train.loop import LoopConfig, make_loop
+
+SMALL = replace(
+    mbpo.MBPOConfig(),
+    {
+        "policy.hidden": (16, 16), "policy.lr": 5e-3, "policy.gamma": 0.9, "policy.tau": 0.05, "policy.alpha": 1e-3,
+        "policy.batch": 64, "policy.target_entropy": -3.0, "model.hidden": (16, 16), "fit.members": 3,
+        "fit.elites": 2, "fit.batch": 32, "fit.max_epochs": 20, "fit.lr": 3e-3, "rollouts": 40,
+    },
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("schedule", "lengths"),
+    [  # the paper's [epoch to start, epoch to end, k0, k1], by hand
+        ((20, 150, 1, 15), {0: 1, 20: 1, 29: 1, 30: 2, 85: 8, 149: 14, 150: 15, 400: 15}),
+        ((20, 100, 1, 25), {0: 1, 23: 1, 24: 2, 60: 13, 100: 25}),
+        ((1, 15, 1, 1), {0: 1, 7: 1, 20: 1}),
+    ],
+)
+def test_horizon_follows_the_schedule(schedule, lengths):
+    start, end, first, last = schedule
+    changes = {"grow_from": start, "grow_until": end, "first_horizon": first, "last_horizon": last}
+    cfg = replace(mbpo.MBPOConfig(), changes)
+    got = {i: int(mbpo.horizon(cfg, jnp.int32(i))) for i in lengths}
+    assert got == lengths
+
+
+def rows(value: float, n: int) -> Transition:
+    x = jnp.full(n, value)
+    return Transition(x[:, None], x[:, None], x, x, x[:, None], x > 0)
+
+
+@pytest.mark.parametrize(("ratio", "real"), [(0.05, 12), (0.0, 0), (1.0, 256), (0.5, 128)])
+def test_real_and_imagined_rows_are_mixed_within_each_batch(ratio, real):
+    replay = Replay(lambda key, n: rows(1.0, n), lambda index: rows(1.0, 1), jnp.int32(9), 9)
+    imagined = Ring(rows(2.0, 30), jnp.int32(0), jnp.int32(30))
+    cfg = replace(mbpo.MBPOConfig(), {"real_ratio": ratio})
+    batch = jax.jit(lambda key: mbpo.mixed(cfg, replay, imagined)(key, 256))(jax.random.key(0))
+    assert int(jnp.sum(batch.reward == 1)) == real
+    assert int(jnp.sum(batch.reward == 2)) == 256 - real
+    assert all(leaf.shape[0] == 256 for leaf in jax.tree.leaves(batch))
+
+
+def test_imagined_rows_come_from_the_model_and_their_room_grows_with_the_horizon():
+    """A point that moves by its action: after a fit, imagined rows obey the same law, and none is left empty."""
+    spec = Spec(Box((1,)), Box((1,), -1.0, 1.0), 10, terminates=False)
+    cfg = replace(
+        SMALL,
+        {"rollouts": 40, "retain": 2, "last_horizon": 3, "grow_until": 2, "fit.max_epochs": 60, "fit.lr": 1e-2},
+    )
+    agent = mbpo.make(cfg, spec)
+    key_obs, key_action = jax.random.split(jax.random.key(0))
+    obs = jax.random.uniform(key_obs, (400, 1), minval=-1, maxval=1)
+    action = jax.random.uniform(key_action, (400, 1), minval=-1, maxval=1)
+    new, ones = obs + 0.3 * action, jnp.ones(400)
+    real = Transition(obs, action, 2.0 * obs[:, 0], ones, new, ones < 0)
+    buffer = uniform(400)
+    data = buffer.add(buffer.init(jax.tree.map(lambda x: x[0], real)), jax.tree.map(lambda x: x[:, None], real))
+    refresh = jax.jit(lambda key, learner: agent.refresh(key, learner, buffer.replay(data)))
+    learner = agent.init(jax.random.key(1))
+    used = []
+    for i in range(4):
+        learner, metrics = refresh(jax.random.key(10 + i), learner)
+        used.append((int(metrics["model/horizon"]), int(learner.imagined.size)))
+    # k = 1, 2, 3, 3: room 80, 160, 240, 240 and rows written 40, 80, 120, 120
+    assert used == [(1, 40), (2, 120), (3, 240), (3, 240)]
+    rows = learner.imagined.rows
+    assert float(jnp.mean(jnp.abs(rows.next_obs - rows.obs - 0.3 * rows.action))) < 0.05
+    assert float(jnp.mean(jnp.abs(rows.reward - 2 * rows.obs[:, 0]))) < 0.15
+    np.testing.assert_array_equal(rows.discount, 1)
+
+
+def test_terminated_rollouts_are_dropped():
+    """In a world that always ends at once, longer rollouts add no rows."""
+    spec = Spec(Box((1,)), Discrete(2), 10)
+    changes = {"policy.target_entropy": 0.1, "first_horizon": 3, "last_horizon": 3, "fit.max_epochs": 60}
+    agent = mbpo.make(replace(SMALL, changes), spec)
+    x = jax.random.normal(jax.random.key(0), (200, 1))
+    ended = Transition(x, jnp.zeros(200, jnp.int32), x[:, 0], jnp.zeros(200), x, jnp.ones(200, bool))
+    buffer = uniform(200)
+    data = buffer.add(buffer.init(jax.tree.map(lambda x: x[0], ended)), jax.tree.map(lambda x: x[:, None], ended))
+    learner, _ = jax.jit(lambda key: agent.refresh(key, agent.init(key), buffer.replay(data)))(jax.random.key(0))
+    assert int(learner.imagined.size) == 40
+    assert float(jnp.max(learner.imagined.rows.discount[:40])) < 0.1
+
+
+@pytest.mark.parametrize("continuous", [True, False], ids=["continuous", "discrete"])
+def test_probe_policy_depends_on_the_observation(continuous):
+    """With no real rows in its batches, all that the policy learns has gone through the model."""
+    env = PROBES["observation_action_reward"](continuous)
+    env = env._replace(spec=env.spec._replace(time_limit=2))
+    cfg = replace(SMALL, {"real_ratio": 0.0, "policy.target_entropy": -3.0 if continuous else 0.0})
+    loop = make_loop(mbpo.make(cfg, env.spec), env, uniform(600), LoopConfig(inner=50, cycles=5, updates=4, warmup=150))
+    state, report = jax.jit(lambda key: loop.chunk(loop.init(key)))(jax.random.key(0))
+    assert float(jnp.mean(report.returns)) > (-0.02 if continuous else 0.99)
+    assert int(state.learner.refreshes) == 5
+
+
+def test_no_update_sees_the_empty_part_of_the_ring():
+    item = jax.tree.map(lambda leaf: leaf[0], rows(0.0, 1))
+    ring = empty(item, 100)._replace(size=jnp.int32(3))
+    ring = ring._replace(
+        rows=jax.tree.map(
+            lambda x: jnp.where(jnp.arange(100).reshape(-1, *[1] * (x.ndim - 1)) < 3, jnp.ones_like(x), x), ring.rows
+        )
+    )
+    replay = Replay(lambda key, n: rows(5.0, n), lambda index: rows(5.0, 1), jnp.int32(9), 9)
+    batch = mbpo.mixed(replace(mbpo.MBPOConfig(), {"real_ratio": 0.0}), replay, ring)(jax.random.key(0), 300)
+    np.testing.assert_array_equal(batch.reward, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rollouts": 41}, r"rollouts must be a multiple of fit.elites \(2\), got 41"),
+        ({"first_horizon": 3, "last_horizon": 2}, r"last_horizon must be at least first_horizon \(3\), got 2"),
+        ({"grow_from": 5, "grow_until": 5}, r"grow_until must be above grow_from \(5\), got 5"),
+        ({"real_ratio": 1.5}, "real_ratio must be at least 0 and at most 1"),
+        ({"policy.lr": 0.0}, "policy.lr must be above 0"),
+        ({"fit.elites": 4, "rollouts": 40}, "elites"),
+    ],
+)
+def test_settings_at_odds_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        mbpo.make(replace(SMALL, changes), Spec(Box((1,)), Box((1,), -1.0, 1.0)))

@@ -1,0 +1,157 @@
+"""What every agent in `AGENTS` promises, whatever it learns by."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mbrl_jax import presets
+from mbrl_jax.core import Box, Discrete, axes, tree
+from mbrl_jax.core.config import flat, replace
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import CASES, LOOP, NAMES, SMALL, build, case, compiled, settings, world
+
+every = pytest.mark.parametrize(("algo", "kind"), CASES, ids=NAMES)
+
+
+def numbers(state):
+    """All leaves as NumPy arrays, keys as their data."""
+    plain = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
+    return [np.asarray(plain(x)) for x in jax.tree.leaves(state)]
+
+
+def assert_same(a, b, **tolerance):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(numbers(a), numbers(b), strict=True):
+        if tolerance and np.issubdtype(x.dtype, np.floating):
+            np.testing.assert_allclose(x, y, **tolerance)
+        else:
+            np.testing.assert_array_equal(x, y)
+
+
+def test_every_agent_is_held_to_the_contract():
+    assert set(SMALL) == set(presets.AGENTS)
+
+
+@every
+def test_actions_fit_the_space_and_extras_keep_their_shape(algo, kind):
+    it = case(algo, kind)
+    learner = jax.jit(it.agent.init)(jax.random.key(0))
+    space = it.env.spec.action
+    obs = jnp.full(it.env.spec.obs.shape, 0.3)
+    for explore in (True, False):
+        act = lambda key: it.agent.act(key, learner, it.agent.carry(), obs, explore)  # noqa: B023, E731
+        action, carry, extras = jax.jit(jax.vmap(act))(jax.random.split(jax.random.key(1), 64))
+        assert action.shape[1:] == space.shape
+        assert action.dtype == space.dtype
+        assert jax.tree.structure(carry) == jax.tree.structure(it.agent.carry())
+        low, high = (0, space.n - 1) if isinstance(space, Discrete) else (space.low, space.high)
+        assert jnp.all((action >= low) & (action <= high))
+        varies = len(np.unique(np.asarray(action), axis=0)) > 1
+        assert varies == explore, "exploring draws actions, evaluating does not"
+        assert jax.tree.leaves(extras) == [] or jax.tree.leaves(extras)[0].shape[0] == 64
+
+
+@every
+def test_chunk_keeps_structure_shapes_and_types_and_compiles_once(algo, kind):
+    init, chunk = compiled(algo, kind)
+    state = init(jax.random.key(0))
+    before = jax.eval_shape(lambda: state)
+    for _ in range(2):
+        state, report = chunk(state)
+    after = jax.eval_shape(lambda: state)
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert (x.shape, x.dtype) == (y.shape, y.dtype)
+        assert not getattr(y, "weak_type", False)
+    assert chunk._cache_size() == 1
+    assert all(value.shape == () for value in report.metrics.values())
+    losses = {name: float(value) for name, value in report.metrics.items() if name not in ("return",)}
+    assert all(np.isfinite(value) for value in losses.values()), losses
+
+
+@every
+def test_train_equals_run_bitwise(algo, kind):
+    init, chunk = compiled(algo, kind)
+    state, reports = init(jax.random.key(3)), []
+    for _ in range(2):
+        state, report = chunk(state)
+        reports.append(report)
+    trained, stacked = jax.jit(case(algo, kind).loop.train, static_argnums=1)(jax.random.key(3), 2)
+    assert_same(state, trained)
+    assert_same(tree.stack(reports), stacked)
+
+
+@every
+def test_seeds_differ_from_the_first_parameter_on(algo, kind):
+    init, _ = compiled(algo, kind)
+    a, b = init(jax.random.key(0)), init(jax.random.key(1))
+    weights = [
+        (x, y)
+        for x, y in zip(numbers(a.learner), numbers(b.learner), strict=True)
+        if x.ndim >= 2 and len(np.unique(x)) > 16
+    ]
+    assert weights
+    assert all((x != y).any() for x, y in weights)
+    assert any((x != y).any() for x, y in zip(numbers(a.buffer), numbers(b.buffer), strict=True))
+
+
+@every
+def test_evaluation_changes_nothing_that_is_learned(algo, kind):
+    init, chunk = compiled(algo, kind)
+    with_eval, report = chunk(init(jax.random.key(5)))
+    assert report.returns.shape == (LOOP.eval_episodes,)
+    quiet = jax.jit(build(algo, kind, eval_episodes=0).chunk)
+    without, report = quiet(init(jax.random.key(5)))
+    assert report.returns.shape == (0,)
+    assert_same(with_eval, without)
+
+
+@every
+def test_vmapped_traced_settings_equal_the_single_run(algo, kind):
+    """One program over two learning rates and two seeds: its first lane is the plain run."""
+    init, chunk = compiled(algo, kind)
+    rate = next(name for name in flat(settings(algo)) if name.endswith("lr"))
+    base = flat(settings(algo))[rate]
+    swept = replace(settings(algo), {rate: jnp.array([base, 10 * base])})
+    states = jax.vmap(init)(jnp.stack([jax.random.key(7), jax.random.key(7)]))
+
+    def one(cfg, state):
+        return presets.build(algo, world(kind), cfg, LOOP).chunk(state)
+
+    lanes, _ = jax.jit(jax.vmap(one, in_axes=(axes(settings(algo), rate), 0)))(swept, states)
+    single, _ = chunk(init(jax.random.key(7)))
+    first, second = (jax.tree.map(lambda x: x[i], lanes) for i in (0, 1))  # noqa: B023
+    policy = lambda state: jax.tree.leaves(state.learner)[:4]  # noqa: E731
+    for x, y in zip(policy(first), policy(single), strict=True):
+        np.testing.assert_allclose(x, y, rtol=2e-3, atol=2e-4)
+    assert any((np.abs(x - y) > 1e-3).any() for x, y in zip(policy(first), policy(second), strict=True))
+
+
+@every
+def test_no_key_is_used_twice(algo, kind):
+    loop = build(algo, kind, inner=1, cycles=1, unroll=1, updates=1, warmup=1)
+    with jax.debug_key_reuse(True):
+        state = jax.jit(loop.init)(jax.random.key(0))
+        jax.jit(loop.chunk)(state)
+
+
+@every
+def test_updates_change_what_is_learned(algo, kind):
+    init, chunk = compiled(algo, kind)
+    before = numbers(init(jax.random.key(2)).learner)
+    after = numbers(chunk(init(jax.random.key(2)))[0].learner)
+    moved = [(x != y).any() for x, y in zip(before, after, strict=True)]
+    assert np.mean(moved) > 0.6
+
+
+def test_unknown_action_spaces_are_refused_by_name():
+    wide = case("sac", Box).env.spec._replace(action=Box((1,), -2.0, 2.0), name="wide")
+    with pytest.raises(ValueError, match=r"wide: actions must be a vector in \[-1, 1\]"):
+        presets.AGENTS["sac"].make(settings("sac"), wide)

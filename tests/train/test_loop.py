@@ -1,0 +1,147 @@
+"""The loop's bookkeeping, with an agent and an environment whose every number is known."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mbrl_jax.buffers.uniform import uniform
+from mbrl_jax.core import Agent, Box, Discrete, Env, Spec
+from mbrl_jax.core.config import replace
+from mbrl_jax.train.evaluate import evaluate
+from mbrl_jax.train.loop import LoopConfig, chunks_for, env_steps, make_loop, updates
+from mbrl_jax.train.sweep import over_seeds
+
+
+def counter(limit: int, terminal: bool) -> Env:
+    """The observation counts an episode's steps and the reward is that count; ends at `limit` either way."""
+
+    def step(key, state, action):
+        new = state + 1
+        last = new >= limit
+        return new, new, new, jnp.where(last & terminal, 0.0, 1.0), last
+
+    start = lambda key: (jnp.zeros(1), jnp.zeros(1))  # noqa: E731
+    squeeze = lambda key, s, a: (lambda o: (o[0], o[1], o[2][0], o[3][0], o[4][0]))(step(key, s, a))  # noqa: E731
+    return Env(Spec(Box((1,)), Discrete(2), limit, terminal, "counter"), start, squeeze)
+
+
+def recorder(revise: bool = False) -> Agent:
+    """Counts its calls; remembers in its carry how many steps of the episode it has seen."""
+
+    def act(key, learner, carry, obs, explore):
+        return jnp.int32(explore), carry + 1, {"seen": carry}
+
+    def update(key, learner, replay):
+        new = {"updates": learner["updates"] + 1, "refreshes": learner["refreshes"]}
+        return new, {"size": replay.size.astype(jnp.float32)}, jnp.int32(7) if revise else ()
+
+    def refresh(key, learner, replay):
+        return learner | {"refreshes": learner["refreshes"] + 1}, {"held": replay.size.astype(jnp.float32)}
+
+    return Agent(
+        lambda key: {"updates": jnp.int32(0), "refreshes": jnp.int32(0)}, lambda: jnp.int32(0), act, update, refresh
+    )
+
+
+CFG = LoopConfig(num_envs=2, unroll=3, updates=4, inner=5, cycles=2, warmup=2, eval_episodes=3, capacity=200)
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminated", "out-of-time"])
+def test_rows_episodes_and_calls_are_counted_right(terminal):
+    loop = make_loop(recorder(), counter(4, terminal), uniform(200), CFG)
+    state, report = jax.jit(lambda key: loop.chunk(loop.init(key)))(jax.random.key(0))
+    # 2 environments x 3 steps x (2 warm-up turns + 2 cycles x 5 turns)
+    assert int(state.buffer.size) == env_steps(CFG, 1) == 72
+    assert int(state.learner["updates"]) == updates(CFG, 1) == 40
+    assert int(state.learner["refreshes"]) == 2
+    assert float(report.metrics["held"]) == (12 + 42) / 2
+    assert float(report.metrics["size"]) == pytest.approx(np.mean([12 + 6 * i for i in range(1, 11)]))
+    # steps 7 to 36 of each environment end the episodes at steps 8, 12, ..., 36
+    assert float(report.metrics["episodes"]) == 16
+    assert float(report.metrics["return"]) == 1 + 2 + 3 + 4
+    rows = jax.tree.map(lambda x: np.asarray(x[:72]), state.buffer.rows)
+    np.testing.assert_array_equal(rows.next_obs, rows.obs + 1)  # the true successor, at the end of an episode too
+    np.testing.assert_array_equal(rows.last, rows.next_obs[:, 0] == 4)
+    np.testing.assert_array_equal(rows.discount, np.where(rows.last & terminal, 0, 1))
+    np.testing.assert_array_equal(rows.extras["seen"], rows.obs[:, 0])  # the carry starts anew with each episode
+    np.testing.assert_array_equal(rows.obs[::2, 0], np.arange(36) % 4)  # environments side by side, in time order
+    np.testing.assert_array_equal(report.returns, 10)
+    np.testing.assert_array_equal(report.lengths, 4)
+
+
+def test_warm_up_takes_random_actions_and_training_the_agents():
+    loop = make_loop(recorder(), counter(4, True), uniform(200), replace(CFG, {"warmup": 20}))
+    state, _ = jax.jit(lambda key: loop.chunk(loop.init(key)))(jax.random.key(0))
+    actions = np.asarray(state.buffer.rows.action[:180])
+    assert 30 < actions[:120].sum() < 90
+    np.testing.assert_array_equal(actions[120:], 1)  # `explore` is True
+
+
+def test_return_is_nan_where_no_episode_ended():
+    short = replace(CFG, {"inner": 1, "cycles": 1, "unroll": 1, "warmup": 0})
+    loop = make_loop(recorder(), counter(50, True), uniform(200), short)
+    _, report = jax.jit(lambda key: loop.chunk(loop.init(key)))(jax.random.key(0))
+    assert np.isnan(report.metrics["return"])
+    assert float(report.metrics["episodes"]) == 0
+
+
+def test_feedback_reaches_the_buffer():
+    plain = uniform(200)
+    marking = plain._replace(
+        revise=lambda ring, mark: ring._replace(rows=ring.rows._replace(reward=ring.rows.reward.at[199].add(mark)))
+    )
+    loop = make_loop(recorder(revise=True), counter(4, True), marking, CFG)
+    state, _ = jax.jit(lambda key: loop.chunk(loop.init(key)))(jax.random.key(0))
+    assert float(state.buffer.rows.reward[199]) == 7 * 40
+    loop = make_loop(recorder(revise=True), counter(4, True), plain, CFG)
+    with pytest.raises(ValueError, match="this buffer cannot be revised"):
+        jax.eval_shape(lambda key: loop.chunk(loop.init(key)), jax.random.key(0))
+
+
+@pytest.mark.parametrize(("steps", "chunks"), [(1, 1), (72, 1), (73, 2), (132, 2), (133, 3)])
+def test_chunks_for_reaches_the_steps_asked_for(steps, chunks):
+    assert chunks_for(CFG, steps) == chunks
+    assert env_steps(CFG, chunks) >= steps
+
+
+def test_evaluation_counts_each_episode_to_its_own_end():
+    """Episodes end at random: a return is the sum of an episode's own rewards and nothing after."""
+
+    def step(key, state, action):
+        new = state + 1
+        return new, new, jnp.float32(1), jnp.float32(1), jax.random.bernoulli(key, 0.3) | (new[0] >= 9)
+
+    env = Env(Spec(Box((1,)), Discrete(2), 9), lambda key: (jnp.zeros(1), jnp.zeros(1)), step)
+    run = jax.jit(lambda key: evaluate(recorder(), env, key, {}, 200))
+    returns, lengths = run(jax.random.key(0))
+    np.testing.assert_array_equal(returns, lengths)
+    expected = sum(0.7**i for i in range(9))
+    assert float(returns.mean()) == pytest.approx(expected, abs=0.6)  # four standard errors
+    assert returns.max() <= 9
+    assert not np.array_equal(returns, run(jax.random.key(1))[0])
+
+
+def test_no_time_limit_is_refused():
+    env = counter(4, True)
+    endless = env._replace(spec=env.spec._replace(time_limit=None))
+    with pytest.raises(ValueError, match=r"loop.eval_episodes must be 0: counter has no time limit"):
+        make_loop(recorder(), endless, uniform(10), CFG)
+    with pytest.raises(ValueError, match="counter has no time limit"):
+        evaluate(recorder(), endless, jax.random.key(0), {}, 1)
+    with pytest.raises(ValueError, match=r"loop.inner must be at least 1, got 0"):
+        make_loop(recorder(), env, uniform(10), replace(CFG, {"inner": 0}))
+
+
+@pytest.mark.parametrize("wave", [1, 2, 3, 5, 8])
+def test_waves_give_what_a_loop_over_seeds_gives(wave):
+    seen = over_seeds(lambda x: {"y": x["x"] ** 2, "z": x["x"].sum()}, wave)({"x": jnp.arange(10.0).reshape(5, 2)})
+    np.testing.assert_array_equal(seen["y"], np.arange(10.0).reshape(5, 2) ** 2)
+    np.testing.assert_array_equal(seen["z"], [1, 5, 9, 13, 17])
+
+
+def test_wave_below_one_is_refused():
+    with pytest.raises(ValueError, match="wave must be at least 1"):
+        over_seeds(lambda x: x, 0)
