@@ -7,6 +7,7 @@ Whatever is wrong with a command gets one line on stderr and exit code 2. Heavy 
 from __future__ import annotations
 
 import ast
+import io
 import math
 import os
 import shlex
@@ -45,6 +46,9 @@ def plot(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(work: Callable[[], int]) -> int:
     """Turns what the user can mend into one line and exit code 2; a mistake in the program keeps its traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal does not have ends no run
+            stream.reconfigure(errors="replace")
     try:
         return work()
     except KeyboardInterrupt:

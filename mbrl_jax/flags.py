@@ -130,8 +130,10 @@ def _caught(said: io.StringIO) -> Iterator[None]:
 
 def _one_line(box: str, known: list[str]) -> str:
     """What tyro says in a box, as one line; a flag that does not exist is named with the nearest one that does."""
-    lines = [line.strip("│| ") for line in box.splitlines() if not line.startswith(("╭", "╰", "+"))]
-    rule = next((i for i, line in enumerate(lines) if line and not line.strip("─-")), len(lines))
+    lines = [line.strip("│ ") for line in box.splitlines() if line.strip() and not line.startswith(("╭", "╰"))]
+    if "╭" not in box:  # drawn in ASCII: the title and a rule stand in lines of their own
+        lines = lines[2:]
+    rule = next((i for i, line in enumerate(lines) if not line.strip("─-")), len(lines))
     message = " ".join(lines[:rule])
     if message.startswith("Unrecognized options: "):
         wrong = message.removeprefix("Unrecognized options: ").split(", ")[0]

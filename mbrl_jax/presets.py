@@ -70,7 +70,7 @@ def make_env(name: str) -> Env:
         close = difflib.get_close_matches(name, ENVS, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
         allowed = f"env must be one of {', '.join(ENVS)} or a gymnax environment"
-        raise ValueError(f"{allowed}, got {name!r}{hint} ({error})") from error
+        raise ValueError(f"{allowed}, got {name!r}{hint}") from error
 
 
 def algorithm(algo: str) -> Algorithm:

@@ -1,4 +1,4 @@
-"""What is timed of the library, each case as it runs in training: compiled, in a scan, on a filled buffer."""
+"""What is timed of the library, each case as it runs in training: compiled, in a loop, on a filled buffer."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from mbrl_jax.buffers.uniform import Ring, append, empty, uniform
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import replace
 from mbrl_jax.core.rollout import branch
-from mbrl_jax.core.types import Agent, Array, Box, Buffer, Key, Spec, Transition
+from mbrl_jax.core.types import Array, Box, Buffer, Key, Spec, Transition
 from mbrl_jax.models.ensemble import bind
 from mbrl_jax.models.fit import FitConfig, trainer
 from mbrl_jax.models.gaussian import GaussianConfig, gaussian
-from mbrl_jax.train.loop import LoopState, make_loop
+from mbrl_jax.train import loop as loops
 from mbrl_jax.train.sweep import over_seeds
 
 SPEC = Spec(Box((3,)), Box((1,), -1.0, 1.0), time_limit=200, terminates=False, name="Pendulum-v1")
-ROWS = 10_000
 
 
-def filled(rows: int = ROWS) -> tuple[Buffer, Ring]:
+def filled(rows: int) -> tuple[Buffer, Ring]:
     """A full buffer of made-up transitions of `SPEC`."""
     key_obs, key_action, key_next = jax.random.split(jax.random.key(0), 3)
     obs = jax.random.normal(key_obs, (rows, 3))
@@ -40,111 +39,142 @@ def filled(rows: int = ROWS) -> tuple[Buffer, Ring]:
     return buffer, buffer.add(ring, jax.tree.map(lambda leaf: leaf[None], data))
 
 
+def case(name: str, unit: str, fn: Callable[..., Any], args: tuple, **rest: Any) -> Case:
+    """A case of `fn(*args, n)`, which does its work `n` times; compiled here."""
+    start = time.perf_counter()
+    compiled = jax.jit(fn).lower(*args, jnp.int32(1)).compile()
+    seconds = time.perf_counter() - start
+
+    def run(n: int) -> None:
+        jax.block_until_ready(compiled(*args, jnp.int32(n)))
+
+    return Case(name, "jax", run, unit, compile_seconds=seconds, **rest)
+
+
 def products(name: str, left: Sequence[int], right: Sequence[int]) -> Case:
     """Matrix products in a row, [..., m, k] x [..., k, k]."""
     x = jax.random.normal(jax.random.key(0), tuple(left))
-    w = jnp.linalg.qr(jax.random.normal(jax.random.key(1), tuple(right)))[0]  # products neither grow nor vanish
-    multiply = jax.jit(lambda x, w, n: jax.lax.fori_loop(0, n, lambda _, x: x @ w, x))
-    members = left[0] if len(left) == 3 else 1
-    count = members * flops.product(left[-2], left[-1], right[-1])
-    return Case(name, "jax", lambda n: jax.block_until_ready(multiply(x, w, n)), "product", count)
+    w = jnp.linalg.qr(jax.random.normal(jax.random.key(1), tuple(right)))[0]  # so that x neither grows nor vanishes
+    count = (left[0] if len(left) == 3 else 1) * flops.product(left[-2], left[-1], right[-1])
+    return case(name, "product", lambda x, w, n: jax.lax.fori_loop(0, n, lambda _, x: x @ w, x), (x, w), flops=count)
 
 
-def sac_updates(agent: Agent, buffer: Buffer) -> Callable[[Any, Ring, Key, Array | int], Any]:
-    """(learner, ring, key, n) -> the learner after `n` updates."""
+def _sac(width: int, batch: int, rows: int) -> tuple[Callable[..., Any], Callable[[Key], Any], Ring]:
+    """`n` updates of a learner, what makes a learner, and the buffer."""
+    agent = sac.make(sac.SACConfig(hidden=(width, width), batch=batch), SPEC)
+    buffer, ring = filled(rows)
 
-    def run(learner: Any, ring: Ring, key: Key, n: Array | int) -> Any:
+    def updates(learner: Any, ring: Ring, key: Key, n: Array) -> Any:
         def one(i: Array, learner: Any) -> Any:
             return agent.update(jax.random.fold_in(key, i), learner, buffer.replay(ring))[0]
 
         return jax.lax.fori_loop(0, n, one, learner)
 
-    return run
+    return updates, lambda key: tree.strip_weak_types(agent.init(key)), ring
 
 
-def sac_case(name: str, width: int, batch: int, matrix: str, versus: str) -> Case:
+def sac_update(name: str, width: int, batch: int, rows: int, **rest: Any) -> Case:
     """Updates of soft actor-critic."""
-    agent = sac.make(sac.SACConfig(hidden=(width, width), batch=batch), SPEC)
-    buffer, ring = filled()
-    learner = tree.strip_weak_types(jax.jit(agent.init)(jax.random.key(1)))
-    seconds, run = _compile(sac_updates(agent, buffer), learner, ring, jax.random.key(2), 1)
-    count = flops.sac_update(3, 1, (width, width), batch)
-    return Case(
-        name,
-        "jax",
-        lambda n: jax.block_until_ready(run(learner, ring, jax.random.key(2), n)),
-        "update",
-        count,
-        matrix,
-        versus,
-        compile_seconds=seconds,
-    )
+    updates, init, ring = _sac(width, batch, rows)
+    args = jax.jit(init)(jax.random.key(1)), ring, jax.random.key(2)
+    return case(name, "update", updates, args, flops=flops.sac_update(3, 1, (width, width), batch), **rest)
 
 
-def fit_case(name: str, cfg: FitConfig, model: GaussianConfig, rows: int, matrix: str, versus: str) -> Case:
-    """Gradient steps of an ensemble: whole epochs of `trainer.fit`, its scoring of a single held-out batch included."""
-    cfg = replace(cfg, {"holdout": 0.0, "max_epochs": 1})
+def seeds(width: int, batch: int, rows: int, counts: Sequence[int], waves: Sequence[int], matrix: str) -> list[Case]:
+    """Updates of soft actor-critic in many seeds; the unit is one seed's update, and one seed alone comes first."""
+    updates, init, ring = _sac(width, batch, rows)
+    cases = []
+    for count in counts:
+        keys = jax.random.split(jax.random.key(1), count)
+        args = jax.jit(jax.vmap(init))(keys), jax.tree.map(jnp.array, tree.tile(ring, count)), keys
+        for wave in (wave for wave in waves if count % wave == 0):
+
+            def every(learners: Any, rings: Ring, keys: Key, n: Array, wave: int = wave) -> Any:
+                def one(seed: tuple[Any, Ring, Key]) -> Any:
+                    return updates(*seed, n)
+
+                return over_seeds(one, wave)((learners, rings, keys))
+
+            name, alone = (f"seeds_{width}_{seeds}_wave_{w}" for seeds, w in ((count, wave), (1, 1)))
+            each = flops.sac_update(3, 1, (width, width), batch)
+            cases.append(case(name, "update", every, args, flops=each, units=count, matrix=matrix, versus=alone))
+    return cases
+
+
+def ensemble_step(name: str, cfg: FitConfig, model: GaussianConfig, rows: int, **rest: Any) -> Case:
+    """Gradient steps of an ensemble: an epoch of `trainer.fit`, with the scales and one batch of held-out rows."""
     buffer, ring = filled(rows)
-    fitting = trainer(gaussian(model, SPEC), cfg)
-    state = tree.strip_weak_types(jax.jit(fitting.init)(jax.random.key(1)))
-    seconds, run = _compile(lambda key, state, ring: fitting.fit(key, state, buffer.replay(ring))[0], jax.random.key(2), state, ring)
+    fitting = trainer(gaussian(model, SPEC), replace(cfg, {"holdout": 0.0, "max_epochs": 1}))
+    state = jax.jit(fitting.init)(jax.random.key(1))
+
+    def epochs(state: Any, ring: Ring, key: Key, n: Array) -> Any:
+        def one(i: Array, state: Any) -> Any:
+            return fitting.fit(jax.random.fold_in(key, i), state, buffer.replay(ring))[0]
+
+        return jax.lax.fori_loop(0, n, one, state)
+
     count = flops.ensemble_step((4, *model.hidden, 8), cfg.batch, cfg.members)
-    return Case(
-        name,
-        "jax",
-        lambda n: jax.block_until_ready(run(jax.random.key(2), state, ring)),
-        "step",
-        count,
-        matrix,
-        versus,
-        units=-(-(rows - 1) // cfg.batch),
-        compile_seconds=seconds,
-    )
+    steps = -(-(rows - 1) // cfg.batch)
+    return case(name, "step", epochs, (state, ring, jax.random.key(2)), flops=count, units=steps, **rest)
 
 
-def rollout_case(name: str, lanes: int, elites: int, width: int, model: GaussianConfig, matrix: str) -> Case:
-    """Steps of branched rollouts under a random policy's network, stored as MBPO stores them."""
+def rollout_step(name: str, lanes: int, elites: int, width: int, model: GaussianConfig, **rest: Any) -> Case:
+    """Steps of branched rollouts of a policy, stored as MBPO stores them."""
     member = gaussian(model, SPEC)
     agent = sac.make(sac.SACConfig(hidden=(width, width)), SPEC)
     learner = jax.jit(agent.init)(jax.random.key(1))
     params = jax.vmap(member.init)(jax.random.split(jax.random.key(2), elites))
-    buffer, ring = filled(lanes)
-    row = jax.tree.map(lambda leaf: leaf[0], buffer.sample(jax.random.key(3), ring, 1))
+    ring = filled(lanes)[1]
+    imagined = empty(jax.tree.map(lambda leaf: leaf[0], ring.rows), lanes)
 
-    def roll(learner: Any, params: Any, starts: Array, imagined: Ring, n: Array | int) -> Ring:
+    def roll(learner: Any, params: Any, starts: Array, imagined: Ring, key: Key, n: Array) -> Ring:
+        def follow(key: Key, state: Array) -> Array:
+            return agent.act(key, learner, (), state, True)[0]
+
         def store(ring: Ring, rows: Transition, alive: Array) -> Ring:
             return append(ring, rows, alive, lanes)
 
-        def follow(key: Key, obs: Array) -> Array:
-            return agent.act(key, learner, (), obs, True)[0]
+        return branch(bind(member, params, elites), follow, key, starts, n, store, imagined)
 
-        return branch(bind(member, params, elites), follow, jax.random.key(4), starts, n, store, imagined)
-
-    args = learner, params, ring.rows.obs, empty(row, lanes)
-    seconds, run = _compile(roll, *args, 1)
     count = flops.rollout_step((3, width, width, 2), (4, *model.hidden, 8), lanes)
-    go = lambda n: jax.block_until_ready(run(*args, n))  # noqa: E731
-    return Case(name, "jax", go, "step", count, matrix, compile_seconds=seconds)
+    args = learner, params, ring.rows.obs, imagined, jax.random.key(3)
+    return case(name, "step", roll, args, flops=count, **rest)
 
 
-def seeds_cases(width: int, batch: int, counts: Sequence[int], waves: Sequence[int]) -> list[Case]:
-    """Updates of soft actor-critic with many seeds; a unit is one seed's update, and one seed alone comes first."""
-    agent = sac.make(sac.SACConfig(hidden=(width, width), batch=batch), SPEC)
-    buffer, ring = filled()
-    count = flops.sac_update(3, 1, (width, width), batch)
-    alone = f"seeds_{width}_1_wave_1"
-    cases = []
-    for seeds in counts:
-        keys = jax.random.split(jax.random.key(1), seeds)
-        learners = tree.strip_weak_types(jax.jit(jax.vmap(agent.init))(keys))
-        rings = jax.tree.map(lambda leaf: jnp.tile(leaf[None], (seeds,) + (1,) * leaf.ndim), ring)  # noqa: B023
-        for wave in (w for w in waves if w <= seeds):
-            each = over_seeds(lambda seed: sac_updates(agent, buffer)(*seed), wave)
-            args = learners, rings, keys
-            seconds, run = _compile(
-                lambda args, n, each=each, seeds=seeds: each((*args, jnp.broadcast_to(n, (seeds,)))), args, 1
-            )
-            go = lambda n, run=run, args=args, seeds=seeds: jax.block_until_ready(run(args, -(-n // seeds)))  # noqa: E731
-            name = f"seeds_{width}_{seeds}_wave_{wave}"
-            cases.append(Case(name, "jax", go, "update", count, versus=alone, compile_seconds=seconds))
-    return cases
+def env_step(name: str, algo: str, changes: dict[str, Any], loop_changes: dict[str, Any], **rest: Any) -> Case:
+    """Real steps of a preset's whole loop on Pendulum: acting, storing, refreshing, updating, evaluating."""
+    preset = presets.preset(algo, "Pendulum-v1")
+    agent, cfg = replace(preset.agent, changes), replace(preset.loop, loop_changes)
+    loop = presets.build(algo, "Pendulum-v1", agent, cfg)
+    state = jax.jit(loop.init)(jax.random.key(0))
+    start = time.perf_counter()
+    chunk = jax.jit(loop.chunk, donate_argnums=0).lower(state).compile()
+    seconds = time.perf_counter() - start
+    chunks = 0
+
+    def run(n: int) -> float:
+        nonlocal state, chunks
+        total = 0.0
+        for _ in range(n):
+            state, report = chunk(state)
+            rows = (loops.env_steps(cfg, chunks) + loops.env_steps(cfg, chunks + 1)) // 2
+            total += _chunk_flops(agent, cfg, {k: float(v) for k, v in report.metrics.items()}, rows)
+            chunks += 1
+        return total
+
+    units = loops.env_steps(cfg, 1) - loops.env_steps(cfg, 0)
+    return Case(name, "jax", run, "env step", units=units, times=1, compile_seconds=seconds, **rest)
+
+
+def _chunk_flops(agent: Any, cfg: loops.LoopConfig, metrics: dict[str, float], rows: int) -> float:
+    """Operations of one chunk's updates, fits and rollouts, with as many rows in the buffer as in its middle."""
+    policy = getattr(agent, "policy", agent)
+    total = loops.updates(cfg, 1) * flops.sac_update(3, 1, policy.hidden, policy.batch)
+    if hasattr(agent, "model"):
+        fit, widths = agent.fit, (4, *agent.model.hidden, 8)
+        held = min(int(fit.holdout * rows), fit.max_holdout)
+        epoch = -(-(rows - held) // fit.batch) * flops.ensemble_step(widths, fit.batch, fit.members)
+        score = -(-held // fit.batch) * fit.members * flops.forward(widths, fit.batch)
+        roll = flops.rollout_step((3, *policy.hidden, 2), widths, agent.rollouts)
+        total += cfg.cycles * (metrics["model/epochs"] * (epoch + score) + metrics["model/horizon"] * roll)
+    return total

@@ -15,12 +15,14 @@ class Case(NamedTuple):
 
     name: str
     library: str  # "jax" or "torch"
-    run: Callable[[int], object]  # (n) -> does `n` units of work and waits until they are done
-    unit: str  # what one unit is
-    flops: float = 0.0  # operations of one unit, 0 where they are not counted
+    run: Callable[[int], float | None]
+    """(n) -> None, when the work is done `n` times; or the operations it took, where they are known only then"""
+    unit: str  # what is counted
+    flops: float = 0.0  # operations of one unit
     matrix: str = ""  # the case of the same library whose rate this one is held against
-    versus: str = ""  # the case whose time per unit is divided by this one's
-    units: int = 0  # units of a round, 0 to fit them to the round's length
+    versus: str = ""  # the case whose time per unit this one's is divided by
+    units: int = 1  # units each time the work is done
+    times: int = 0  # how often it is done in a round, 0 to fill the round's length
     compile_seconds: float | None = None
 
 
@@ -38,7 +40,7 @@ class Row(NamedTuple):
     matrix_gflops: float | None  # of `Case.matrix`, in the same rounds
     fraction: float | None  # gflops / matrix_gflops
     versus: str
-    times_faster: float | None  # than `versus`, best round against best round
+    time_ratio: float | None  # this one's time over that of `versus`, best round against best round
     compile_seconds: float | None
 
 
@@ -53,46 +55,55 @@ def measure(cases: Sequence[Case], rounds: int, seconds: float) -> list[Row]:
       rounds: measured rounds of each case.
       seconds: length of one round, roughly.
     """
-    units = [case.units or _fit(case, seconds) for case in cases]
-    times: list[list[float]] = [[] for _ in cases]
-    for _ in range(rounds):
-        for case, n, taken in zip(cases, units, times, strict=True):
+    times = [case.times or _fit(case, seconds) for case in cases]
+    took: list[list[tuple[float, float]]] = [[] for _ in cases]
+    for turn in range(rounds + 1):
+        for case, n, taken in zip(cases, times, took, strict=True):
             time.sleep(PAUSE)
-            taken.append(_once(case, n) / n)
-    best = {case.name: min(taken) for case, taken in zip(cases, times, strict=True)}
-    rate = {case.name: case.flops / best[case.name] / 1e9 for case in cases if case.flops}
-    return [_row(case, best, statistics.median(taken), rate) for case, taken in zip(cases, times, strict=True)]
+            per_unit = _once(case, n)
+            if turn:
+                taken.append(per_unit)
+    best = {case.name: min(taken) for case, taken in zip(cases, took, strict=True)}
+    medians = [statistics.median(seconds for seconds, _ in taken) for taken in took]
+    return [_row(case, best, median) for case, median in zip(cases, medians, strict=True)]
 
 
-def _row(case: Case, best: dict[str, float], median: float, rate: dict[str, float]) -> Row:
-    own, matrix = rate.get(case.name), rate.get(case.matrix)
+def _row(case: Case, best: dict[str, tuple[float, float]], median: float) -> Row:
+    def rate(name: str) -> float | None:
+        seconds, count = best.get(name, (1.0, 0.0))
+        return count / seconds / 1e9 or None
+
+    seconds, count = best[case.name]
+    own, matrix = rate(case.name), rate(case.matrix)
     return Row(
         case.name,
         case.library,
         case.unit,
-        best_us=best[case.name] * 1e6,
+        best_us=seconds * 1e6,
         median_us=median * 1e6,
-        per_second=1 / best[case.name],
-        mflop=case.flops / 1e6 if case.flops else None,
+        per_second=1 / seconds,
+        mflop=count / 1e6 or None,
         gflops=own,
         matrix_gflops=matrix,
         fraction=own / matrix if own and matrix else None,
         versus=case.versus if case.versus in best else "",
-        times_faster=best[case.versus] / best[case.name] if case.versus in best else None,
+        time_ratio=seconds / best[case.versus][0] if case.versus in best else None,
         compile_seconds=case.compile_seconds,
     )
 
 
-def _once(case: Case, n: int) -> float:
+def _once(case: Case, n: int) -> tuple[float, float]:
+    """Seconds and operations per unit."""
     start = time.perf_counter()
-    case.run(n)
-    return time.perf_counter() - start
+    count = case.run(n)
+    units = n * case.units
+    return (time.perf_counter() - start) / units, case.flops if count is None else count / units
 
 
 def _fit(case: Case, seconds: float) -> int:
-    """Units that fill a round; doubles from 1 until a tenth of it is filled, which also warms up."""
+    """How often the work fills a round; doubles from 1 until a tenth of it is filled."""
     n = 1
     case.run(n)
-    while (taken := _once(case, n)) < seconds / 10:
+    while (taken := _once(case, n)[0] * n * case.units) < seconds / 10:
         n *= 2
     return max(1, round(n * seconds / taken))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
+from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 Rows = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # obs, action, reward, discount, next_obs
@@ -25,16 +27,23 @@ def use_all_cores() -> int:
     return cores
 
 
-def products(left: Sequence[int], right: Sequence[int]) -> Callable[[int], object]:
+def tensors(
+    obs: np.ndarray, action: np.ndarray, reward: np.ndarray, discount: np.ndarray, next_obs: np.ndarray
+) -> Rows:
+    """The columns of a buffer, as torch's."""
+    to = torch.from_numpy
+    return to(obs), to(action), to(reward), to(discount), to(next_obs)
+
+
+def products(left: Sequence[int], right: Sequence[int]) -> Callable[[int], None]:
     """`n` matrix products in a row, [..., m, k] x [..., k, k]."""
     x, w = torch.randn(*left), torch.linalg.qr(torch.randn(*right))[0]
 
     @torch.no_grad()
-    def run(n: int) -> Tensor:
+    def run(n: int) -> None:
         out = x
         for _ in range(n):
             out = torch.bmm(out, w) if out.ndim == 3 else out @ w
-        return out
 
     return run
 
@@ -44,7 +53,7 @@ class Stack(nn.Module):
 
     def __init__(self, members: int, widths: Sequence[int], activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(pairwise(widths))
         self.weights = nn.ParameterList([nn.Parameter(torch.randn(members, k, n) / math.sqrt(k)) for k, n in pairs])
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(members, 1, n)) for _, n in pairs])
         self.members, self.activation = members, activation
@@ -73,12 +82,12 @@ class Pair(nn.Module):
 def perceptron(widths: Sequence[int]) -> nn.Sequential:
     """Dense layers with ReLU between them."""
     layers: list[nn.Module] = []
-    for k, n in zip(widths[:-1], widths[1:], strict=True):
+    for k, n in pairwise(widths):
         layers += [nn.Linear(k, n), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
-def sac(rows: Rows, hidden: Sequence[int], batch: int, stacked: bool, lr: float = 3e-4) -> Callable[[int], object]:
+def sac(rows: Rows, hidden: Sequence[int], batch: int, stacked: bool, lr: float = 3e-4) -> Callable[[int], None]:
     """`n` updates of soft actor-critic, in the order of `mbrl_jax.agents.sac`.
 
     Args:
@@ -98,7 +107,8 @@ def sac(rows: Rows, hidden: Sequence[int], batch: int, stacked: bool, lr: float 
     adam_policy = torch.optim.Adam(policy.parameters(), lr, fused=True)
     adam_critic = torch.optim.Adam(critic.parameters(), lr, fused=True)
     adam_alpha = torch.optim.Adam([log_alpha], lr, fused=True)
-    moving, following = list(critic.parameters()), list(target.parameters())
+    moving: list[Tensor] = [p.data for p in critic.parameters()]
+    following: list[Tensor] = [p.data for p in target.parameters()]
 
     def draw(obs: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = policy(obs).chunk(2, -1)
@@ -133,8 +143,7 @@ def sac(rows: Rows, hidden: Sequence[int], batch: int, stacked: bool, lr: float 
         critic.requires_grad_(True)
 
         step(adam_alpha, log_alpha * (-log_prob.detach().mean() - target_entropy))
-        with torch.no_grad():
-            torch._foreach_lerp_(following, moving, tau)
+        torch._foreach_lerp_(following, moving, tau)  # pyright: ignore[reportPrivateImportUsage]
 
     def run(n: int) -> None:
         for _ in range(n):
@@ -145,7 +154,7 @@ def sac(rows: Rows, hidden: Sequence[int], batch: int, stacked: bool, lr: float 
 
 def ensemble(
     rows: Rows, hidden: Sequence[int], members: int, batch: int, lr: float = 1e-3, decay: float = 5e-5
-) -> Callable[[int], object]:
+) -> Callable[[int], None]:
     """`n` gradient steps of a probabilistic ensemble, each member on its own bootstrap; losses of `models.gaussian`."""
     obs, action, reward, _, next_obs = rows
     inputs = torch.cat([obs, action], -1)
@@ -173,10 +182,9 @@ def ensemble(
         adam.step()
 
     def run(n: int) -> None:
-        for i in range(n):
-            if i % batches == 0:
-                order = torch.gather(bootstrap, 1, torch.argsort(torch.rand(members, count), 1))
-            at = i % batches * batch
-            step(order[:, at : at + batch])
+        for start in range(0, n, batches):
+            order = torch.gather(bootstrap, 1, torch.argsort(torch.rand(members, count), 1))
+            for i in range(min(batches, n - start)):
+                step(order[:, i * batch : (i + 1) * batch])
 
     return run

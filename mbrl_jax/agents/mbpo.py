@@ -40,13 +40,13 @@ class MBPOConfig:
     policy: sac.SACConfig = sac.SACConfig()
     model: GaussianConfig = GaussianConfig()
     fit: FitConfig = FitConfig()
-    real_ratio: float = setting(0.05, low=0, high=1, help="share of real rows in each batch")
-    rollouts: int = setting(10_000, low=1, help="branched rollouts per refresh; a multiple of fit.elites")
-    first_horizon: int = setting(1, low=1, help="k0, rollout length at the start")
-    last_horizon: int = setting(1, low=1, help="k1, rollout length at the end, at least k0")
-    grow_from: int = setting(0, low=0, help="i0, the refresh at which the length starts to grow")
-    grow_until: int = setting(1, low=1, help="i1, the refresh from which it is k1, above i0")
-    retain: int = setting(1, low=1, help="refreshes whose imagined rows are kept")
+    real_ratio: float = setting(default=0.05, low=0, high=1, help="share of real rows in each batch")
+    rollouts: int = setting(default=10_000, low=1, help="branched rollouts per refresh; a multiple of fit.elites")
+    first_horizon: int = setting(default=1, low=1, help="k0, rollout length at the start")
+    last_horizon: int = setting(default=1, low=1, help="k1, rollout length at the end, at least k0")
+    grow_from: int = setting(default=0, low=0, help="i0, the refresh at which the length starts to grow")
+    grow_until: int = setting(default=1, low=1, help="i1, the refresh from which it is k1, above i0")
+    retain: int = setting(default=1, low=1, help="refreshes whose imagined rows are kept")
 
 
 class Learner(NamedTuple):

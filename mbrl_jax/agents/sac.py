@@ -36,13 +36,17 @@ from mbrl_jax.ops import dists, losses
 class SACConfig:
     """Settings of SAC."""
 
-    hidden: tuple[int, ...] = setting((256, 256), low=1, help="widths of the hidden layers of policy and critics")
-    lr: float = setting(3e-4, above=0, help="Adam's learning rate, of all three losses")
-    gamma: float = setting(0.99, low=0, high=1, help="discount per step")
-    tau: float = setting(5e-3, above=0, high=1, help="share of the critics that moves into the targets per update")
-    batch: int = setting(256, low=1, help="transitions per update")
-    alpha: float = setting(1.0, above=0, help="first temperature")
-    target_entropy: float = setting(-1.0, help="nats; for continuous actions usually minus their number")
+    hidden: tuple[int, ...] = setting(
+        default=(256, 256), low=1, help="widths of the hidden layers of policy and critics"
+    )
+    lr: float = setting(default=3e-4, above=0, help="Adam's learning rate, of all three losses")
+    gamma: float = setting(default=0.99, low=0, high=1, help="discount per step")
+    tau: float = setting(
+        default=5e-3, above=0, high=1, help="share of the critics that moves into the targets per update"
+    )
+    batch: int = setting(default=256, low=1, help="transitions per update")
+    alpha: float = setting(default=1.0, above=0, help="first temperature")
+    target_entropy: float = setting(default=-1.0, help="nats; for continuous actions usually minus their number")
 
 
 class Learner(NamedTuple):

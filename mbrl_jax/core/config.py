@@ -18,8 +18,8 @@ C = TypeVar("C")
 
 
 def setting(
-    default: T,
     *,
+    default: T,
     low: float | None = None,
     above: float | None = None,
     high: float | None = None,

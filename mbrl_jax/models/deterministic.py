@@ -27,10 +27,10 @@ from mbrl_jax.ops.normalize import normalize
 class DeterministicConfig:
     """Settings of the deterministic model."""
 
-    hidden: tuple[int, ...] = setting((200, 200, 200, 200), low=1, help="widths of the hidden layers")
-    activation: str = setting("silu", help="activation of the hidden layers")
-    weight_decay: float = setting(5e-5, low=0.0, help="of every weight matrix; biases have none")
-    termination_weight: float = setting(1.0, low=0.0, help="weight of the termination head's cross-entropy")
+    hidden: tuple[int, ...] = setting(default=(200, 200, 200, 200), low=1, help="widths of the hidden layers")
+    activation: str = setting(default="silu", help="activation of the hidden layers")
+    weight_decay: float = setting(default=5e-5, low=0.0, help="of every weight matrix; biases have none")
+    termination_weight: float = setting(default=1.0, low=0.0, help="weight of the termination head's cross-entropy")
 
 
 class DeterministicParams(NamedTuple):

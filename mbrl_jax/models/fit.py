@@ -39,15 +39,17 @@ WORST = 1e10  # the score of a member that never improved
 class FitConfig:
     """Settings of an ensemble's fit."""
 
-    members: int = setting(7, low=1, help="models in the ensemble")
-    elites: int = setting(5, low=1, help="members with the lowest hold-out error that imagine; at most `members`")
-    lr: float = setting(1e-3, low=0.0, help="Adam's rate")
-    batch: int = setting(256, low=1, help="rows of each member in a gradient step")
-    holdout: float = setting(0.2, low=0.0, below=1.0, help="share of the rows held out")
-    max_holdout: int = setting(5000, low=1, help="most rows held out")
-    patience: int = setting(5, low=0, help="epochs without improvement that are borne")
-    improvement: float = setting(0.01, low=0.0, help="relative fall of the hold-out error that counts")
-    max_epochs: int = setting(100, low=1, help="most epochs of a fit")
+    members: int = setting(default=7, low=1, help="models in the ensemble")
+    elites: int = setting(
+        default=5, low=1, help="members with the lowest hold-out error that imagine; at most `members`"
+    )
+    lr: float = setting(default=1e-3, low=0.0, help="Adam's rate")
+    batch: int = setting(default=256, low=1, help="rows of each member in a gradient step")
+    holdout: float = setting(default=0.2, low=0.0, below=1.0, help="share of the rows held out")
+    max_holdout: int = setting(default=5000, low=1, help="most rows held out")
+    patience: int = setting(default=5, low=0, help="epochs without improvement that are borne")
+    improvement: float = setting(default=0.01, low=0.0, help="relative fall of the hold-out error that counts")
+    max_epochs: int = setting(default=100, low=1, help="most epochs of a fit")
 
 
 class FitState(NamedTuple):
@@ -78,14 +80,19 @@ class Progress(NamedTuple):
     loss: Array  # [] mean training loss of a member in the last epoch
 
 
-def shuffled(key: Key, index: Array, n: Array | int) -> Array:
+def random_order(key: Key) -> Array:
+    """A random order for `shuffled`: the constants of its four rounds, [4, 2] uint32."""
+    return jax.random.bits(key, (4, 2), jnp.uint32)
+
+
+def shuffled(order: Array, index: Array, n: Array | int) -> Array:
     """Places `index` of a random order of 0..n-1, without making the rest of the order.
 
-    A keyed bijection of 0..2^k - 1 (rounds of an odd multiplication, an addition and a shifted exclusive or), applied
-    again to whatever leaves 0..n-1, where 2^k is the smallest power of two that is at least n.
+    A bijection of 0..2^k - 1 (rounds of an odd multiplication, an addition and a shifted exclusive or), applied again
+    to whatever leaves 0..n-1, where 2^k is the smallest power of two that is at least n.
 
     Args:
-      key: one order for each key.
+      order: [4, 2] from `random_order`.
       index: [...] int32 in 0..n-1.
       n: [] at least 1; may be traced.
     Returns:
@@ -94,11 +101,10 @@ def shuffled(key: Key, index: Array, n: Array | int) -> Array:
     n = jnp.asarray(n, jnp.uint32)
     bits = jnp.uint32(32) - jax.lax.clz(n - 1)
     mask, half = (jnp.uint32(1) << bits) - 1, (bits + 1) // 2
-    rounds = jax.random.bits(key, (4, 2), jnp.uint32)
 
     def mix(x: Array) -> Array:
         for i in range(4):
-            x = (x * (rounds[i, 0] | 1) + rounds[i, 1]) & mask
+            x = (x * (order[i, 0] | 1) + order[i, 1]) & mask
             x = x ^ (x >> half)
         return x
 
@@ -137,13 +143,14 @@ def trainer(model: WorldModel, cfg: FitConfig) -> Trainer:
 
     def fit(key: Key, state: FitState, replay: Replay) -> tuple[FitState, Metrics]:
         key_split, key_bootstrap, key_train = jax.random.split(key, 3)
+        split = random_order(key_split)
         rows = jnp.maximum(replay.size, 1)
         held = jnp.floor(cfg.holdout * rows).astype(jnp.int32).clip(1, min(cfg.max_holdout, replay.capacity))
         trained = jnp.maximum(rows - held, 1)
 
         def row(place: Array) -> Array:
             """Rows in a random order: the first `held` places are held out; a lone row serves for both."""
-            return shuffled(key_split, place % rows, rows)
+            return shuffled(split, place % rows, rows)
 
         def score(params: Params) -> Array:
             """Mean hold-out error [E], batch by batch."""
@@ -157,16 +164,16 @@ def trainer(model: WorldModel, cfg: FitConfig) -> Trainer:
 
         bootstrap = jax.random.randint(key_bootstrap, (cfg.members, replay.capacity), 0, trained)
 
-        def batch(keys: Array, i: Array) -> Transition:
+        def batch(orders: Array, i: Array) -> Transition:
             """The members' i-th batches of an epoch, [E, B, ...]."""
             place = (i * cfg.batch + jnp.arange(cfg.batch)) % trained
-            drawn = jax.vmap(lambda key, own: own[shuffled(key, place, trained)])(keys, bootstrap)
+            drawn = jax.vmap(lambda order, own: own[shuffled(order, place, trained)])(orders, bootstrap)
             taken = replay.take(row(held + drawn.reshape(-1)))
             return jax.tree.map(lambda leaf: leaf.reshape(cfg.members, cfg.batch, *leaf.shape[1:]), taken)
 
         def epoch(at: Progress) -> Progress:
             key_order, key_loss = jax.random.split(jax.random.fold_in(key_train, at.epochs))
-            orders = jax.random.split(key_order, cfg.members)
+            orders = jax.vmap(random_order)(jax.random.split(key_order, cfg.members))
             batches = -(-trained // cfg.batch)
 
             def descend(i: Array, at: tuple[Params, Tree, Array]) -> tuple[Params, Tree, Array]:

@@ -34,11 +34,11 @@ from mbrl_jax.ops.normalize import normalize
 class GaussianConfig:
     """Settings of the probabilistic model."""
 
-    hidden: tuple[int, ...] = setting((200, 200, 200, 200), low=1, help="widths of the hidden layers")
-    activation: str = setting("silu", help="activation of the hidden layers")
-    weight_decay: float = setting(5e-5, low=0.0, help="of every weight matrix; biases have none")
-    bound_weight: float = setting(0.01, low=0.0, help="pull of the log-variance bounds towards each other")
-    termination_weight: float = setting(1.0, low=0.0, help="weight of the termination head's cross-entropy")
+    hidden: tuple[int, ...] = setting(default=(200, 200, 200, 200), low=1, help="widths of the hidden layers")
+    activation: str = setting(default="silu", help="activation of the hidden layers")
+    weight_decay: float = setting(default=5e-5, low=0.0, help="of every weight matrix; biases have none")
+    bound_weight: float = setting(default=0.01, low=0.0, help="pull of the log-variance bounds towards each other")
+    termination_weight: float = setting(default=1.0, low=0.0, help="weight of the termination head's cross-entropy")
 
 
 class Bounds(NamedTuple):

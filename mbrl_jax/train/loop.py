@@ -23,14 +23,14 @@ from mbrl_jax.train.evaluate import evaluate
 class LoopConfig:
     """The clocks, and what is stored."""
 
-    num_envs: int = setting(1, low=1, help="environments side by side")
-    unroll: int = setting(1, low=1, help="steps in each environment per turn of the fast clock")
-    updates: int = setting(1, low=1, help="gradient updates per turn of the fast clock")
-    inner: int = setting(50, low=1, help="turns of the fast clock per refresh")
-    cycles: int = setting(5, low=1, help="refreshes per chunk; logs and checkpoints lie between chunks")
-    warmup: int = setting(200, low=0, help="turns of uniformly random actions before learning starts")
-    eval_episodes: int = setting(10, low=0, help="deterministic evaluation episodes after every chunk")
-    capacity: int = setting(10_000, low=1, help="transitions the buffer keeps")
+    num_envs: int = setting(default=1, low=1, help="environments side by side")
+    unroll: int = setting(default=1, low=1, help="steps in each environment per turn of the fast clock")
+    updates: int = setting(default=1, low=1, help="gradient updates per turn of the fast clock")
+    inner: int = setting(default=50, low=1, help="turns of the fast clock per refresh")
+    cycles: int = setting(default=5, low=1, help="refreshes per chunk; logs and checkpoints lie between chunks")
+    warmup: int = setting(default=200, low=0, help="turns of uniformly random actions before learning starts")
+    eval_episodes: int = setting(default=10, low=0, help="deterministic evaluation episodes after every chunk")
+    capacity: int = setting(default=10_000, low=1, help="transitions the buffer keeps")
 
 
 class Actors(NamedTuple):

@@ -12,7 +12,9 @@ from mbrl_jax.nets.mlp import mlp
 
 def xla(fn, *args) -> float:
     """Operations XLA counts in the program of `fn`, elementwise ones included."""
-    return jax.jit(fn).lower(*args).compile().cost_analysis()["flops"]
+    cost = jax.jit(fn).lower(*args).compile().cost_analysis()
+    assert cost is not None
+    return cost["flops"]
 
 
 def test_a_product_is_a_multiplication_and_an_addition_per_term():

@@ -12,16 +12,16 @@ from mbrl_jax.core.config import axes, check, config, describe, flat, replace, s
 
 @config
 class Inner:
-    lr: float = setting(1e-3, above=0)
-    width: int = setting(8, low=1)
+    lr: float = setting(default=1e-3, above=0)
+    width: int = setting(default=8, low=1)
 
 
 @config
 class Outer:
     inner: Inner = Inner()
-    gamma: float = setting(0.9, low=0, high=1)
-    hidden: tuple[int, ...] = setting((4, 4), low=1)
-    kind: str = setting("a", choices=("a", "b"))
+    gamma: float = setting(default=0.9, low=0, high=1)
+    hidden: tuple[int, ...] = setting(default=(4, 4), low=1)
+    kind: str = setting(default="a", choices=("a", "b"))
 
 
 def test_floats_are_leaves_and_the_rest_is_static():

@@ -12,7 +12,7 @@ import pytest
 
 from mbrl_jax.core import Box, Replay, Spec, StepOut, Transition, WorldModel
 from mbrl_jax.models.deterministic import DeterministicConfig, deterministic
-from mbrl_jax.models.fit import FitConfig, shuffled, trainer
+from mbrl_jax.models.fit import FitConfig, random_order, shuffled, trainer
 from mbrl_jax.models.gaussian import GaussianConfig, gaussian
 
 
@@ -33,7 +33,7 @@ def replay_of(rows, size, capacity):
 
 
 def test_shuffled_is_a_permutation_for_every_length():
-    places = jax.jit(lambda key, n: shuffled(key, jnp.minimum(jnp.arange(1000), n - 1), n))
+    places = jax.jit(lambda key, n: shuffled(random_order(key), jnp.minimum(jnp.arange(1000), n - 1), n))
     for n in [*range(1, 40), 63, 64, 65, 1000]:
         np.testing.assert_array_equal(np.sort(places(jax.random.key(n), n)[:n]), np.arange(n))
 
@@ -42,7 +42,7 @@ def test_shuffled_is_a_permutation_for_every_length():
 def test_shuffled_puts_every_place_everywhere_equally_often_and_pairs_too(n):
     draws = 20_000
     keys = jax.random.split(jax.random.key(0), draws)
-    orders = np.asarray(jax.jit(jax.vmap(lambda key: shuffled(key, jnp.arange(n), n)))(keys))
+    orders = np.asarray(jax.jit(jax.vmap(lambda key: shuffled(random_order(key), jnp.arange(n), n)))(keys))
     places = np.stack([np.bincount(orders[:, i], minlength=n) for i in range(n)])
     assert np.abs(places / draws - 1 / n).max() < 0.02
     pairs = np.bincount(orders[:, 0] * n + orders[:, 1], minlength=n * n).reshape(n, n) / draws
@@ -193,12 +193,13 @@ def test_gaussian_members_learn_mean_variance_and_termination():
     def fit(key, state):
         return fitter.fit(key, state, replay_of(rows, 2000, 2100))
 
-    init = jax.jit(fitter.init)(jax.random.key(0))
-    state, metrics = fit(jax.random.key(1), init)
+    with jax.debug_key_reuse(True):
+        init = jax.jit(fitter.init)(jax.random.key(0))
+        state, metrics = fit(jax.random.key(1), init)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
     # The score each member is ranked by is the error of just the parameters that came back, on the same rows.
-    held = jax.jit(shuffled)(jax.random.split(jax.random.key(1), 3)[0], jnp.arange(400), 2000)
+    held = jax.jit(shuffled)(random_order(jax.random.split(jax.random.key(1), 3)[0]), jnp.arange(400), 2000)
     assert model.errors is not None
     errors = jax.jit(jax.vmap(model.errors, (0, None)))
     again = errors(state.params, jax.tree.map(lambda leaf: leaf[held], rows)).mean(1)
@@ -247,6 +248,11 @@ def test_deterministic_members_learn_a_linear_system_and_stop_after_the_sixth_fl
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((state, metrics))), size
 
 
+def same(got, expected):
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-2, atol=1e-4)
+    jax.tree.map(close, (got.params, got.scores), (expected.params, expected.scores))
+
+
 def test_vmapped_seeds_rates_and_sizes_are_the_single_fits():
     model = deterministic(DeterministicConfig(hidden=(4,)), Spec(Box((2,)), Box((1,)), None, False))
     rows, _ = noisy_rows(40, 0)
@@ -263,8 +269,7 @@ def test_vmapped_seeds_rates_and_sizes_are_the_single_fits():
         state, single = one(*(case[i] for case in cases))
         assert single["epochs"] == metrics["epochs"][i]
         np.testing.assert_array_equal(state.elites, many.elites[i])
-        close = functools.partial(np.testing.assert_allclose, rtol=1e-2, atol=1e-4)
-        jax.tree.map(lambda a, b, i=i: close(a, b[i]), (state.params, state.scores), (many.params, many.scores))
+        same(state, jax.tree.map(lambda leaf, i=i: leaf[i], many))
 
 
 @pytest.mark.parametrize(

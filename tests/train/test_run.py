@@ -24,7 +24,7 @@ WARMUP, CHUNK = 4 * 6, 10 * 6  # env steps
 
 @config
 class AgentConfig:
-    lr: float = setting(1e-3, above=0)
+    lr: float = setting(default=1e-3, above=0)
     hidden: tuple[int, ...] = (8, 8)
 
 
