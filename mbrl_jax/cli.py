@@ -7,6 +7,7 @@ Whatever is wrong with a command gets one line on stderr and exit code 2. Heavy 
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import math
 import os
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 PROG = "python scripts/train.py"
 PACKAGE = Path(__file__).parent
-WAVE = 8  # seeds side by side in one program where --wave does not say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +83,7 @@ def _train(words: list[str]) -> int:
 
     known = presets.preset(algo, env)
     options = parse(
-        _options(algo, env, known.steps, getattr(known, "wave", WAVE)),
+        _options(algo, env, known.steps),
         {"agent": known.agent, "loop": known.loop},
         rest,
         prog=f"{PROG} {algo}",
@@ -97,8 +97,9 @@ def _train(words: list[str]) -> int:
     script = f"python {sys.argv[0]}" if Path(sys.argv[0]).name == "train.py" else PROG
     command = f"{script} {shlex.join(word for word in words if word != '--resume')}"
     limit = known.threshold if math.isfinite(known.threshold) else None
+    wave, devices = options.wave or presets.default_wave(agent), _devices(options.devices, options.seeds)
     job = Job(
-        algo, env, agent, loop_cfg, options.steps, options.seed, options.seeds, options.wave, limit, command
+        algo, env, agent, loop_cfg, options.steps, options.seed, options.seeds, wave, devices, limit, command
     )  # fmt: skip
     out = Path(options.out).expanduser() if options.out else _default_out(algo, env, options.seed, options.resume)
     check_folder(job, out, options.resume)
@@ -174,7 +175,7 @@ environments (other names are looked up in gymnax):
 All options, with their defaults for an environment: {PROG} ALGO --env ENV --help"""
 
 
-def _options(algo: str, env: str, steps: int, wave: int) -> list[Option]:
+def _options(algo: str, env: str, steps: int) -> list[Option]:
     """The options that are no settings of agent or loop."""
     from mbrl_jax.flags import Option
 
@@ -186,7 +187,14 @@ def _options(algo: str, env: str, steps: int, wave: int) -> list[Option]:
         Option("out", str, "", f"the run's folder, new or empty; where none is given, a new runs/{algo}-{env}-SEED"),
         Option("resume", bool, False, "go on with the run in --out; --steps may be larger than it was"),
         Option("quiet", bool, False, "print nothing but errors"),
-        Option("wave", int, wave, "seeds under vmap at once; waves follow each other", {"low": 1}),
+        Option(
+            "wave", int, 0, "seeds under vmap at once on a device; waves follow each other; 0 chooses by the "
+            "networks' width", {"low": 0},
+        ),
+        Option(
+            "devices", int, 0, "devices that share the seeds; the cores of a processor count as devices; 0 takes as "
+            "many as share them evenly", {"low": 0},
+        ),
         Option(
             "checkpoint_seconds", float, 30.0, "least seconds between checkpoints; 0 saves one after every chunk",
             {"low": 0},
@@ -201,6 +209,25 @@ def _default_out(algo: str, env: str, seed: int, resume: bool) -> Path:
     while taken[-1].exists():
         taken.append(base.with_name(f"{base.name}-{len(taken) + 1}"))
     return taken[max(0, len(taken) - 2)] if resume else taken[-1]
+
+
+def _devices(asked: int, seeds: int) -> int:
+    """How many devices share the seeds; a processor's cores are made devices where several seeds can use them.
+
+    Raises:
+      ValueError: more were asked for than there are, or than can share the seeds evenly.
+    """
+    import jax
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(RuntimeError):  # the devices of this process are settled already
+        jax.config.update("jax_num_cpu_devices", max(cores if seeds > 1 else 1, 1))
+    there = jax.device_count()
+    if asked > there:
+        raise ValueError(f"devices must be at most {there}, got {asked}")
+    if asked and seeds % asked:
+        raise ValueError(f"devices must divide the seeds ({seeds}), got {asked}")
+    return asked or max(n for n in range(1, there + 1) if seeds % n == 0)
 
 
 def _cache() -> None:

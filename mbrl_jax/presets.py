@@ -120,7 +120,7 @@ def preset(algo: str, env: str) -> Preset:
     changes = {f"{prefix}{name}": value for name, value in _POLICY.get(env, {}).items()}
     if spec is not None and isinstance(spec.action, Discrete):
         changes[f"{prefix}target_entropy"] = 0.5 * math.log(spec.action.n)
-    elif spec is not None:
+    elif spec is not None and isinstance(spec.action, Box):
         changes[f"{prefix}target_entropy"] = -float(spec.action.size)
     if algo == "mbpo":
         changes |= _MODEL.get(env, {})
@@ -128,6 +128,17 @@ def preset(algo: str, env: str) -> Preset:
     steps = loop.pop("steps")
     loop.setdefault("capacity", steps)
     return Preset(replace(defaults, changes), LoopConfig(**loop), steps, _THRESHOLD.get(env, math.inf))
+
+
+WIDE = (
+    128  # units of a hidden layer from which one seed fills a device; measured by `scripts/benchmark.py --rows seeds`
+)
+
+
+def default_wave(agent: Any) -> int:
+    """Seeds to run side by side on one device: one where any hidden layer is wide, else four."""
+    widths = [max(value) for name, value in flat(agent, ".").items() if name.endswith(".hidden") and value]
+    return 1 if max(widths, default=0) >= WIDE else 4
 
 
 def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:

@@ -135,20 +135,20 @@ class Replay(NamedTuple):
 
 @runtime_checkable
 class StepFn(Protocol):
-    def __call__(self, key: Key, state: State, action: Action) -> StepOut:
+    def __call__(self, key: Key, state: State, action: Action, /) -> StepOut:
         """One step of a model from one state. Never resets: after a terminal step the discounts' product stays 0."""
         ...
 
 
 @runtime_checkable
 class PolicyFn(Protocol):
-    def __call__(self, key: Key, state: State) -> Action:
+    def __call__(self, key: Key, state: State, /) -> Action:
         """One action for one state."""
         ...
 
 
 class ActFn(Protocol):
-    def __call__(self, key: Key, learner: Tree, carry: Tree, obs: Obs, explore: bool) -> tuple[Action, Tree, Tree]:
+    def __call__(self, key: Key, learner: Tree, carry: Tree, obs: Obs, explore: bool, /) -> tuple[Action, Tree, Tree]:
         """One action for one observation.
 
         Args:
@@ -164,7 +164,7 @@ class ActFn(Protocol):
 
 
 class UpdateFn(Protocol):
-    def __call__(self, key: Key, learner: Tree, replay: Replay) -> tuple[Tree, Metrics, Tree]:
+    def __call__(self, key: Key, learner: Tree, replay: Replay, /) -> tuple[Tree, Metrics, Tree]:
         """One turn of the fast clock.
 
         Returns:
@@ -175,7 +175,7 @@ class UpdateFn(Protocol):
 
 
 class RefreshFn(Protocol):
-    def __call__(self, key: Key, learner: Tree, replay: Replay) -> tuple[Tree, Metrics]:
+    def __call__(self, key: Key, learner: Tree, replay: Replay, /) -> tuple[Tree, Metrics]:
         """One turn of the slow clock: fit a model, branch rollouts."""
         ...
 

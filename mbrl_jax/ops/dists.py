@@ -37,4 +37,4 @@ def categorical_entropy(logits: Array) -> Array:
       logits: [A].
     """
     chex.assert_rank(logits, 1)
-    return distrax.Categorical(logits).entropy()
+    return distrax.Categorical(logits).entropy()  # pyright: ignore[reportReturnType]

@@ -27,7 +27,7 @@ from mbrl_jax.train import checkpoint
 from mbrl_jax.train.interrupt import Stop, aside
 from mbrl_jax.train.log import Progress, Record, clock, plain, read_json, write_json
 from mbrl_jax.train.loop import Loop, LoopConfig, chunks_for, env_steps, updates
-from mbrl_jax.train.sweep import over_seeds
+from mbrl_jax.train.sweep import over_seeds, place
 
 LIBRARIES = ("mbrl_jax", "jax", "jaxlib", "flax", "optax", "chex", "distrax", "gymnax", "orbax-checkpoint", "numpy")
 
@@ -43,6 +43,7 @@ class Job(NamedTuple):
     seed: int = 0  # seed i of the run is `jax.random.key(seed + i)`
     seeds: int = 1
     wave: int = 1  # seeds under vmap at once
+    devices: int = 1  # which share the seeds
     threshold: float | None = None  # the evaluation return that counts as solved
     command: str = ""  # the command line that started it
 
@@ -64,7 +65,10 @@ def settings(job: Job) -> dict[str, Any]:
     """What `config.json` holds of a job, as JSON reads it back."""
     return plain(
         {
-            **{name: getattr(job, name) for name in ("algo", "env", "seed", "seeds", "steps", "wave", "threshold")},
+            **{
+                name: getattr(job, name)
+                for name in ("algo", "env", "seed", "seeds", "steps", "wave", "devices", "threshold")
+            },
             "agent": flat(job.agent),
             "loop": flat(job.loop),
         }
@@ -101,7 +105,7 @@ def check_folder(job: Job, out: Path | str, resume: bool) -> None:
         raise ValueError(f"--resume needs a run in --out {out}, and there is none (no config.json)")
     old, new = _dotted(read_json(config)), _dotted(settings(job))
     differ = [f"{name} is {old.get(name)!r} there, {new[name]!r} here" for name in new if old.get(name) != new[name]]
-    differ = [line for line in differ if not line.startswith("steps ")]
+    differ = [line for line in differ if not line.startswith(("steps ", "devices "))]  # these change no row
     if differ:
         raise ValueError(f"--resume needs the settings of the run in {out}: {'; '.join(differ)}")
     done = checkpoint.latest(out / "checkpoints") or 0
@@ -150,7 +154,7 @@ def run(
     done = saved = start = (checkpoint.latest(saves) or 0) if resume else 0
     record = Record(out, range(job.seed, job.seed + job.seeds))
     keys = seed_keys(job.seed, job.seeds)
-    jit_init = jax.jit(lambda keys: tree.strip_weak_types(over_seeds(loop.init, job.wave)(keys)))
+    jit_init = jax.jit(lambda keys: tree.strip_weak_types(over_seeds(loop.init, job.wave, job.devices)(keys)))
     state = None
     if done:
         record.load(env_steps(job.loop, done), done)
@@ -169,7 +173,8 @@ def run(
                     running -= time.monotonic()
                     state = aside(lambda: jax.block_until_ready(init(keys)))
                     running += time.monotonic()
-                lowered = jax.jit(over_seeds(loop.chunk, job.wave), donate_argnums=0).lower(state)
+                state = place(state, job.devices)
+                lowered = jax.jit(over_seeds(loop.chunk, job.wave, job.devices), donate_argnums=0).lower(state)
                 step = aside(lowered.compile)
             compiling = time.monotonic() - began - running if done < chunks else 0.0
             # From here the clock shows the seconds of this run and of those before it, compiling not counted.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,3 +148,30 @@ def test_waves_give_what_a_loop_over_seeds_gives(wave):
 def test_wave_below_one_is_refused():
     with pytest.raises(ValueError, match="wave must be at least 1"):
         over_seeds(lambda x: x, 0)
+
+
+def test_devices_give_bitwise_what_one_gives(tmp_path):
+    """In a process of its own, with two cores of the processor as devices."""
+    code = """
+import jax; jax.config.update("jax_num_cpu_devices", 2)
+import jax.numpy as jnp
+from mbrl_jax.train.sweep import over_seeds, place
+def fn(key):
+    x = jax.random.normal(key, (8, 8))
+    return jax.lax.fori_loop(0, 5, lambda i, x: jnp.tanh(x @ x), x), jax.random.split(key)[0]
+keys = jax.random.split(jax.random.key(0), 6)
+one = jax.jit(over_seeds(fn, 1))(keys)
+two = jax.jit(over_seeds(fn, 1, devices=2))(place(keys, 2))
+assert len(two[0].sharding.device_set) == 2
+assert jnp.array_equal(one[0], jax.device_get(two[0])), "numbers"
+assert jnp.array_equal(jax.random.key_data(one[1]), jax.random.key_data(two[1])), "keys"
+for devices, seeds, word in ((3, 6, "at most 2"), (2, 5, "multiple of the 2 devices")):
+    try:
+        over_seeds(fn, 1, devices=devices)(keys[:seeds])
+    except ValueError as error:
+        assert word in str(error), error
+    else:
+        raise AssertionError(word)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
