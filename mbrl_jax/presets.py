@@ -88,13 +88,25 @@ def algorithm(algo: str) -> Algorithm:
 _THRESHOLD = {"Pendulum-v1": -200.0, "CartPole-v1": 475.0, "ContinuousCartPole": 199.5, "CartPoleSwingUp": 150.0}
 
 _POLICY: dict[str, dict[str, Any]] = {
-    "Pendulum-v1": {"hidden": (128, 128), "lr": 1e-3},
-    "CartPole-v1": {"hidden": (128, 128), "lr": 1e-3, "target_entropy": 0.2},
-    "ContinuousCartPole": {"hidden": (128, 128), "lr": 1e-3},
-    "CartPoleSwingUp": {"hidden": (128, 128), "lr": 1e-3},
+    "Pendulum-v1": {"hidden": (64, 64), "lr": 1e-3},
+    "CartPole-v1": {"hidden": (64, 64), "lr": 1e-3, "target_entropy": 0.2},
+    "ContinuousCartPole": {"hidden": (64, 64), "lr": 1e-3},
+    "CartPoleSwingUp": {"hidden": (64, 64), "lr": 1e-3},
 }
 
-_MODEL: dict[str, dict[str, Any]] = {name: {"model.hidden": (200, 200, 200)} for name in ENVS}
+# Small tasks, a few thousand real rows: small members, more gradient steps per epoch, and rollouts long enough to reach
+# states that replay has not seen.
+_MODEL: dict[str, Any] = {
+    "model.hidden": (128, 128),
+    "fit.members": 5,
+    "fit.elites": 4,
+    "fit.batch": 64,
+    "rollouts": 512,
+    "first_horizon": 8,
+    "last_horizon": 8,
+    "retain": 2,
+    "real_ratio": 0.25,
+}
 
 _LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("sac", "Pendulum-v1"): {"steps": 20_000},
@@ -123,7 +135,7 @@ def preset(algo: str, env: str) -> Preset:
     elif spec is not None and isinstance(spec.action, Box):
         changes[f"{prefix}target_entropy"] = -float(spec.action.size)
     if algo == "mbpo":
-        changes |= _MODEL.get(env, {})
+        changes |= _MODEL if env in ENVS else {}
     loop = dict(_LOOP.get((algo, env), {"steps": 20_000}))
     steps = loop.pop("steps")
     loop.setdefault("capacity", steps)

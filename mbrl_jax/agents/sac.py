@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mbrl_jax.core.config import check, config, setting
@@ -196,10 +197,7 @@ def _obs_size(spec: Spec) -> int:
 
 def _action_size(spec: Spec) -> int:
     action = spec.action
-    if (
-        not isinstance(action, Box)
-        or len(action.shape) != 1
-        or jnp.any(jnp.abs(jnp.asarray([action.low, action.high])) != 1)
-    ):
+    scaled = isinstance(action, Box) and np.all(np.asarray(action.low) == -1) and np.all(np.asarray(action.high) == 1)
+    if not isinstance(action, Box) or len(action.shape) != 1 or not scaled:
         raise ValueError(f"{spec.name}: actions must be a vector in [-1, 1] (wrappers.scale_action), got {action}")
     return action.size

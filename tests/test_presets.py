@@ -1,0 +1,59 @@
+"""Every preset builds, and what does not fit together is refused by name."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+
+from mbrl_jax import presets
+from mbrl_jax.core import Box, replace
+from mbrl_jax.train.loop import env_steps
+
+
+@pytest.mark.parametrize("env", presets.ENVS)
+@pytest.mark.parametrize("algo", presets.AGENTS)
+def test_every_preset_builds_and_fits_together(algo, env):
+    it = presets.preset(algo, env)
+    loop = presets.build(algo, env, it.agent, it.loop)
+    state = jax.eval_shape(loop.init, jax.random.key(0))
+    after, report = jax.eval_shape(loop.chunk, state)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
+    assert report.returns.shape == (10,)
+    assert it.loop.capacity >= it.steps, "every real row is kept"
+    assert (it.steps - env_steps(it.loop, 0)) >= 5 * (env_steps(it.loop, 1) - env_steps(it.loop, 0))
+
+
+def test_other_environments_of_gymnax_get_general_settings():
+    acrobot = presets.preset("mbpo", "Acrobot-v1")
+    assert 0 < acrobot.agent.policy.target_entropy < 1.0986
+    spec = presets.make_env("MountainCarContinuous-v0").spec
+    assert isinstance(spec.action, Box)
+    assert (spec.action.low, spec.action.high) == (-1, 1)
+    presets.build("sac", "Acrobot-v1", presets.preset("sac", "Acrobot-v1").agent, acrobot.loop)
+
+
+@pytest.mark.parametrize(
+    ("agent", "loop", "message"),
+    [
+        ({"policy.lr": -1.0}, {}, r"agent\.policy\.lr must be above 0, got -1"),
+        ({"policy.batch": 4000}, {}, r"agent\.policy\.batch must be at most loop\.capacity = 3000, got 4000"),
+        ({"rollouts": 511}, {}, r"agent: rollouts must be a multiple of fit\.elites \(4\), got 511"),
+        ({}, {"warmup": 0}, r"loop\.warmup must be at least 1 for mbpo"),
+        (
+            {},
+            {"capacity": 6, "num_envs": 7},
+            r"loop\.capacity must be at least loop\.num_envs x loop\.unroll = 7, got 6",
+        ),
+        ({}, {"inner": 0}, r"loop\.inner must be at least 1, got 0"),
+    ],
+)
+def test_settings_at_odds_name_their_field(agent, loop, message):
+    it = presets.preset("mbpo", "Pendulum-v1")
+    with pytest.raises(ValueError, match=message):
+        presets.build("mbpo", "Pendulum-v1", replace(it.agent, agent), replace(it.loop, loop))
+
+
+def test_waves_follow_the_widest_layer():
+    wide = presets.preset("mbpo", "Pendulum-v1").agent
+    assert presets.default_wave(wide) == 1
+    assert presets.default_wave(replace(wide, {"model.hidden": (64, 64)})) == 4
