@@ -13,6 +13,7 @@ import pytest
 from mbrl_jax import presets
 from mbrl_jax.core import Box, Discrete, axes, tree
 from mbrl_jax.core.config import flat, replace
+from mbrl_jax.train import checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import CASES, LOOP, NAMES, SMALL, build, case, compiled, settings, world
@@ -86,6 +87,16 @@ def test_train_equals_run_bitwise(algo, kind):
     trained, stacked = jax.jit(case(algo, kind).loop.train, static_argnums=1)(jax.random.key(3), 2)
     assert_same(state, trained)
     assert_same(tree.stack(reports), stacked)
+
+
+@every
+def test_resumed_equals_continued_bitwise(algo, kind, tmp_path):
+    init, chunk = compiled(algo, kind)
+    state, _ = chunk(init(jax.random.key(4)))
+    checkpoint.save(tmp_path, 1, state)
+    back = checkpoint.restore(tmp_path, 1, jax.eval_shape(lambda: state))
+    assert_same(state, back)
+    assert_same(chunk(state), chunk(back))
 
 
 @every
