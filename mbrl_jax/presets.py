@@ -108,12 +108,14 @@ _MODEL: dict[str, Any] = {
     "real_ratio": 0.25,
 }
 
+_MODEL_OF: dict[str, dict[str, Any]] = {"Pendulum-v1": {"fit.batch": 32, "retain": 4}}
+
 _LOOP: dict[tuple[str, str], dict[str, Any]] = {
-    ("sac", "Pendulum-v1"): {"steps": 20_000},
+    ("sac", "Pendulum-v1"): {"steps": 20_000, "cycles": 2},
     ("sac", "CartPole-v1"): {"steps": 50_000},
     ("sac", "ContinuousCartPole"): {"steps": 20_000},
     ("sac", "CartPoleSwingUp"): {"steps": 30_000},
-    ("mbpo", "Pendulum-v1"): {"steps": 3_000, "updates": 20},
+    ("mbpo", "Pendulum-v1"): {"steps": 3_000, "updates": 30, "inner": 25, "cycles": 4},
     ("mbpo", "CartPole-v1"): {"steps": 6_000, "updates": 20},
     ("mbpo", "ContinuousCartPole"): {"steps": 3_000, "updates": 20},
     ("mbpo", "CartPoleSwingUp"): {"steps": 6_000, "updates": 20},
@@ -135,7 +137,7 @@ def preset(algo: str, env: str) -> Preset:
     elif spec is not None and isinstance(spec.action, Box):
         changes[f"{prefix}target_entropy"] = -float(spec.action.size)
     if algo == "mbpo":
-        changes |= _MODEL if env in ENVS else {}
+        changes |= (_MODEL if env in ENVS else {}) | _MODEL_OF.get(env, {})
     loop = dict(_LOOP.get((algo, env), {"steps": 20_000}))
     steps = loop.pop("steps")
     loop.setdefault("capacity", steps)

@@ -11,14 +11,17 @@ install "mbrl_jax[benchmark]"`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import benchmark_jax as cases
+import jax
 import numpy as np
 from benchmark_timing import Case, Row, measure
 from rich.console import Console
@@ -43,7 +46,7 @@ class Size(NamedTuple):
     model: tuple[int, ...] = (200, 200, 200, 200)
     lanes: int = 10_000
     seeds: tuple[int, ...] = (1, 4, 16)
-    waves: tuple[int, ...] = (1, 2, 4, 8, 16)
+    waves: tuple[int, ...] = (1, 4, 16)
     many: tuple[tuple[int, int], ...] = ((256, 256), (64, 64))  # widths and batches of the many seeds
     loop: tuple[tuple[str, int], ...] = ()  # changes to the presets' loops
     rounds: int = 7
@@ -118,11 +121,11 @@ def rollout(size: Size) -> Iterable[Case]:
 
 def loop(size: Size) -> Iterable[Case]:
     """The presets' whole loops on Pendulum."""
-    width = 128
-    yield cases.products("matmul_256x128", (256, width), (width, width))
+    width = 64  # of the presets
+    yield cases.products("matmul_256x64", (256, width), (width, width))
     small = {"fit.max_epochs": 2, "rollouts": size.lanes} if size.loop else {}
-    yield cases.env_step("mbpo_env_step", "mbpo", small, dict(size.loop), matrix="matmul_256x128")
-    yield cases.env_step("sac_env_step", "sac", {}, dict(size.loop), matrix="matmul_256x128")
+    yield cases.env_step("mbpo_env_step", "mbpo", small, dict(size.loop), matrix="matmul_256x64")
+    yield cases.env_step("sac_env_step", "sac", {}, dict(size.loop), matrix="matmul_256x64")
 
 
 def seeds(size: Size) -> Iterable[Case]:
@@ -181,6 +184,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", nargs="+", choices=GROUPS, default=list(GROUPS), metavar="NAME", help="which groups")
     options = parser.parse_args(argv)
     size = QUICK if options.quick else Size()
+    with contextlib.suppress(RuntimeError):  # the devices of this process are settled already
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     console = Console(width=160)
     if TORCH:
         import benchmark_torch

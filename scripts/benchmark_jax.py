@@ -22,7 +22,7 @@ from mbrl_jax.models.ensemble import bind
 from mbrl_jax.models.fit import FitConfig, trainer
 from mbrl_jax.models.gaussian import GaussianConfig, gaussian
 from mbrl_jax.train import loop as loops
-from mbrl_jax.train.sweep import over_seeds
+from mbrl_jax.train.sweep import over_seeds, place
 
 SPEC = Spec(Box((3,)), Box((1,), -1.0, 1.0), time_limit=200, terminates=False, name="Pendulum-v1")
 
@@ -81,23 +81,31 @@ def sac_update(name: str, width: int, batch: int, rows: int, **rest: Any) -> Cas
 
 
 def seeds(width: int, batch: int, rows: int, counts: Sequence[int], waves: Sequence[int], matrix: str) -> list[Case]:
-    """Updates of soft actor-critic in many seeds; the unit is one seed's update, and one seed alone comes first."""
+    """Updates of soft actor-critic in many seeds; the unit is one seed's update, and one seed alone comes first.
+
+    Each size of wave on one device, and with the seeds shared out over all devices.
+    """
     updates, init, ring = _sac(width, batch, rows)
     cases = []
     for count in counts:
         keys = jax.random.split(jax.random.key(1), count)
         args = jax.jit(jax.vmap(init))(keys), jax.tree.map(jnp.array, tree.tile(ring, count)), keys
-        for wave in (wave for wave in waves if count % wave == 0):
+        shares = sorted({1, jax.device_count()})
+        for wave, share in ((w, d) for d in shares for w in waves if count % (w * d) == 0):
 
-            def every(learners: Any, rings: Ring, keys: Key, n: Array, wave: int = wave) -> Any:
+            def every(learners: Any, rings: Ring, keys: Key, n: Array, wave: int = wave, share: int = share) -> Any:
                 def one(seed: tuple[Any, Ring, Key]) -> Any:
                     return updates(*seed, n)
 
-                return over_seeds(one, wave)((learners, rings, keys))
+                return over_seeds(one, wave, share)((learners, rings, keys))
 
-            name, alone = (f"seeds_{width}_{seeds}_wave_{w}" for seeds, w in ((count, wave), (1, 1)))
+            name = f"seeds_{width}_{count}_wave_{wave}" + (f"_on_{share}" if share > 1 else "")
             each = flops.sac_update(3, 1, (width, width), batch)
-            cases.append(case(name, "update", every, args, flops=each, units=count, matrix=matrix, versus=alone))
+            made = case(
+                name, "update", every, place(args, share), flops=each, units=count, matrix=matrix,
+                versus=f"seeds_{width}_1_wave_1",
+            )  # fmt: skip
+            cases.append(made)
     return cases
 
 

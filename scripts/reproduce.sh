@@ -9,11 +9,16 @@ train() {
   [ -e "$out/summary.json" ] || "$python" scripts/train.py "$@" --seeds 8 --out "$out"
 }
 train pendulum-mbpo mbpo --env Pendulum-v1
-train continuous-cartpole-mbpo mbpo --env ContinuousCartPole
 train pendulum-sac sac --env Pendulum-v1 --steps 10000
-train pendulum-sac-20 sac --env Pendulum-v1 --steps 3000 --loop.updates 20
-train cartpole-mbpo mbpo --env CartPole-v1
+train cartpole-mbpo mbpo --env CartPole-v1 --steps 4000
 train cartpole-sac sac --env CartPole-v1
+train pendulum-sac-30 sac --env Pendulum-v1 --steps 3000 --loop.updates 30
+train continuous-cartpole-mbpo mbpo --env ContinuousCartPole
 train continuous-cartpole-sac sac --env ContinuousCartPole --steps 10000
-train cartpole-swingup-mbpo mbpo --env CartPoleSwingUp
-train cartpole-swingup-sac sac --env CartPoleSwingUp
+
+plot() { "$python" scripts/plot.py curves "$@"; }
+plot results/pendulum-{mbpo,sac,sac-30} --labels MBPO "SAC, 1 update per step" "SAC, 30 updates per step" \
+  --threshold -200 --out results/pendulum.png
+plot results/cartpole-{mbpo,sac} --labels MBPO "SAC, 1 update per step" --threshold 475 --out results/cartpole.png
+plot results/continuous-cartpole-{mbpo,sac} --labels MBPO "SAC, 1 update per step" --threshold 199.5 \
+  --out results/continuous-cartpole.png
