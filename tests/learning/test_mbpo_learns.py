@@ -24,7 +24,7 @@ def returns(algo: str, env: str, steps: int, seeds: int = 4) -> np.ndarray:
 @pytest.mark.slow
 def test_mbpo_swings_the_pendulum_up():
     last = returns("mbpo", "Pendulum-v1", 1700)[:, -1]
-    assert interquartile_mean(last) >= -200
+    assert interquartile_mean(last.ravel()) >= -200
 
 
 @pytest.mark.slow
@@ -42,4 +42,4 @@ def test_mbpo_balances_the_cart_pole():
 @pytest.mark.slow
 def test_sac_swings_the_pendulum_up():
     last = returns("sac", "Pendulum-v1", 10_000)[:, -1]
-    assert interquartile_mean(last) >= -200
+    assert interquartile_mean(last.ravel()) >= -200
