@@ -21,13 +21,13 @@ def evaluate(agent: Agent, env: Env, key: Key, learner: Tree, episodes: int) -> 
     Returns:
       returns [episodes], undiscounted; lengths [episodes] int32.
     Raises:
-      ValueError: the environment has no time limit.
+      ValueError: the environment has no time limit, and there is an episode to play.
     """
+    if episodes == 0:
+        return jnp.zeros(0), jnp.zeros(0, jnp.int32)
     limit = env.spec.time_limit
     if limit is None:
         raise ValueError(f"{env.spec.name} has no time limit: evaluation needs one (wrappers.time_limit adds it)")
-    if episodes == 0:
-        return jnp.zeros(0), jnp.zeros(0, jnp.int32)
     key_reset, key_steps = jax.random.split(key)
     state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, episodes))
 
