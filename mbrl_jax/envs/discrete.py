@@ -1,0 +1,299 @@
+"""gymnax environments with their states as numbers, and their exact tables.
+
+State numbers, with rows and columns from 0 and row 0 at the top:
+
+    FrozenLake   row · width + column                      4 x 4 or 8 x 8; actions left, down, right, up
+    FourRooms    13 · row + column                         13 x 13, walls included; actions up, right, down, left
+    DeepSea      size · row + column                       row `size`, below the last one, ends every episode
+    Catch        (columns · ball row + ball column) · columns + paddle column
+
+The tables are read off the environment: its noiseless variant steps from every state with every action, and the noise,
+which in both noisy ones replaces the action by another, is laid over that. They know no time limit. Rows of terminal
+states lead to themselves with reward 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mbrl_jax.core import Array, Discrete, Env, Key
+from mbrl_jax.core.types import Action, Obs, State
+from mbrl_jax.envs import gymnax
+from mbrl_jax.envs.maze import Layout
+from mbrl_jax.envs.mdp import MDP
+
+FROZEN_LAKE_MOVES = ((0, -1), (1, 0), (0, 1), (-1, 0))
+"""Rows and columns moved by FrozenLake's actions."""
+
+FOUR_ROOMS_MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
+"""Rows and columns moved by FourRooms' actions."""
+
+FOUR_ROOMS_SIDE = 13
+
+
+def numbered(env: Env, n: int, number: Callable[[Obs], Array]) -> Env:
+    """Observations as numbers of states.
+
+    Args:
+      env: any environment.
+      n: how many states there are, at least 1.
+      number: (observation) -> [] integer in 0..n-1; it tells apart what has to be told apart.
+    Returns:
+      The same environment with observations `Discrete(n)`, int32.
+    Raises:
+      ValueError: `n` is below 1.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    reset_inner, step_inner, observe = env.reset, env.step, env.observe
+
+    def name(obs: Obs) -> Array:
+        return jnp.asarray(number(obs), jnp.int32)
+
+    def reset(key: Key) -> tuple[State, Array]:
+        state, obs = reset_inner(key)
+        return state, name(obs)
+
+    def step(key: Key, state: State, action: Action) -> tuple[State, Array, Array, Array, Array]:
+        state, obs, reward, discount, last = step_inner(key, state, action)
+        return state, name(obs), reward, discount, last
+
+    return Env(
+        spec=env.spec._replace(obs=Discrete(n)),
+        reset=reset,
+        step=step,
+        observe=None if observe is None else lambda state: name(observe(state)),
+    )
+
+
+# Environments -------------------------------------------------------------------------------------------------------
+
+
+def frozen_lake(slippery: bool = True, **params: Any) -> Env:
+    """FrozenLake: a step to the goal is rewarded with 1, holes and the goal end the episode.
+
+    Args:
+      slippery: each of the intended direction and the two at right angles to it is taken with probability 1/3.
+      **params: gymnax settings: `map_name` ("4x4", "8x8"), `desc`, `success_rate` (probability of the intended
+        direction; the other two share the rest), `reward_schedule`, `max_steps_in_episode` (100; 200 for 8x8).
+    Raises:
+      ValueError: as `gymnax.make`.
+    """
+    env = gymnax.make("FrozenLake-misc", is_slippery=slippery, **params)
+    return env if slippery else env._replace(spec=env.spec._replace(name="FrozenLake-deterministic"))
+
+
+def four_rooms(**params: Any) -> Env:
+    """FourRooms with its goal in one place, so that the state is the position: a step to the goal gives 1 and ends.
+
+    The chosen action is taken with probability 1 - fail_prob, each other one with fail_prob / 3.
+
+    Args:
+      **params: gymnax settings: `goal_fixed` ([8, 9]), `pos_fixed` ([4, 1], the start), `resample_init_pos` (False;
+        True draws the start from all free cells but the goal), `fail_prob` (1/3), `max_steps_in_episode` (500).
+    Raises:
+      ValueError: `resample_goal_pos` is set, a place is in a wall, or as `gymnax.make`.
+    """
+    if params.get("resample_goal_pos"):
+        raise ValueError("resample_goal_pos must be False: with another goal in each episode a position is no state")
+    inner = gymnax.make("FourRooms-misc", **params)
+    for name in ("goal_fixed", "pos_fixed"):
+        if name in params and not _is_free(*params[name]):
+            raise ValueError(f"{name} must be a free cell of the rooms, got {tuple(params[name])}")
+    return numbered(_bare(inner), FOUR_ROOMS_SIDE**2, lambda state: FOUR_ROOMS_SIDE * state.pos[0] + state.pos[1])
+
+
+def deep_sea(size: int = 8, **params: Any) -> Env:
+    """DeepSea: a step down and left or right, `size` times; the treasure, 1, lies at the end of going right always.
+
+    Every step right costs 0.01 / size, so the best return is 0.99, and a uniformly random one succeeds with 2^-size.
+    Which action goes right differs from cell to cell, by a map that is the same in all episodes. The last step ends the
+    episode and uses up its time limit alike: its discount is 0.
+
+    Args:
+      size: rows and columns, at least 2.
+      **params: gymnax settings: `randomize_actions` (True; False makes action 1 go right everywhere),
+        `action_mapping_key`, `deterministic` (True), `unscaled_move_cost` (0.01).
+    Raises:
+      ValueError: the size is below 2, `sample_action_map` is set, or as `gymnax.make`.
+    """
+    if size < 2:
+        raise ValueError(f"size must be at least 2, got {size}")
+    if params.get("sample_action_map"):
+        raise ValueError("sample_action_map must be False: with another map in each episode a cell is no state")
+    env = _bare(gymnax.make("DeepSea-bsuite", size=size, **params))
+    return numbered(env, (size + 1) * size, lambda state: size * state.row + state.column)
+
+
+def catch(rows: int = 10, columns: int = 5, **params: Any) -> Env:
+    """Catch: after rows - 1 steps the ball is at the bottom, with reward 1 on the paddle and -1 beside it.
+
+    Actions 0, 1, 2 move the paddle left, not at all, right.
+
+    Args:
+      rows: at least 2.
+      columns: at least 1.
+      **params: gymnax settings: `max_steps_in_episode` (1,000, out of an episode's reach).
+    Raises:
+      ValueError: a number below its least, or as `gymnax.make`.
+    """
+    for name, value, least in (("rows", rows, 2), ("columns", columns, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    env = _bare(gymnax.make("Catch-bsuite", rows=rows, columns=columns, **params))
+    return numbered(
+        env,
+        rows * columns**2,
+        lambda state: (columns * state.ball_y + state.ball_x) * columns + state.paddle_x,
+    )
+
+
+def _is_free(row: int, column: int) -> bool:
+    """Whether a step down from above leads to this cell of the rooms."""
+    if not (0 < row < FOUR_ROOMS_SIDE and 0 <= column < FOUR_ROOMS_SIDE):
+        return False
+    with jax.ensure_compile_time_eval():
+        env = gymnax.make("FourRooms-misc", fail_prob=0.0)
+        state, _ = env.reset(jax.random.key(0))
+        state, *_ = env.step(jax.random.key(0), state.replace(pos=jnp.array([row - 1, column])), jnp.array(2))
+        return bool(state.pos[0] == row)
+
+
+def _bare(env: Env) -> Env:
+    """The simulator's own state as the observation: pictures of Catch and DeepSea do not tell their last states."""
+
+    def reset(key: Key) -> tuple[State, State]:
+        state, _ = env.reset(key)
+        return state, state
+
+    def step(key: Key, state: State, action: Action) -> tuple[State, State, Array, Array, Array]:
+        state, _, reward, discount, last = env.step(key, state, action)
+        return state, state, reward, discount, last
+
+    return env._replace(reset=reset, step=step, observe=lambda state: state)
+
+
+# Tables -------------------------------------------------------------------------------------------------------------
+
+
+def frozen_lake_mdp(slippery: bool = True, **params: Any) -> MDP:
+    """The tables of `frozen_lake(slippery, **params)`, rewards [S, 4, S]."""
+    env = frozen_lake(False, **params)
+    straight = float(params.get("success_rate", 1 / 3)) if slippery else 1.0
+    turn = np.roll(np.eye(4), 1, axis=1)  # from each direction to the next one round the compass
+    slip = straight * np.eye(4) + (1.0 - straight) / 2 * (turn + turn.T)
+    return _tables(env, lambda state, i: state.replace(position=i), slip=slip)
+
+
+def four_rooms_mdp(**params: Any) -> MDP:
+    """The tables of `four_rooms(**params)`, rewards [169, 4, 169]."""
+    env = four_rooms(**{**params, "fail_prob": 0.0, "resample_init_pos": False})
+    random = jnp.minimum(4 / 3 * params.get("fail_prob", 1 / 3), 1.0)  # a random action may be the chosen one
+
+    def put(state: Any, i: Array) -> Any:
+        return state.replace(pos=jnp.stack(jnp.divmod(i, FOUR_ROOMS_SIDE)))
+
+    mdp = _tables(env, put, slip=(1.0 - random) * jnp.eye(4) + random / 4)
+    if not params.get("resample_init_pos"):
+        return mdp
+    free = _entered(mdp) & ~mdp.terminal
+    return mdp._replace(start=free / jnp.sum(free))
+
+
+def deep_sea_mdp(size: int = 8, **params: Any) -> MDP:
+    """The tables of `deep_sea(size, **params)`, rewards [S, 2, S].
+
+    Raises:
+      ValueError: as `deep_sea`, or `deterministic` is False, whose noise is not in the action.
+    """
+    if not params.get("deterministic", True):
+        raise ValueError("deterministic must be True: there are no tables of the noisy DeepSea")
+
+    def put(state: Any, i: Array) -> Any:
+        return state.replace(row=i // size, column=i % size)
+
+    return _tables(deep_sea(size, **params), put)
+
+
+def catch_mdp(rows: int = 10, columns: int = 5, **params: Any) -> MDP:
+    """The tables of `catch(rows, columns, **params)`, rewards [S, 3, S]; the ball starts over any column alike."""
+
+    def put(state: Any, i: Array) -> Any:
+        return state.replace(ball_y=i // columns**2, ball_x=i // columns % columns, paddle_x=i % columns)
+
+    mdp = _tables(catch(rows, columns, **params), put)
+    first = jnp.arange(columns) * columns + columns // 2
+    return mdp._replace(start=jnp.zeros_like(mdp.start).at[first].set(1.0 / columns))
+
+
+def as_layout(mdp: MDP, width: int) -> Layout:
+    """The grid behind the tables of FrozenLake or FourRooms, to draw it.
+
+    Args:
+      mdp: tables whose state number is row · width + column.
+      width: columns of the grid.
+    Returns:
+      `walls` where nothing leads and where an episode ends without a reward (holes), the likeliest start, and the
+      terminal cell with the best reward as the goal.
+    """
+    best = np.max(np.asarray(mdp.rewards), axis=(0, 1))
+    ends, start = np.asarray(mdp.terminal), int(np.argmax(mdp.start))
+    walls = ~np.asarray(_entered(mdp)) | (ends & (best <= 0))
+    walls[start] = False
+    goal = int(np.argmax(np.where(ends, best, -np.inf)))
+    return Layout(walls.reshape(-1, width), divmod(start, width), divmod(goal, width))
+
+
+def four_rooms_layout(**params: Any) -> Layout:
+    """The walls, the start and the goal of `four_rooms(**params)`."""
+    return as_layout(four_rooms_mdp(**params), FOUR_ROOMS_SIDE)
+
+
+def _entered(mdp: MDP) -> Array:
+    """[S] bool: where some action leads from elsewhere."""
+    return jnp.any(jnp.any(mdp.transitions > 0, 1) & ~jnp.eye(len(mdp.start), dtype=bool), 0)
+
+
+def _tables(env: Env, put: Callable[[Any, Array], Any], slip: Any = None) -> MDP:
+    """What a noiseless environment with numbered states does, under noise that replaces actions.
+
+        p(s' | s, a) = Σ_b slip(a, b) [f(s, b) = s']
+        r(s, a, s') = Σ_b slip(a, b) [f(s, b) = s'] r(s, b) / p(s' | s, a)
+
+    Args:
+      env: deterministic, starting always in the same state.
+      put: (simulator's state, number) -> the simulator's state of that number.
+      slip: [A, A] probabilities of the action taken, by the chosen one; None for no noise.
+    """
+    assert isinstance(env.spec.obs, Discrete)
+    n, actions = env.spec.obs.n, env.spec.num_actions
+    key = jax.random.key(0)  # nothing random is left
+
+    def one(i: Array, action: Array) -> tuple[Array, Array, Array]:
+        _, number, reward, discount, _ = env.step(key, put(state, i), action)
+        return number, reward, discount
+
+    @jax.jit
+    def build() -> MDP:
+        every = jnp.arange(n, dtype=jnp.int32), jnp.arange(actions, dtype=jnp.int32)
+        led, reward, discount = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(*every)
+        terminal = jnp.zeros(n, bool).at[led].max(discount == 0.0)
+        leads = jax.nn.one_hot(led, n)
+        pays = leads * reward[..., None]
+        if slip is not None:
+            leads, pays = (jnp.einsum("ab,sbt->sat", jnp.asarray(slip), x, precision="highest") for x in (leads, pays))
+        ended = terminal[:, None, None]
+        return MDP(
+            transitions=jnp.where(ended, jnp.eye(n)[:, None], leads),
+            rewards=jnp.where(ended | (leads == 0.0), 0.0, pays / jnp.where(leads == 0.0, 1.0, leads)),
+            terminal=terminal,
+            start=jax.nn.one_hot(first, n),
+        )
+
+    state, first = env.reset(key)
+    return build()
