@@ -31,7 +31,7 @@ def latest(steps: int, num_envs: int) -> Buffer:
     def add(data: Transition, trajectory: Transition) -> Transition:
         if trajectory.reward.shape != data.reward.shape:
             raise ValueError(f"a trajectory must be {data.reward.shape}, got {trajectory.reward.shape}")
-        return trajectory
+        return tree.strip_weak_types(trajectory)
 
     def sample(key: Key | None, data: Transition, n: Any = None) -> Transition:
         del key, n

@@ -25,7 +25,11 @@ def narrow_init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> A
     return jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype) / (2.0 * jnp.sqrt(shape[0]))
 
 
-INITS: dict[str, Callable[..., Array]] = {"lecun": nn.initializers.lecun_normal(), "narrow": narrow_init}
+INITS: dict[str, Callable[..., Array]] = {
+    "lecun": nn.initializers.lecun_normal(),
+    "narrow": narrow_init,
+    "orthogonal": nn.initializers.orthogonal(2**0.5),  # the gain that keeps the scale through a relu
+}
 
 
 class MLP(nn.Module):

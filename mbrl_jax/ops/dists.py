@@ -25,6 +25,27 @@ def tanh_normal(mean: Array, raw_log_std: Array) -> distrax.Distribution:
     return distrax.Transformed(normal, distrax.Block(distrax.Tanh(), 1))
 
 
+def normal(mean: Array, log_std: Array) -> distrax.Distribution:
+    """A diagonal normal N(mean, σ²), unbounded.
+
+    Args:
+      mean: [A].
+      log_std: [A] log σ.
+    """
+    chex.assert_rank([mean, log_std], 1)
+    return distrax.MultivariateNormalDiag(mean, jnp.exp(log_std))
+
+
+def categorical(logits: Array) -> distrax.Distribution:
+    """A choice of one of A, from unnormalised log-probabilities.
+
+    Args:
+      logits: [A].
+    """
+    chex.assert_rank(logits, 1)
+    return distrax.Categorical(logits)
+
+
 def sample_and_log_prob(dist: distrax.Distribution, key: Key) -> tuple[Array, Array]:
     """A sample and its log-probability [], computed together so that tanh is never inverted."""
     return dist.sample_and_log_prob(seed=key)  # pyright: ignore[reportReturnType]

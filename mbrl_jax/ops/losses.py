@@ -77,3 +77,17 @@ def temperature_loss(log_alpha: Array, entropy: Array, target_entropy: Array | f
     """
     chex.assert_rank([log_alpha, entropy], 0)
     return log_alpha * jax.lax.stop_gradient(entropy - target_entropy)
+
+
+def clipped_ratio_loss(ratio: Array, advantage: Array, clip: Array | float) -> Array:
+    """Clipped surrogate, -min(ρ A, clip(ρ, 1 - ε, 1 + ε) A) (Schulman et al. 2017, eq. 7).
+
+    No gradient flows where the ratio has already moved past 1 ± ε to the side that the advantage asks for.
+
+    Args:
+      ratio: [] ρ, probability of the action now over that when it was drawn.
+      advantage: [].
+      clip: ε, above 0.
+    """
+    chex.assert_rank([ratio, advantage], 0)
+    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage)

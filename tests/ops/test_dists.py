@@ -44,6 +44,32 @@ def test_log_std_is_clipped():
     np.testing.assert_array_equal(a, b)
 
 
+def test_normal_log_prob_entropy_and_mode():
+    mean, log_std, x = np.array([0.3, -1.0]), np.array([-0.5, 0.2]), np.array([1.0, -3.0])
+    dist = dists.normal(jnp.asarray(mean, jnp.float32), jnp.asarray(log_std, jnp.float32))
+    expected = (-0.5 * ((x - mean) / np.exp(log_std)) ** 2 - log_std - 0.5 * np.log(2 * np.pi)).sum()
+    assert float(dist.log_prob(jnp.asarray(x, jnp.float32))) == pytest.approx(expected, rel=1e-5)
+    assert float(dist.entropy()) == pytest.approx((log_std + 0.5 * np.log(2 * np.pi * np.e)).sum(), rel=1e-5)
+    np.testing.assert_allclose(dist.mode(), mean, rtol=1e-6)
+    draws, log_probs = jax.vmap(lambda key: dists.sample_and_log_prob(dist, key))(
+        jax.random.split(jax.random.key(0), 20_000)
+    )
+    np.testing.assert_allclose(draws.mean(0), mean, atol=0.03)
+    np.testing.assert_allclose(draws.std(0), np.exp(log_std), rtol=0.03)
+    np.testing.assert_allclose(log_probs, jax.vmap(dist.log_prob)(draws), rtol=1e-4, atol=1e-5)
+
+
+def test_categorical_log_prob_and_frequencies():
+    p = np.array([0.7, 0.2, 0.1])
+    dist = dists.categorical(jnp.log(p) + 3.0)
+    draws, log_probs = jax.vmap(lambda key: dists.sample_and_log_prob(dist, key))(
+        jax.random.split(jax.random.key(0), 20_000)
+    )
+    np.testing.assert_allclose(np.bincount(draws, minlength=3) / 20_000, p, atol=0.015)
+    np.testing.assert_allclose(log_probs, np.log(p)[np.asarray(draws)], rtol=1e-4)
+    assert int(dist.mode()) == 0
+
+
 def test_categorical_entropy():
     assert float(dists.categorical_entropy(jnp.zeros(4))) == pytest.approx(np.log(4))
     p = np.array([0.7, 0.2, 0.1])

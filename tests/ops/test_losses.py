@@ -66,6 +66,32 @@ def test_temperature_falls_where_entropy_is_above_target():
     assert float(jax.grad(losses.temperature_loss, 1)(jnp.float32(-1), jnp.float32(0.2), 0.5)) == 0
 
 
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "slope"),
+    [
+        (1.1, 2.0, -2.2, -2.0),  # within the range: -ρ A
+        (0.9, -2.0, 1.8, 2.0),
+        (1.5, 2.0, -2.4, 0.0),  # past it to the side that pays: held at the edge, no gradient
+        (0.5, -2.0, 1.6, 0.0),
+        (1.5, -2.0, 3.0, 2.0),  # past it to the side that costs: felt in full
+        (0.5, 2.0, -1.0, -2.0),
+    ],
+)
+def test_clipped_ratio_loss_and_its_gradient(wrap, ratio, advantage, loss, slope):
+    function = wrap(jax.value_and_grad(losses.clipped_ratio_loss))
+    value, grad = function(jnp.float32(ratio), jnp.float32(advantage), 0.2)
+    assert float(value) == pytest.approx(loss, rel=1e-5)
+    assert float(grad) == pytest.approx(slope, rel=1e-5)
+
+
+def test_clipped_ratio_loss_agrees_with_rlax():
+    ratios, advantages = jnp.exp(RNG.normal(size=50)), jnp.asarray(RNG.normal(size=50), jnp.float32)
+    ours = jax.vmap(losses.clipped_ratio_loss, (0, 0, None))(ratios, advantages, 0.3)
+    theirs = rlax.clipped_surrogate_pg_loss(ratios, advantages, 0.3)
+    assert float(jnp.mean(ours)) == pytest.approx(float(theirs), rel=1e-5)
+
+
 def test_shapes_are_checked_at_the_door():
     with pytest.raises(AssertionError):
         losses.twin_loss(jnp.zeros((3, 2)), jnp.float32(0))
