@@ -7,11 +7,13 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mbrl_jax.agents import mbpo, sac
+from mbrl_jax import settings
+from mbrl_jax.agents import dqn, dyna_dqn, dyna_q, mbpo, ppo, q_learning, sac, sweeping
+from mbrl_jax.buffers.latest import latest
 from mbrl_jax.buffers.uniform import uniform
 from mbrl_jax.core.config import check, flat, replace
 from mbrl_jax.core.types import Agent, Box, Buffer, Discrete, Env, Spec, no_refresh
-from mbrl_jax.envs import cartpole, gymnax, wrappers
+from mbrl_jax.envs import cartpole, discrete, gymnax, maze, wrappers
 from mbrl_jax.train.loop import Loop, LoopConfig, make_loop
 
 
@@ -23,6 +25,8 @@ class Algorithm(NamedTuple):
     buffer: Callable[[LoopConfig], Buffer]
     actions: tuple[type, ...] = (Discrete, Box)  # the action spaces it can handle
     summary: str = ""
+    table: bool = False  # needs numbered states; other agents get them as one-hot vectors
+    planes: bool = False  # takes planes [height, width, channels] as they are; other agents get them flattened
 
 
 class Preset(NamedTuple):
@@ -38,26 +42,76 @@ def _ring(cfg: LoopConfig) -> Buffer:
     return uniform(cfg.capacity)
 
 
+def _latest(cfg: LoopConfig) -> Buffer:
+    return latest(cfg.unroll, cfg.num_envs)
+
+
+def _dyna_q_plus() -> dyna_q.DynaQConfig:
+    return dyna_q.DynaQConfig(bonus=1e-3, untried=True)
+
+
 AGENTS: dict[str, Algorithm] = {
+    "q_learning": Algorithm(
+        q_learning.QLearningConfig, q_learning.make, _latest, (Discrete,), table=True,
+        summary="tabular Q-learning",
+    ),
+    "dyna_q": Algorithm(
+        dyna_q.DynaQConfig, dyna_q.make, _latest, (Discrete,), table=True,
+        summary="Q-learning that plans with a table of what it saw",
+    ),
+    "dyna_q_plus": Algorithm(
+        _dyna_q_plus, dyna_q.make, _latest, (Discrete,), table=True,
+        summary="Dyna-Q with a bonus for what it has not tried for long",
+    ),
+    "sweeping": Algorithm(
+        sweeping.SweepingConfig, sweeping.make, _latest, (Discrete,), table=True,
+        summary="prioritized sweeping: planned backups where the error is largest",
+    ),
+    "dqn": Algorithm(
+        dqn.DQNConfig, dqn.make, _ring, (Discrete,), planes=True,
+        summary="deep Q-network, double and with a target network, model-free",
+    ),
+    "dyna_dqn": Algorithm(
+        dyna_dqn.DynaDQNConfig, dyna_dqn.make, _ring, (Discrete,),
+        summary="deep Dyna: DQN with more updates, on rollouts of a learned model",
+    ),
+    "ppo": Algorithm(
+        ppo.PPOConfig, ppo.make, _latest, planes=True,
+        summary="proximal policy optimisation, model-free and on-policy",
+    ),
     "sac": Algorithm(sac.SACConfig, sac.make, _ring, summary="soft actor-critic, model-free"),
     "mbpo": Algorithm(mbpo.MBPOConfig, mbpo.make, _ring, summary="SAC on short rollouts of a learned ensemble"),
-}
+}  # fmt: skip
 
 ENVS: dict[str, Callable[[], Env]] = {
     "Pendulum-v1": lambda: _from_gymnax("Pendulum-v1"),
     "CartPole-v1": lambda: _from_gymnax("CartPole-v1"),
     "ContinuousCartPole": cartpole.continuous_cartpole,
     "CartPoleSwingUp": cartpole.cartpole_swingup,
+    "Catch-bsuite": lambda: _from_gymnax("Catch-bsuite"),
+    "Breakout-MinAtar": lambda: _from_gymnax("Breakout-MinAtar"),
+    "DynaMaze": lambda: maze.dyna_maze(time_limit=2_000),
+    "BlockingMaze": lambda: maze.blocking_maze(time_limit=3_000),
+    "ShortcutMaze": lambda: maze.shortcut_maze(time_limit=6_000),
+    "FrozenLake": discrete.frozen_lake,
+    "FrozenLake-deterministic": lambda: discrete.frozen_lake(slippery=False),
+    "FourRooms": discrete.four_rooms,
+    "DeepSea": discrete.deep_sea,
+    "Catch": discrete.catch,
 }
 
 
 def _from_gymnax(name: str) -> Env:
-    env = wrappers.flatten(gymnax.make(name))
+    env = gymnax.make(name)
+    if isinstance(env.spec.obs, Box) and len(env.spec.obs.shape) != 3:
+        env = wrappers.flatten(env)
     return env if isinstance(env.spec.action, Discrete) else wrappers.scale_action(env)
 
 
 def make_env(name: str) -> Env:
-    """An environment by name: one of `ENVS`, or any of gymnax's, flattened and with actions in [-1, 1].
+    """An environment by name: one of `ENVS`, or any of gymnax's, with actions in [-1, 1].
+
+    gymnax's observations are flattened, but for numbered states and for planes [height, width, channels].
 
     Raises:
       ValueError: no environment has this name.
@@ -84,65 +138,67 @@ def algorithm(algo: str) -> Algorithm:
     return AGENTS[algo]
 
 
-# What an environment asks of every agent: steps of the loop, when it is solved, and settings of SAC alone, as MBPO's.
-_THRESHOLD = {"Pendulum-v1": -200.0, "CartPole-v1": 475.0, "ContinuousCartPole": 199.5, "CartPoleSwingUp": 150.0}
+def suited(algo: str, env: Env) -> Env:
+    """An environment in the form an agent takes: numbered states as one-hot vectors, planes flattened, where need be.
 
-_POLICY: dict[str, dict[str, Any]] = {
-    "Pendulum-v1": {"hidden": (64, 64), "lr": 1e-3},
-    "CartPole-v1": {"hidden": (64, 64), "lr": 1e-3, "target_entropy": 0.2},
-    "ContinuousCartPole": {"hidden": (64, 64), "lr": 1e-3},
-    # Swinging up pays nothing until it succeeds: near-uniform actions (at most log 2 nats) keep looking for it.
-    "CartPoleSwingUp": {"hidden": (64, 64), "lr": 1e-3, "target_entropy": 0.55, "alpha": 0.1},
-}
-
-# Small tasks, a few thousand real rows: small members, more gradient steps per epoch, and rollouts long enough to reach
-# states that replay has not seen.
-_MODEL: dict[str, Any] = {
-    "model.hidden": (128, 128),
-    "fit.members": 5,
-    "fit.elites": 4,
-    "fit.batch": 64,
-    "rollouts": 512,
-    "first_horizon": 8,
-    "last_horizon": 8,
-    "retain": 2,
-    "real_ratio": 0.25,
-}
-
-_MODEL_OF: dict[str, dict[str, Any]] = {"Pendulum-v1": {"fit.batch": 32, "retain": 4}}
-
-_LOOP: dict[tuple[str, str], dict[str, Any]] = {
-    ("sac", "Pendulum-v1"): {"steps": 20_000, "cycles": 2},
-    ("sac", "CartPole-v1"): {"steps": 50_000},
-    ("sac", "ContinuousCartPole"): {"steps": 20_000},
-    ("sac", "CartPoleSwingUp"): {"steps": 30_000},
-    ("mbpo", "Pendulum-v1"): {"steps": 3_000, "updates": 30, "inner": 25, "cycles": 4},
-    ("mbpo", "CartPole-v1"): {"steps": 6_000, "updates": 20},
-    ("mbpo", "ContinuousCartPole"): {"steps": 3_000, "updates": 20},
-    ("mbpo", "CartPoleSwingUp"): {"steps": 6_000, "updates": 20},
-}
+    Raises:
+      ValueError: no agent has this name, or it can handle no such environment.
+    """
+    made, spec = algorithm(algo), env.spec
+    if not isinstance(spec.action, made.actions):
+        kinds = " or ".join("discrete" if kind is Discrete else "continuous" for kind in made.actions)
+        raise ValueError(f"env must have {kinds} actions for {algo}, got {spec.name} with {spec.action}")
+    if made.table:
+        if not isinstance(spec.obs, Discrete):
+            raise ValueError(f"env must have numbered states for {algo}, got {spec.name} with {spec.obs}")
+        return env
+    if isinstance(spec.obs, Discrete):
+        return wrappers.one_hot(env)
+    rank = len(spec.obs.shape)
+    return env if rank == 1 or (rank == 3 and made.planes) else wrappers.flatten(env)
 
 
 def preset(algo: str, env: str) -> Preset:
     """Settings of an agent for an environment; environments without their own get the agent's defaults.
 
     Raises:
-      ValueError: no agent or environment has this name.
+      ValueError: no agent or environment has this name, or they do not go together.
     """
-    defaults = algorithm(algo).config()
-    prefix = "policy." if algo == "mbpo" else ""
-    spec = None if env in ENVS else make_env(env).spec
-    changes = {f"{prefix}{name}": value for name, value in _POLICY.get(env, {}).items()}
-    if spec is not None and isinstance(spec.action, Discrete):
-        changes[f"{prefix}target_entropy"] = 0.5 * math.log(spec.action.n)
-    elif spec is not None and isinstance(spec.action, Box):
-        changes[f"{prefix}target_entropy"] = -float(spec.action.size)
-    if algo == "mbpo":
-        changes |= (_MODEL if env in ENVS else {}) | _MODEL_OF.get(env, {})
-    loop = dict(_LOOP.get((algo, env), {"steps": 20_000}))
+    made = algorithm(algo)
+    changes = _agent_settings(algo, env, suited(algo, make_env(env)).spec)
+    loop: dict[str, Any] = {"steps": 20_000}
+    if made.table:
+        loop |= settings.TABULAR | settings.TABULAR_LOOP.get(env, {})
+    loop |= settings.LOOP.get((algo, ""), {}) | settings.LOOP.get((algo, env), {})
     steps = loop.pop("steps")
-    loop.setdefault("capacity", steps)
-    return Preset(replace(defaults, changes), LoopConfig(**loop), steps, _THRESHOLD.get(env, math.inf))
+    loop.setdefault("capacity", steps if made.buffer is _ring else loop.get("num_envs", 1) * loop.get("unroll", 1))
+    threshold = settings.THRESHOLD.get(env, math.inf)
+    return Preset(replace(made.config(), changes), LoopConfig(**loop), steps, threshold)
+
+
+def _agent_settings(algo: str, env: str, spec: Spec) -> dict[str, Any]:
+    """An agent's settings for an environment by dotted name, where they are not its defaults."""
+    if algo in ("sac", "mbpo"):
+        entropy = 0.5 * math.log(spec.action.n) if isinstance(spec.action, Discrete) else -float(spec.action.size)
+        policy = {"target_entropy": entropy} | settings.SAC.get(env, {})
+        return policy if algo == "sac" else {**_under("policy.", policy), **settings.MBPO.get(env, {})}
+    if algo in ("dqn", "dyna_dqn"):
+        policy = settings.DQN.get(env, {})
+        return policy if algo == "dqn" else {**_under("policy.", policy), **settings.DYNA_DQN.get(env, {})}
+    if algo == "ppo":
+        return settings.PPO.get(env, {})
+    table = settings.TABLE.get(env, {})
+    if algo == "q_learning":
+        return table
+    changes = _under("policy.", table)
+    if algo == "sweeping":
+        return changes
+    changes |= settings.DYNA_Q.get(env, {})
+    return changes | (settings.DYNA_Q_PLUS.get(env, {}) if algo == "dyna_q_plus" else {})
+
+
+def _under(prefix: str, changes: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}{name}": value for name, value in changes.items()}
 
 
 WIDE = (
@@ -170,15 +226,15 @@ def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
     made = algorithm(algo)
     check(agent, "agent.")
     check(loop, "loop.")
-    world = make_env(env) if isinstance(env, str) else env
-    if not isinstance(world.spec.action, made.actions):
-        kinds = " or ".join("discrete" if kind is Discrete else "continuous" for kind in made.actions)
-        raise ValueError(f"env must have {kinds} actions for {algo}, got {world.spec.name} with {world.spec.action}")
+    world = suited(algo, make_env(env) if isinstance(env, str) else env)
+    if made.table and (loop.num_envs, loop.unroll, loop.updates) != (1, 1, 1):
+        given = f"{loop.num_envs}, {loop.unroll} and {loop.updates}"
+        raise ValueError(f"loop.num_envs, loop.unroll and loop.updates must be 1 for {algo}, got {given}")
     rows = loop.num_envs * loop.unroll
     if loop.capacity < rows:
         raise ValueError(f"loop.capacity must be at least loop.num_envs x loop.unroll = {rows}, got {loop.capacity}")
     for name, value in flat(agent, "agent.").items():
-        if name.endswith(".batch") and value > loop.capacity:
+        if made.buffer is _ring and name.endswith(".batch") and value > loop.capacity:
             raise ValueError(f"{name} must be at most loop.capacity = {loop.capacity}, got {value}")
     try:
         learner = made.make(agent, world.spec)

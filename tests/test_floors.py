@@ -12,11 +12,18 @@ PACKAGE = ROOT / "mbrl_jax"
 
 FLOORS = {
     "core": 0, "ops": 1, "nets": 1, "envs": 1, "buffers": 1, "models": 2, "planners": 2, "agents": 3, "train": 4,
-    "analysis": 4, "presets": 5, "cli": 5, "flags": 5,
+    "analysis": 4, "presets": 5, "cli": 5, "flags": 5, "settings": 5,
 }  # fmt: skip
 
 # A floor may import those below it, and of its own floor only what stands here (its own folder aside).
-BESIDE = {("nets", "ops"), ("presets", "cli"), ("cli", "presets"), ("cli", "flags"), ("analysis", "train")}
+BESIDE = {
+    ("nets", "ops"),
+    ("presets", "settings"),
+    ("presets", "cli"),
+    ("cli", "presets"),
+    ("cli", "flags"),
+    ("analysis", "train"),
+}
 # These know the words of `core` and of floor 1, but no model, planner or agent.
 ONLY_UP_TO_ONE = {"train", "analysis"}
 

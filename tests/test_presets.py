@@ -2,25 +2,64 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import jax
 import pytest
 
 from mbrl_jax import presets
-from mbrl_jax.core import Box, replace
+from mbrl_jax.core import Box, Discrete, replace
 from mbrl_jax.train.loop import env_steps
+
+world = cache(presets.make_env)
+CONTINUOUS = {"Pendulum-v1", "ContinuousCartPole", "CartPoleSwingUp"}
+NUMBERED = {
+    "DynaMaze",
+    "BlockingMaze",
+    "ShortcutMaze",
+    "FrozenLake",
+    "FrozenLake-deterministic",
+    "FourRooms",
+    "DeepSea",
+}
+NUMBERED |= {"Catch"}
 
 
 @pytest.mark.parametrize("env", presets.ENVS)
 @pytest.mark.parametrize("algo", presets.AGENTS)
 def test_every_preset_builds_and_fits_together(algo, env):
+    made = presets.AGENTS[algo]
+    if (env in CONTINUOUS and Box not in made.actions) or (env not in NUMBERED and made.table):
+        with pytest.raises(ValueError, match=rf"env must have (discrete actions|numbered states) for {algo}, got"):
+            presets.preset(algo, env)
+        return
     it = presets.preset(algo, env)
-    loop = presets.build(algo, env, it.agent, it.loop)
+    loop = presets.build(algo, world(env), it.agent, it.loop)
     state = jax.eval_shape(loop.init, jax.random.key(0))
     after, report = jax.eval_shape(loop.chunk, state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
-    assert report.returns.shape == (10,)
-    assert it.loop.capacity >= it.steps, "every real row is kept"
+    assert report.returns.shape == (it.loop.eval_episodes,)
+    learns_from_all = algo in ("sac", "mbpo", "dqn", "dyna_dqn")
+    assert it.loop.capacity >= it.steps if learns_from_all else it.loop.capacity == it.loop.num_envs * it.loop.unroll
     assert (it.steps - env_steps(it.loop, 0)) >= 5 * (env_steps(it.loop, 1) - env_steps(it.loop, 0))
+
+
+def test_environments_come_in_the_form_an_agent_takes():
+    assert presets.suited("q_learning", world("Catch")).spec.obs == Discrete(250)
+    assert presets.suited("sac", world("Catch")).spec.obs.shape == (250,)
+    assert presets.suited("sac", world("Breakout-MinAtar")).spec.obs.shape == (400,)
+    assert presets.suited("ppo", world("Breakout-MinAtar")).spec.obs.shape == (10, 10, 4)
+    _, obs = presets.suited("dqn", world("DynaMaze")).reset(jax.random.key(0))
+    assert obs.argmax() == 18  # row 2, column 0
+    assert obs.sum() == 1
+
+
+def test_tables_learn_from_one_step_at_a_time():
+    it = presets.preset("dyna_q", "DynaMaze")
+    with pytest.raises(
+        ValueError, match=r"loop\.num_envs, loop\.unroll and loop\.updates must be 1 for dyna_q, got 2, 1 and 1"
+    ):
+        presets.build("dyna_q", "DynaMaze", it.agent, replace(it.loop, {"num_envs": 2}))
 
 
 def test_other_environments_of_gymnax_get_general_settings():

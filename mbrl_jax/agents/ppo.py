@@ -44,6 +44,7 @@ class PPOConfig:
 
     hidden: tuple[int, ...] = setting(default=(64, 64), low=1, help="widths of the hidden layers of policy and value")
     activation: str = setting(default="tanh", choices=tuple(ACTIVATIONS), help="of the hidden layers")
+    channels: int = setting(default=16, low=0, help="of a convolution over planes; 0 flattens them")
     lr: float = setting(default=2.5e-4, above=0, help="Adam's learning rate")
     gamma: float = setting(default=0.99, low=0, high=1, help="discount per step")
     lam: float = setting(default=0.95, low=0, high=1, help="λ of the advantages; 0 is the one-step error")
@@ -107,7 +108,7 @@ def make(cfg: PPOConfig, spec: Spec) -> Agent:
     """
     check(cfg)
     policy = _categorical(cfg, spec) if isinstance(spec.action, Discrete) else _normal(cfg, spec)
-    critic = network(spec.obs, cfg.hidden, 1, cfg.activation, "orthogonal", out_scale=0.5**0.5)
+    critic = network(spec.obs, cfg.hidden, 1, cfg.activation, "orthogonal", 0.5**0.5, cfg.channels)
     optimiser = optax.chain(optax.clip_by_global_norm(cfg.max_grad_norm), optax.adam(cfg.lr, eps=1e-5))
 
     def init(key: Key) -> Learner:
@@ -182,14 +183,14 @@ def make(cfg: PPOConfig, spec: Spec) -> Agent:
 
 def _categorical(cfg: PPOConfig, spec: Spec) -> Policy:
     """A network gives the logits."""
-    net = network(spec.obs, cfg.hidden, spec.num_actions, cfg.activation, "orthogonal", out_scale=0.01)
+    net = network(spec.obs, cfg.hidden, spec.num_actions, cfg.activation, "orthogonal", 0.01, cfg.channels)
     return Policy(net.init, lambda params, obs: dists.categorical(net.apply(params, obs)), lambda action: action)
 
 
 def _normal(cfg: PPOConfig, spec: Spec) -> Policy:
     """A network gives the mean; the log of the deviation is a parameter of its own, the same in every state."""
     size = _action_size(spec)
-    net = network(spec.obs, cfg.hidden, size, cfg.activation, "orthogonal", out_scale=0.01)
+    net = network(spec.obs, cfg.hidden, size, cfg.activation, "orthogonal", 0.01, cfg.channels)
 
     def init(key: Key) -> dict[str, Params]:
         return {"mean": net.init(key), "log_std": jnp.zeros(size)}

@@ -12,11 +12,11 @@ from mbrl_jax.core.types import Array, Box, Key, Obs, Params, Space
 from mbrl_jax.nets.mlp import INITS, MLP, mlp
 from mbrl_jax.nets.net import Net, as_net
 
-CHANNELS, WINDOW = 16, 3
+WINDOW = 3
 
 
 class ConvMLP(nn.Module):
-    """One 3 x 3 convolution to 16 channels, a relu, and an MLP over the flattened result.
+    """One 3 x 3 convolution, a relu, and an MLP over the flattened result.
 
     The convolution is a matrix product over all windows: inside a scan, XLA's own is some twenty times slower on a
     CPU, and per seed it would be a grouped convolution.
@@ -26,10 +26,11 @@ class ConvMLP(nn.Module):
     out: int
     activation: str = "relu"
     kernel_init: str = "lecun"
+    channels: int = 16
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        conv = nn.Dense(CHANNELS, kernel_init=INITS[self.kernel_init], name="Conv_0")
+        conv = nn.Dense(self.channels, kernel_init=INITS[self.kernel_init], name="Conv_0")
         x = jax.nn.relu(conv(windows(x))).reshape(-1)
         return MLP(self.hidden, self.out, self.activation, self.kernel_init)(x)
 
@@ -54,6 +55,7 @@ def network(
     activation: str = "relu",
     kernel_init: str = "lecun",
     out_scale: float = 1.0,
+    channels: int = 16,
 ) -> Net:
     """A network over one observation, giving [out].
 
@@ -68,19 +70,22 @@ def network(
       activation: of the hidden layers, a name in `mlp.ACTIVATIONS`.
       kernel_init: a name in `mlp.INITS`.
       out_scale: the last layer's first weights are multiplied by it.
+      channels: of the convolution; 0 flattens an image instead, which is several times quicker on a processor.
     Raises:
       ValueError: observations that are neither a vector nor an image of at least 3 x 3, or what `mlp` refuses.
     """
     if not isinstance(space, Box) or len(space.shape) not in (1, 3):
         raise ValueError(f"observations must be a vector or an image [height, width, channels], got {space}")
-    if len(space.shape) == 1:
+    if channels < 0:
+        raise ValueError(f"channels must be at least 0, got {channels}")
+    if len(space.shape) == 1 or channels == 0:
         net = mlp(space.size, hidden, out, activation, kernel_init)
     else:
         height, width = space.shape[0] - WINDOW + 1, space.shape[1] - WINDOW + 1
         if min(height, width) < 1:
             raise ValueError(f"an image must be at least {WINDOW} x {WINDOW}, got {space}")
-        mlp(height * width * CHANNELS, hidden, out, activation, kernel_init)  # for its checks
-        net = as_net(ConvMLP(tuple(hidden), out, activation, kernel_init), jnp.zeros(space.shape))
+        mlp(height * width * channels, hidden, out, activation, kernel_init)  # for its checks
+        net = as_net(ConvMLP(tuple(hidden), out, activation, kernel_init, channels), jnp.zeros(space.shape))
     last = f"Dense_{len(hidden)}"
 
     def scale(path: tuple[Any, ...], leaf: Array) -> Array:
@@ -91,6 +96,7 @@ def network(
         return jax.tree_util.tree_map_with_path(scale, net.init(key))
 
     def apply(params: Params, obs: Obs) -> Array:
-        return net.apply(params, jnp.asarray(obs, jnp.float32))
+        obs = jnp.asarray(obs, jnp.float32)
+        return net.apply(params, obs if channels else obs.reshape(-1))
 
     return Net(init, apply)

@@ -12,10 +12,22 @@ from mbrl_jax.core import Agent, Discrete, Env
 from mbrl_jax.core.config import replace
 from mbrl_jax.envs import wrappers
 from mbrl_jax.envs.cartpole import continuous_cartpole
+from mbrl_jax.envs.mdp import as_env, random_mdp
 from mbrl_jax.envs.probes import observation_action_reward
 from mbrl_jax.train.loop import Loop, LoopConfig
 
 SMALL: dict[str, dict[str, Any]] = {
+    "q_learning": {},
+    "dyna_q": {"planning": 3},
+    "dyna_q_plus": {"planning": 3},
+    "sweeping": {"planning": 3},
+    "dqn": {"hidden": (16, 16), "batch": 8, "decay_updates": 20},
+    "dyna_dqn": {
+        "policy.hidden": (16, 16), "policy.batch": 8, "policy.decay_updates": 20, "model.hidden": (16,),
+        "fit.members": 3, "fit.elites": 2, "fit.batch": 8, "fit.max_epochs": 2, "rollouts": 8, "horizon": 2,
+        "retain": 2, "planning": 2,
+    },
+    "ppo": {"hidden": (16, 16), "epochs": 2, "minibatches": 2},
     "sac": {"hidden": (16, 16), "batch": 8, "target_entropy": 0.1},
     "mbpo": {
         "policy.hidden": (16, 16), "policy.batch": 8, "policy.target_entropy": 0.1, "model.hidden": (16,),
@@ -26,13 +38,18 @@ SMALL: dict[str, dict[str, Any]] = {
 
 LOOP = LoopConfig(num_envs=2, unroll=2, updates=2, inner=3, cycles=2, warmup=10, eval_episodes=2, capacity=64)
 
+# Tables learn from one step at a time; enough of them to come by everything.
+ONE = {"num_envs": 1, "unroll": 1, "updates": 1, "inner": 40, "warmup": 0}
+
 CASES = [(algo, kind) for algo, made in presets.AGENTS.items() for kind in made.actions]
 NAMES = [f"{algo}-{kind.__name__.lower()}" for algo, kind in CASES]
 
 
 @cache
-def world(kind: type) -> Env:
+def world(kind: type, table: bool = False) -> Env:
     """Episodes that terminate and episodes that run out of time, in a few steps."""
+    if table:
+        return as_env(random_mdp(jax.random.key(0), 6, 3, branching=2, terminals=1), time_limit=3)
     if kind is Discrete:
         return wrappers.time_limit(observation_action_reward(), 3)
     return continuous_cartpole(steps=12)
@@ -46,8 +63,13 @@ class Case(NamedTuple):
     loop: Loop
 
 
+def loop_settings(algo: str) -> LoopConfig:
+    return replace(LOOP, ONE) if presets.AGENTS[algo].table else LOOP
+
+
 def build(algo: str, kind: type, **loop: Any) -> Loop:
-    return presets.build(algo, world(kind), settings(algo), replace(LOOP, loop))
+    table = presets.AGENTS[algo].table
+    return presets.build(algo, world(kind, table), settings(algo), replace(loop_settings(algo), loop))
 
 
 def settings(algo: str) -> Any:
@@ -63,5 +85,5 @@ def compiled(algo: str, kind: type) -> tuple[Any, Any]:
 
 @cache
 def case(algo: str, kind: type) -> Case:
-    env, cfg = world(kind), settings(algo)
+    env, cfg = world(kind, presets.AGENTS[algo].table), settings(algo)
     return Case(algo, env, cfg, presets.AGENTS[algo].make(cfg, env.spec), build(algo, kind))

@@ -53,6 +53,13 @@ def test_a_vector_meets_the_plain_mlp():
     np.testing.assert_array_equal(net.apply(params, x), plain.apply(params, x.astype(jnp.float32)))
 
 
+def test_without_channels_an_image_is_flattened():
+    net, plain = network(Box((3, 4, 2)), (5,), 2, channels=0), mlp(24, (5,), 2)
+    params = net.init(jax.random.key(0))
+    image = jax.random.normal(jax.random.key(1), (3, 4, 2))
+    np.testing.assert_array_equal(net.apply(params, image), plain.apply(params, image.reshape(-1)))
+
+
 @pytest.mark.parametrize("shape", [(4,), (4, 4, 3)], ids=["vector", "image"])
 def test_the_last_layer_alone_is_scaled(shape):
     one, small = (network(Box(shape), (6,), 3, out_scale=scale).init(jax.random.key(0)) for scale in (1.0, 0.01))
