@@ -1,0 +1,48 @@
+"""Lanes that take up the next seed give what one seed at a time gives."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mbrl_jax.train.sweep import over_seeds_until
+
+
+def init(key):
+    return key, jnp.int32(0), jnp.zeros(())
+
+
+def chunk(state):
+    key, steps, total = state
+    key, key_step = jax.random.split(key)
+    return key, steps + 1, total + jax.random.uniform(key_step)
+
+
+def done(state):
+    return state[2] > 5.0
+
+
+def alone(key):
+    state = init(key)
+    while not done(state):
+        state = chunk(state)
+    return int(state[1]), float(state[2])
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 7, 20])
+def test_every_seed_ends_as_it_does_alone(lanes):
+    keys = jax.vmap(jax.random.key)(jnp.arange(7))
+    steps, totals = jax.jit(over_seeds_until(init, chunk, done, lambda state: state[1:], lanes))(keys)
+    expected = [alone(key) for key in keys]
+    np.testing.assert_array_equal(steps, [each[0] for each in expected])
+    np.testing.assert_allclose(totals, [each[1] for each in expected], rtol=1e-6)
+    assert len(set(steps.tolist())) > 1, "runs of unequal length"
+
+
+def test_numbers_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="lanes must be at least 1, got 0"):
+        over_seeds_until(init, chunk, done, lambda state: state, 0)
+    with pytest.raises(ValueError, match="devices must be at least 1 and at most 1, got 2"):
+        over_seeds_until(init, chunk, done, lambda state: state, 1, devices=2)
