@@ -80,9 +80,24 @@ DYNA_Q_PLUS: dict[str, dict[str, Any]] = {"BlockingMaze": {"bonus": 1e-4}}
 
 # Networks ------------------------------------------------------------------------------------------------------------
 
-DQN: dict[str, dict[str, Any]] = {}
+DQN: dict[str, dict[str, Any]] = {
+    # A fall is rare among targets near 100, and a bend at 1 would take it for an outlier: values then run away.
+    "CartPole-v1": {"hidden": (128, 128), "tau": 0.01, "epsilon": 0.05, "decay_updates": 5_000, "huber": 1_000.0},
+}
 
-DYNA_DQN: dict[str, dict[str, Any]] = {}
+DYNA_DQN: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {
+        "policy.hidden": (64, 64),
+        "policy.lr": 5e-4,
+        "policy.tau": 0.005,
+        "policy.batch": 256,
+        "policy.epsilon": 0.1,
+        "policy.decay_updates": 500,
+        "policy.huber": 1.0,
+        "fit.patience": 2,
+        "horizon": 16,
+    },
+}
 
 PPO: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"lr": 1e-3},
@@ -100,6 +115,8 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("ppo", "CartPole-v1"): {"steps": 500_000},
     ("ppo", "Pendulum-v1"): {"steps": 600_000, "num_envs": 16},
     ("ppo", "Breakout-MinAtar"): {"steps": 5_000_000, "num_envs": 64},
+    ("dqn", "CartPole-v1"): {"steps": 50_000},
+    ("dyna_dqn", "CartPole-v1"): {"steps": 6_000, "inner": 100, "cycles": 3},
     ("sac", "Pendulum-v1"): {"steps": 20_000, "cycles": 2},
     ("sac", "CartPole-v1"): {"steps": 50_000},
     ("sac", "ContinuousCartPole"): {"steps": 20_000},

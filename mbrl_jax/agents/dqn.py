@@ -11,7 +11,7 @@ Mnih et al. 2015, "Human-level control through deep reinforcement learning"; dou
 Differs from the papers in: the target network follows by a small share after every update instead of being copied now
 and then; Adam instead of RMSProp; the mean over the batch of a true Huber loss instead of a sum of clipped errors; b is
 a setting, because where values are large, as with a reward of 1 per step, b = 1 cuts the errors of the rare terminal
-rows so far that values grow beyond what can be earned; evaluation is greedy; rewards are not clipped and frames not
+rows so far that values can grow beyond what can be earned; evaluation is greedy; rewards are not clipped and frames not
 stacked, which is for wrappers to do.
 """
 

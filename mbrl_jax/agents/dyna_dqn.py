@@ -9,7 +9,7 @@ real rows, then `planning` DQN updates on rows of the ring:
 
 Without planning it is DQN itself. Rollouts start from states in which an action was taken, so never from a terminal
 one, and a lane ends where the model rather ends than goes on. The target network moves in all 1 + `planning` updates:
-the more of them, the smaller `tau` must be, or values run away.
+with more of them a `tau` that suits DQN can let values run away.
 
 Differs from Dyna-Q in: networks instead of tables; the model is fitted now and then instead of after every step, so
 imagined rows are kept and drawn again; rollouts go on for k steps, with actions the policy would take, instead of one

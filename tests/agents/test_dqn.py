@@ -48,9 +48,10 @@ def test_updates_are_the_equations(double, bend):
     learner = agent.init(jax.random.key(0))
     learner = learner._replace(target=agent.init(jax.random.key(9)).q)  # so that the two networks choose differently
     q, target, opt = learner.q, learner.target, optax.adam(1e-2).init(learner.q)
+    update = jax.jit(lambda learner, batch: agent.update(jax.random.key(1), learner, always(batch)))
     for i in range(2):
         batch = batch_of(i)
-        learner, metrics, feedback = agent.update(jax.random.key(1), learner, always(batch))
+        learner, metrics, feedback = update(learner, batch)
 
         online, old = (np.asarray(forward(params, batch.next_obs)) for params in (q, target))
         assert (online.argmax(1) != old.argmax(1)).any()
@@ -149,7 +150,7 @@ def test_values_of_small_processes_come_near_the_exact_optimum():
     loss, whose minimum is the mean; beyond it the loss pulls towards the median. The tolerance covers what a constant
     step size leaves of the processes' noise.
     """
-    loop_cfg = LoopConfig(num_envs=8, inner=2000, cycles=1, warmup=100, eval_episodes=0, capacity=20_000)
+    loop_cfg = LoopConfig(num_envs=8, inner=1500, cycles=1, warmup=100, eval_episodes=0, capacity=20_000)
     cfg = dqn.DQNConfig(hidden=(32,), lr=1e-3, gamma=0.5, tau=0.02, batch=128, epsilon=1.0)
 
     def learn(key):
