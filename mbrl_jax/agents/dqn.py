@@ -11,8 +11,9 @@ Mnih et al. 2015, "Human-level control through deep reinforcement learning"; dou
 Differs from the papers in: the target network follows by a small share after every update instead of being copied now
 and then; Adam instead of RMSProp; the mean over the batch of a true Huber loss instead of a sum of clipped errors; b is
 a setting, because where values are large, as with a reward of 1 per step, b = 1 cuts the errors of the rare terminal
-rows so far that values can grow beyond what can be earned; evaluation is greedy; rewards are not clipped and frames not
-stacked, which is for wrappers to do.
+rows so far that values can grow beyond what can be earned; hidden layers are normalised (Ba et al. 2016), so that
+values do not run away where many updates are made per real step; evaluation is greedy; rewards are not clipped and
+frames not stacked, which is for wrappers to do.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class DQNConfig:
     """Settings of DQN."""
 
     hidden: tuple[int, ...] = setting(default=(64, 64), low=1, help="widths of the hidden layers")
+    layer_norm: bool = setting(default=True, help="normalise each hidden layer before its activation")
     lr: float = setting(default=1e-3, above=0, help="Adam's learning rate")
     gamma: float = setting(default=0.99, low=0, high=1, help="discount per step")
     tau: float = setting(
@@ -89,7 +91,7 @@ def make(cfg: DQNConfig, spec: Spec) -> Agent:
       ValueError: a setting out of range, or an environment with other observations or actions.
     """
     check(cfg)
-    net = network(spec.obs, cfg.hidden, spec.num_actions)
+    net = network(spec.obs, cfg.hidden, spec.num_actions, layer_norm=cfg.layer_norm)
     adam = optax.adam(cfg.lr)
 
     def init(key: Key) -> Learner:

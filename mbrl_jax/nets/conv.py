@@ -27,12 +27,13 @@ class ConvMLP(nn.Module):
     activation: str = "relu"
     kernel_init: str = "lecun"
     channels: int = 16
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         conv = nn.Dense(self.channels, kernel_init=INITS[self.kernel_init], name="Conv_0")
         x = jax.nn.relu(conv(windows(x))).reshape(-1)
-        return MLP(self.hidden, self.out, self.activation, self.kernel_init)(x)
+        return MLP(self.hidden, self.out, self.activation, self.kernel_init, self.layer_norm)(x)
 
 
 def windows(x: Array) -> Array:
@@ -56,6 +57,7 @@ def network(
     kernel_init: str = "lecun",
     out_scale: float = 1.0,
     channels: int = 16,
+    layer_norm: bool = False,
 ) -> Net:
     """A network over one observation, giving [out].
 
@@ -71,6 +73,7 @@ def network(
       kernel_init: a name in `mlp.INITS`.
       out_scale: the last layer's first weights are multiplied by it.
       channels: of the convolution; 0 flattens an image instead, which is several times quicker on a processor.
+      layer_norm: normalise each of the MLP's hidden layers before its activation.
     Raises:
       ValueError: observations that are neither a vector nor an image of at least 3 x 3, or what `mlp` refuses.
     """
@@ -79,13 +82,13 @@ def network(
     if channels < 0:
         raise ValueError(f"channels must be at least 0, got {channels}")
     if len(space.shape) == 1 or channels == 0:
-        net = mlp(space.size, hidden, out, activation, kernel_init)
+        net = mlp(space.size, hidden, out, activation, kernel_init, layer_norm)
     else:
         height, width = space.shape[0] - WINDOW + 1, space.shape[1] - WINDOW + 1
         if min(height, width) < 1:
             raise ValueError(f"an image must be at least {WINDOW} x {WINDOW}, got {space}")
         mlp(height * width * channels, hidden, out, activation, kernel_init)  # for its checks
-        net = as_net(ConvMLP(tuple(hidden), out, activation, kernel_init, channels), jnp.zeros(space.shape))
+        net = as_net(ConvMLP(tuple(hidden), out, activation, kernel_init, channels, layer_norm), jnp.zeros(space.shape))
     last = f"Dense_{len(hidden)}"
 
     def scale(path: tuple[Any, ...], leaf: Array) -> Array:

@@ -33,21 +33,30 @@ INITS: dict[str, Callable[..., Array]] = {
 
 
 class MLP(nn.Module):
-    """Dense layers with an activation between them and none after the last."""
+    """Dense layers with an activation between them and none after the last; layer norm before each on demand."""
 
     hidden: tuple[int, ...]
     out: int
     activation: str = "relu"
     kernel_init: str = "lecun"
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for width in self.hidden:
-            x = ACTIVATIONS[self.activation](nn.Dense(width, kernel_init=INITS[self.kernel_init])(x))
+            x = nn.Dense(width, kernel_init=INITS[self.kernel_init])(x)
+            x = ACTIVATIONS[self.activation](nn.LayerNorm()(x) if self.layer_norm else x)
         return nn.Dense(self.out, kernel_init=INITS[self.kernel_init])(x)
 
 
-def mlp(size: int, hidden: tuple[int, ...], out: int, activation: str = "relu", kernel_init: str = "lecun") -> Net:
+def mlp(
+    size: int,
+    hidden: tuple[int, ...],
+    out: int,
+    activation: str = "relu",
+    kernel_init: str = "lecun",
+    layer_norm: bool = False,
+) -> Net:
     """An MLP over one vector [size], giving [out].
 
     Args:
@@ -56,6 +65,7 @@ def mlp(size: int, hidden: tuple[int, ...], out: int, activation: str = "relu", 
       out: entries of the output vector.
       activation: a name in `ACTIVATIONS`.
       kernel_init: a name in `INITS`.
+      layer_norm: normalise each hidden layer before its activation (Ba et al. 2016, arXiv 1607.06450).
     Raises:
       ValueError: a name that is not in its table, or a width below 1.
     """
@@ -65,4 +75,4 @@ def mlp(size: int, hidden: tuple[int, ...], out: int, activation: str = "relu", 
         raise ValueError(f"kernel_init must be one of {', '.join(INITS)}, got {kernel_init!r}")
     if min(size, out, *hidden) < 1:
         raise ValueError(f"sizes of an MLP must be at least 1, got {(size, *hidden, out)}")
-    return as_net(MLP(tuple(hidden), out, activation, kernel_init), jnp.zeros(size))
+    return as_net(MLP(tuple(hidden), out, activation, kernel_init, layer_norm), jnp.zeros(size))

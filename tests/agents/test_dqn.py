@@ -20,11 +20,15 @@ HIDDEN = (16, 16)
 
 
 def forward(params, x):
-    """A relu MLP over rows."""
+    """A relu MLP over rows, its hidden layers normalised where the parameters say so."""
     layers = params["params"]
-    for i in range(len(layers)):
+    last = sum(name.startswith("Dense") for name in layers) - 1
+    for i in range(last + 1):
         x = x @ layers[f"Dense_{i}"]["kernel"] + layers[f"Dense_{i}"]["bias"]
-        x = jnp.maximum(x, 0) if i < len(layers) - 1 else x
+        if f"LayerNorm_{i}" in layers:
+            x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+            x = x * layers[f"LayerNorm_{i}"]["scale"] + layers[f"LayerNorm_{i}"]["bias"]
+        x = jnp.maximum(x, 0) if i < last else x
     return x
 
 
@@ -41,9 +45,11 @@ def batch_of(seed: int) -> Transition:
     return Transition(*map(jnp.asarray, (obs, action, reward, discount, next_obs, discount == 0)))
 
 
-@pytest.mark.parametrize(("double", "bend"), [(True, 1.0), (False, 1.0), (True, 3.0)])
-def test_updates_are_the_equations(double, bend):
-    cfg = dqn.DQNConfig(hidden=HIDDEN, batch=6, lr=1e-2, gamma=0.9, tau=0.25, double=double, huber=bend)
+@pytest.mark.parametrize(("double", "bend", "norm"), [(True, 1.0, True), (False, 1.0, True), (True, 3.0, False)])
+def test_updates_are_the_equations(double, bend, norm):
+    cfg = dqn.DQNConfig(
+        hidden=HIDDEN, batch=6, lr=1e-2, gamma=0.9, tau=0.25, double=double, huber=bend, layer_norm=norm
+    )
     agent = dqn.make(cfg, Spec(Box((3,)), Discrete(4)))
     learner = agent.init(jax.random.key(0))
     learner = learner._replace(target=agent.init(jax.random.key(9)).q)  # so that the two networks choose differently

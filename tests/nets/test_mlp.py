@@ -21,6 +21,18 @@ def test_forward_is_matrix_products_and_activations():
     np.testing.assert_allclose(net.apply(params, jnp.asarray(x, jnp.float32)), h, rtol=1e-5)
 
 
+def test_layer_norm_stands_before_each_hidden_activation_and_not_at_the_end():
+    net = mlp(3, (5, 4), 2, layer_norm=True)
+    params = net.init(jax.random.key(0))
+    layers = jax.tree.map(np.asarray, params["params"])
+    assert sorted(layers) == ["Dense_0", "Dense_1", "Dense_2", "LayerNorm_0", "LayerNorm_1"]
+    x = h = np.array([0.5, -1.0, 2.0])
+    for i in range(3):
+        h = h @ layers[f"Dense_{i}"]["kernel"] + layers[f"Dense_{i}"]["bias"]
+        h = np.maximum((h - h.mean()) / np.sqrt(h.var() + 1e-6), 0) if i < 2 else h
+    np.testing.assert_allclose(net.apply(params, jnp.asarray(x, jnp.float32)), h, rtol=1e-4)
+
+
 def test_narrow_init_has_the_stated_spread():
     w = np.asarray(narrow_init(jax.random.key(0), (400, 300)))
     assert np.abs(w).max() <= 2 / (2 * 20) + 1e-6

@@ -131,7 +131,11 @@ def test_no_evaluation_and_changed_columns(tmp_path):
     record.add(10, 1, 0.5, {"return": np.float32([1.5]), "episodes": [1]}, np.zeros((1, 0)), np.zeros((1, 0)))
     record.write()
     assert (tmp_path / "metrics.csv").read_text().splitlines()[1] == "0,10,1,0.500,1.5,1,"
-    assert record.reached(0.0) == [None]
+    assert record.reached(1.0) == [10]  # by the episodes of training
+    assert record.reached(2.0) == [None]
+    again = log.Record(tmp_path, [0])
+    again.load(env_steps=10, chunks=1)
+    assert again.judged == record.judged == [(10, [1.5])]
     with pytest.raises(ValueError, match="has the columns"):
         record.add(20, 2, 1.0, {"return": [0], "episodes": [1], "x": [1]}, np.zeros((1, 0)), np.zeros((1, 0)))
 
