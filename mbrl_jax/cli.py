@@ -251,13 +251,15 @@ def _cache() -> None:
 # Pictures -----------------------------------------------------------------------------------------------------------
 
 
-def _draw(path: Path, folders: Sequence[Path], labels: Sequence[str] | None, threshold: float | None) -> str:
+def _draw(
+    path: Path, folders: Sequence[Path], labels: Sequence[str] | None, threshold: float | None, log: bool = False
+) -> str:
     """Writes a picture of runs and returns a table of them."""
     from mbrl_jax.analysis import curves
     from mbrl_jax.train.log import write_atomic
 
     loaded = [curves.load(folder, labels[i] if labels else None) for i, folder in enumerate(folders)]
-    write_atomic(path, curves.picture(loaded, threshold))
+    write_atomic(path, curves.picture(loaded, threshold, log))
     return curves.table(loaded, threshold)
 
 
@@ -275,6 +277,7 @@ def _plot(words: list[str]) -> int:
     kind.add_argument("--labels", nargs="+", metavar="LABEL", help="one name for each run (default: its algorithm)")
     kind.add_argument("--out", required=True, metavar="FILE.png", type=Path, help="the picture to write")
     kind.add_argument("--threshold", type=float, metavar="X", help="mark this return, and count the steps to it")
+    kind.add_argument("--log", action="store_true", help="steps on a logarithmic axis")
     try:
         args = parser.parse_args(words)
     except SystemExit as stop:  # help
@@ -283,6 +286,6 @@ def _plot(words: list[str]) -> int:
         raise ValueError(f"--labels must name each of the {len(args.runs)} runs, got {len(args.labels)}")
     if args.out.suffix != ".png":
         raise ValueError(f"--out must end in .png, got {args.out}")
-    print(_draw(args.out, args.runs, args.labels, args.threshold))
+    print(_draw(args.out, args.runs, args.labels, args.threshold, args.log))
     print(f"picture in {args.out}")
     return 0

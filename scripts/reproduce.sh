@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every learning run under results/, each skipped where its folder holds a finished one; about half an hour on two cores.
+# Every learning run under results/, each skipped where its folder holds a finished one; about an hour and a half on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -15,6 +15,17 @@ train cartpole-sac sac --env CartPole-v1
 train pendulum-sac-30 sac --env Pendulum-v1 --steps 3000 --loop.updates 30
 train continuous-cartpole-mbpo mbpo --env ContinuousCartPole
 train continuous-cartpole-sac sac --env ContinuousCartPole --steps 10000
+train cartpole-dqn dqn --env CartPole-v1
+train cartpole-dyna-5 dyna_dqn --env CartPole-v1 --agent.planning 5 --steps 5000
+train cartpole-dyna-10 dyna_dqn --env CartPole-v1
+train cartpole-dyna-50 dyna_dqn --env CartPole-v1 --agent.planning 50 --steps 2000
+train catch-dqn dqn --env Catch-bsuite
+train catch-dyna-5 dyna_dqn --env Catch-bsuite --agent.planning 5
+train catch-dyna-10 dyna_dqn --env Catch-bsuite
+train catch-dyna-50 dyna_dqn --env Catch-bsuite --agent.planning 50 --steps 2500
+train cartpole-ppo ppo --env CartPole-v1
+train catch-ppo ppo --env Catch-bsuite
+train breakout-ppo ppo --env Breakout-MinAtar --steps 2000000
 
 plot() { "$python" scripts/plot.py curves "$@"; }
 plot results/pendulum-{mbpo,sac,sac-30} --labels MBPO "SAC, 1 update per step" "SAC, 30 updates per step" \
@@ -22,3 +33,7 @@ plot results/pendulum-{mbpo,sac,sac-30} --labels MBPO "SAC, 1 update per step" "
 plot results/cartpole-{mbpo,sac} --labels MBPO "SAC, 1 update per step" --threshold 475 --out results/cartpole.png
 plot results/continuous-cartpole-{mbpo,sac} --labels MBPO "SAC, 1 update per step" --threshold 199.5 \
   --out results/continuous-cartpole.png
+plot results/cartpole-{dqn,dyna-5,dyna-10,dyna-50} --labels DQN "deep Dyna, n = 5" "deep Dyna, n = 10" \
+  "deep Dyna, n = 50" --threshold 475 --log --out results/cartpole-dyna.png
+plot results/catch-{dqn,dyna-5,dyna-10,dyna-50} --labels DQN "deep Dyna, n = 5" "deep Dyna, n = 10" \
+  "deep Dyna, n = 50" --threshold 1 --log --out results/catch-dyna.png

@@ -55,16 +55,20 @@ def load(folder: Path | str, label: str | None = None) -> Curve:
     for row in rows:
         at = seeds.index(int(row["seed"])), steps.index(int(row["env_steps"]))
         scores[at] = float(row["eval_return" if evaluated else "return"] or "nan")
+    if not evaluated:  # a row in which no episode of training ended: the last ones that did still stand
+        for t in range(1, len(steps)):
+            scores[:, t] = np.where(np.isnan(scores[:, t]), scores[:, t - 1], scores[:, t])
     name = label or config["algo"]
     return Curve(name, config["algo"], config["env"], np.array(steps), scores, evaluated, config.get("threshold"))
 
 
-def picture(curves: Sequence[Curve], threshold: float | None = None) -> bytes:
+def picture(curves: Sequence[Curve], threshold: float | None = None, log: bool = False) -> bytes:
     """A PNG of one run or of several: each seed thin, their interquartile mean thick, its 95% interval as a band.
 
     Args:
       curves: the runs, at least one.
       threshold: a level to mark, None for none.
+      log: steps on a logarithmic axis, for runs of very different lengths.
     Returns:
       the PNG's bytes.
     Raises:
@@ -93,7 +97,10 @@ def picture(curves: Sequence[Curve], threshold: float | None = None) -> bytes:
         axes.plot(curve.steps, middle, dash, color=colour, linewidth=2.4, marker=marker, label=text)
     if threshold is not None and np.isfinite(threshold):
         axes.axhline(threshold, color="#555555", linestyle="--", linewidth=1.2, label=f"threshold {threshold:g}")
-    axes.set_xlim(left=0)
+    if log:
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(left=0)
     axes.set_xlabel("environment steps (per seed)", fontsize=12)
     kind = "evaluation return" if all(curve.evaluated for curve in curves) else "return"
     middle = "mean" if few else "interquartile mean"

@@ -39,6 +39,10 @@ def test_load_without_evaluation_takes_the_training_return(tmp_path):
     curve = curves.load(write_run(tmp_path / "a", evaluated=False))
     assert not curve.evaluated
     np.testing.assert_array_equal(curve.scores, [[np.nan, -200, -300]] * 2)
+    lines = (tmp_path / "a" / "metrics.csv").read_text().splitlines()
+    gap = [line.replace("-300", "") if line.startswith("2,300") else line for line in lines]
+    (tmp_path / "a" / "metrics.csv").write_text("\n".join(gap) + "\n")
+    np.testing.assert_array_equal(curves.load(tmp_path / "a").scores, [[np.nan, -200, -200], [np.nan, -200, -300]])
 
 
 def test_load_says_what_is_missing(tmp_path):
@@ -92,6 +96,8 @@ def test_picture_of_several_runs(tmp_path, monkeypatch):
     ours, sac = axes.lines[3], axes.lines[4]
     np.testing.assert_array_equal(ours.get_ydata(), [101, 201, 301])
     assert ours.get_color() != sac.get_color()
+    assert axes.get_xscale() == "linear"
+    assert drawn(monkeypatch, loaded, None, True)[0].get_xscale() == "log"
 
 
 def test_table(tmp_path):
