@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mbrl_jax import settings
-from mbrl_jax.agents import dqn, dyna_dqn, dyna_q, mbpo, ppo, q_learning, sac, sweeping
+from mbrl_jax.agents import dqn, dyna_dqn, dyna_q, mbpo, mpc_true, pets, ppo, q_learning, sac, sweeping
 from mbrl_jax.buffers.latest import latest
 from mbrl_jax.buffers.uniform import uniform
 from mbrl_jax.core.config import check, flat, replace
@@ -21,12 +21,13 @@ class Algorithm(NamedTuple):
     """How an agent is made from its settings."""
 
     config: Any  # a `@config` class whose defaults suit no environment in particular
-    make: Callable[[Any, Spec], Agent]
+    make: Callable[[Any, Any], Agent]  # (settings, spec) -> agent; (settings, env) with `simulator`
     buffer: Callable[[LoopConfig], Buffer]
     actions: tuple[type, ...] = (Discrete, Box)  # the action spaces it can handle
     summary: str = ""
     table: bool = False  # needs numbered states; other agents get them as one-hot vectors
     planes: bool = False  # takes planes [height, width, channels] as they are; other agents get them flattened
+    simulator: bool = False  # plans in the environment itself, and sees its state
 
 
 class Preset(NamedTuple):
@@ -81,6 +82,11 @@ AGENTS: dict[str, Algorithm] = {
     ),
     "sac": Algorithm(sac.SACConfig, sac.make, _ring, summary="soft actor-critic, model-free"),
     "mbpo": Algorithm(mbpo.MBPOConfig, mbpo.make, _ring, summary="SAC on short rollouts of a learned ensemble"),
+    "pets": Algorithm(pets.PETSConfig, pets.make, _ring, summary="planning anew in every step with a learned ensemble"),
+    "mpc": Algorithm(
+        mpc_true.MPCTrueConfig, mpc_true.make, _latest, simulator=True,
+        summary="planning anew in every step with the true dynamics; nothing is learned",
+    ),
 }  # fmt: skip
 
 ENVS: dict[str, Callable[[], Env]] = {
@@ -141,6 +147,8 @@ def algorithm(algo: str) -> Algorithm:
 def suited(algo: str, env: Env) -> Env:
     """An environment in the form an agent takes: numbered states as one-hot vectors, planes flattened, where need be.
 
+    A planner in the true dynamics sees the environment's state instead of an observation.
+
     Raises:
       ValueError: no agent has this name, or it can handle no such environment.
     """
@@ -152,6 +160,8 @@ def suited(algo: str, env: Env) -> Env:
         if not isinstance(spec.obs, Discrete):
             raise ValueError(f"env must have numbered states for {algo}, got {spec.name} with {spec.obs}")
         return env
+    if made.simulator:
+        return wrappers.reveal_state(env)
     if isinstance(spec.obs, Discrete):
         return wrappers.one_hot(env)
     rank = len(spec.obs.shape)
@@ -185,8 +195,10 @@ def _agent_settings(algo: str, env: str, spec: Spec) -> dict[str, Any]:
     if algo in ("dqn", "dyna_dqn"):
         policy = settings.DQN.get(env, {})
         return policy if algo == "dqn" else {**_under("policy.", policy), **settings.DYNA_DQN.get(env, {})}
-    if algo == "ppo":
-        return settings.PPO.get(env, {})
+    if algo == "mpc" and isinstance(spec.action, Discrete):  # what is not continuous has no colour
+        return {"planner.kind": "cem"}
+    if algo in ("ppo", "pets", "mpc"):
+        return getattr(settings, algo.upper()).get(env, {})
     table = settings.TABLE.get(env, {})
     if algo == "q_learning":
         return table
@@ -237,7 +249,7 @@ def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
         if made.buffer is _ring and name.endswith(".batch") and value > loop.capacity:
             raise ValueError(f"{name} must be at most loop.capacity = {loop.capacity}, got {value}")
     try:
-        learner = made.make(agent, world.spec)
+        learner = made.make(agent, world if made.simulator else world.spec)
     except ValueError as error:
         raise ValueError(f"agent: {error}") from error
     if learner.refresh is not no_refresh and loop.warmup < 1:

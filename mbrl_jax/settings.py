@@ -82,21 +82,15 @@ DYNA_Q_PLUS: dict[str, dict[str, Any]] = {"BlockingMaze": {"bonus": 1e-4}}
 
 DQN: dict[str, dict[str, Any]] = {
     # A fall is rare among targets near 100, and a bend at 1 would take it for an outlier: values then run away.
-    "CartPole-v1": {"hidden": (128, 128), "tau": 0.01, "epsilon": 0.05, "decay_updates": 5_000, "huber": 1_000.0},
-}
+    "CartPole-v1": {
+        "lr": 5e-4, "tau": 0.02, "batch": 128, "epsilon": 0.05, "decay_updates": 3_000, "huber": 1_000.0,
+    },
+    "Catch-bsuite": {"lr": 5e-4, "tau": 0.02, "epsilon": 0.05},
+}  # fmt: skip
 
 DYNA_DQN: dict[str, dict[str, Any]] = {
-    "CartPole-v1": {
-        "policy.hidden": (64, 64),
-        "policy.lr": 5e-4,
-        "policy.tau": 0.005,
-        "policy.batch": 256,
-        "policy.epsilon": 0.1,
-        "policy.decay_updates": 500,
-        "policy.huber": 1.0,
-        "fit.patience": 2,
-        "horizon": 16,
-    },
+    "CartPole-v1": {"policy.decay_updates": 500, "fit.patience": 2, "horizon": 16},
+    "Catch-bsuite": {"policy.decay_updates": 500, "fit.patience": 2},
 }
 
 PPO: dict[str, dict[str, Any]] = {
@@ -108,6 +102,51 @@ PPO: dict[str, dict[str, Any]] = {
     "Breakout-MinAtar": {"lr": 5e-3, "minibatches": 8, "channels": 0},
 }
 
+# Planners ------------------------------------------------------------------------------------------------------------
+
+# A small ensemble, and plans of some tens of milliseconds on two cores.
+SMALL_PLAN: dict[str, Any] = {
+    "model.hidden": (128, 128),
+    "fit.members": 5,
+    "fit.elites": 5,
+    "fit.batch": 32,
+    "planner.cem.horizon": 20,
+    "planner.cem.population": 150,
+    "planner.cem.elites": 15,
+    "planner.cem.iterations": 3,
+    "planner.cem.particles": 5,
+}
+
+PETS: dict[str, dict[str, Any]] = {
+    "Pendulum-v1": SMALL_PLAN,
+    "ContinuousCartPole": SMALL_PLAN,
+    "CartPoleSwingUp": SMALL_PLAN | {"planner.cem.horizon": 25},
+}
+
+# Equal budgets of model steps in every planner: 360 candidates per step of the horizon.
+TRUE_PLAN: dict[str, Any] = {
+    "planner.shooting.population": 360,
+    "planner.cem.population": 120,
+    "planner.cem.elites": 12,
+    "planner.cem.iterations": 3,
+    "planner.icem.population": 148,
+    "planner.mppi.population": 120,
+    "planner.mppi.iterations": 3,
+}
+
+
+def _horizon(steps: int) -> dict[str, Any]:
+    return {f"planner.{kind}.horizon": steps for kind in ("shooting", "cem", "icem", "mppi", "gradient")}
+
+
+MPC: dict[str, dict[str, Any]] = {
+    "Pendulum-v1": TRUE_PLAN | _horizon(20),
+    "ContinuousCartPole": TRUE_PLAN | _horizon(25),
+    "CartPoleSwingUp": TRUE_PLAN | _horizon(25),
+    "MountainCarContinuous-v0": TRUE_PLAN | _horizon(100),
+    "Reacher-misc": TRUE_PLAN | _horizon(20),
+}
+
 # The loop ------------------------------------------------------------------------------------------------------------
 
 LOOP: dict[tuple[str, str], dict[str, Any]] = {
@@ -115,12 +154,20 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("ppo", "CartPole-v1"): {"steps": 500_000},
     ("ppo", "Pendulum-v1"): {"steps": 600_000, "num_envs": 16},
     ("ppo", "Breakout-MinAtar"): {"steps": 5_000_000, "num_envs": 64},
-    ("dqn", "CartPole-v1"): {"steps": 50_000},
-    ("dyna_dqn", "CartPole-v1"): {"steps": 6_000, "inner": 100, "cycles": 3},
+    ("dqn", "CartPole-v1"): {"steps": 30_000},
+    ("dqn", "Catch-bsuite"): {"steps": 10_000},
+    ("dyna_dqn", "CartPole-v1"): {"steps": 4_000, "inner": 50, "cycles": 5},
+    ("dyna_dqn", "Catch-bsuite"): {"steps": 4_000, "inner": 50, "cycles": 5},
     ("sac", "Pendulum-v1"): {"steps": 20_000, "cycles": 2},
     ("sac", "CartPole-v1"): {"steps": 50_000},
     ("sac", "ContinuousCartPole"): {"steps": 20_000},
     ("sac", "CartPoleSwingUp"): {"steps": 30_000},
+    # Planning is the same in training and evaluation: the returns of training say it all.
+    ("pets", ""): {"steps": 2_000, "inner": 50, "cycles": 4, "eval_episodes": 0},
+    ("pets", "Pendulum-v1"): {"steps": 2_000},
+    ("pets", "ContinuousCartPole"): {"steps": 1_000, "warmup": 100, "inner": 50, "cycles": 2},
+    ("pets", "CartPoleSwingUp"): {"steps": 4_000},
+    ("mpc", ""): {"steps": 1_000, "warmup": 0, "inner": 200, "cycles": 1, "eval_episodes": 0},
     ("mbpo", "Pendulum-v1"): {"steps": 3_000, "updates": 30, "inner": 25, "cycles": 4},
     ("mbpo", "CartPole-v1"): {"steps": 6_000, "updates": 20},
     ("mbpo", "ContinuousCartPole"): {"steps": 3_000, "updates": 20},

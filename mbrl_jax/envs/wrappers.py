@@ -115,6 +115,23 @@ def time_limit(env: Env, steps: int) -> Env:
     )
 
 
+def reveal_state(env: Env) -> Env:
+    """An environment that shows its state as its observation, for planners that search the true dynamics.
+
+    The spec keeps the observation space of the environment: what is seen is a pytree that no space describes.
+    """
+
+    def reset(key: Key) -> tuple[State, Obs]:
+        state, _ = env.reset(key)
+        return state, state
+
+    def step(key: Key, state: State, action: Action) -> tuple[State, Obs, Array, Array, Array]:
+        state, _, reward, discount, last = env.step(key, state, action)
+        return state, state, reward, discount, last
+
+    return Env(env.spec, reset, step, observe=lambda state: state)
+
+
 def _map_obs(env: Env, space: Space, change: Callable[[Obs], Array]) -> Env:
     """The same environment with every observation changed, and `space` to say so."""
 

@@ -174,7 +174,7 @@ def test_planning_learns_from_fewer_updates_on_real_rows():
         learn = jax.jit(lambda at, key: (agent.update(key, at, line())[0], ()))  # noqa: B023
         learner, _ = jax.lax.scan(learn, start, jax.random.split(jax.random.key(5), 20))
         q = learner.policy.q if planning else learner.q
-        values[planning] = jax.vmap(mlp(1, HIDDEN, 2).apply, (None, 0))(q, jnp.array([[0.0], [1.0]]))
+        values[planning] = jax.vmap(mlp(1, HIDDEN, 2, layer_norm=True).apply, (None, 0))(q, jnp.array([[0.0], [1.0]]))
     np.testing.assert_allclose(values[20], [[1.8, 1.8], [2, 2]], atol=0.15)
     assert float(jnp.max(values[0][0])) < 1.2
 

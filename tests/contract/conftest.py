@@ -34,7 +34,18 @@ SMALL: dict[str, dict[str, Any]] = {
         "fit.members": 3, "fit.elites": 2, "fit.batch": 8, "fit.max_epochs": 2, "rollouts": 8, "last_horizon": 2,
         "retain": 2,
     },
+    "pets": {
+        "model.hidden": (16,), "fit.members": 3, "fit.elites": 2, "fit.batch": 8, "fit.max_epochs": 2,
+        "planner.kind": "shooting", "planner.shooting.horizon": 2, "planner.shooting.population": 8,
+        "planner.shooting.particles": 3,
+    },
+    "mpc": {
+        "planner.kind": "cem", "planner.cem.horizon": 3, "planner.cem.population": 8, "planner.cem.elites": 3,
+        "planner.cem.iterations": 2,
+    },
 }  # fmt: skip
+
+PLANNING = ("pets", "mpc")  # act by drawing candidates, in evaluation too
 
 LOOP = LoopConfig(num_envs=2, unroll=2, updates=2, inner=3, cycles=2, warmup=10, eval_episodes=2, capacity=64)
 
@@ -78,12 +89,15 @@ def settings(algo: str) -> Any:
 
 @cache
 def compiled(algo: str, kind: type) -> tuple[Any, Any]:
-    """`init` and `chunk`, jitted as `run` jits them."""
-    loop = build(algo, kind)
+    """`init` and `chunk` without evaluation, jitted as `run` jits them."""
+    loop = build(algo, kind, eval_episodes=0)
     return jax.jit(loop.init), jax.jit(loop.chunk, donate_argnums=0)
 
 
 @cache
 def case(algo: str, kind: type) -> Case:
     env, cfg = world(kind, presets.AGENTS[algo].table), settings(algo)
-    return Case(algo, env, cfg, presets.AGENTS[algo].make(cfg, env.spec), build(algo, kind))
+    if presets.AGENTS[algo].simulator:
+        env = wrappers.reveal_state(env)
+    made = presets.AGENTS[algo].make(cfg, env if presets.AGENTS[algo].simulator else env.spec)
+    return Case(algo, env, cfg, made, build(algo, kind))

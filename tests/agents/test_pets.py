@@ -1,0 +1,167 @@
+"""PETS and planning in the true dynamics: what the planner is shown, memory per episode, and a task learned."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mbrl_jax.agents import mpc_true, pets
+from mbrl_jax.buffers.uniform import uniform
+from mbrl_jax.core import Box, Env, Spec
+from mbrl_jax.core.config import replace
+from mbrl_jax.envs import wrappers
+from mbrl_jax.models.ensemble import member
+from mbrl_jax.models.gaussian import gaussian
+from mbrl_jax.train.loop import LoopConfig, make_loop
+
+SMALL = {
+    "model.hidden": (32, 32),
+    "fit.members": 3,
+    "fit.elites": 3,
+    "fit.batch": 16,
+    "fit.max_epochs": 100,
+    "planner.cem.horizon": 4,
+    "planner.cem.population": 60,
+    "planner.cem.elites": 10,
+    "planner.cem.iterations": 3,
+    "planner.cem.particles": 3,
+}
+LENGTH = 8
+
+
+def point() -> Env:
+    """A point on a line: x' = x + 0.5 a, reward -x'², so that the best is to go straight to 0 and stay."""
+
+    def reset(key):
+        x = jax.random.uniform(key, (1,), minval=0.6, maxval=1.4)
+        return x, x
+
+    def step(key, x, action):
+        del key
+        x = x + 0.5 * jnp.clip(action, -1.0, 1.0)
+        return x, x, -jnp.sum(x**2), jnp.ones(()), jnp.zeros((), bool)
+
+    spec = Spec(Box((1,)), Box((1,), -1.0, 1.0), terminates=False, name="point")
+    return wrappers.time_limit(Env(spec, reset, step), LENGTH)
+
+
+def best_return(x: float) -> float:
+    """The largest return from x: steps of at most 0.5 towards 0."""
+    rewards = []
+    for _ in range(LENGTH):
+        x = np.sign(x) * max(abs(x) - 0.5, 0.0)
+        rewards.append(-(x**2))
+    return sum(rewards)
+
+
+def test_learns_to_go_to_the_goal_with_rewards_it_was_not_told():
+    env, cfg = point(), replace(pets.PETSConfig(), SMALL)
+    loop_cfg = LoopConfig(warmup=96, inner=64, cycles=1, capacity=300, eval_episodes=16)
+    loop = make_loop(pets.make(cfg, env.spec), env, uniform(300), loop_cfg)
+    state, report = jax.jit(loop.train, static_argnums=1)(jax.random.key(0), 2)
+    best = np.mean([best_return(x) for x in np.linspace(0.6, 1.4, 200)])
+    blind = float(state.buffer.rows.reward[:96].sum()) / 12  # the mean return of the 12 random episodes
+    assert blind < best - 3.0
+    assert float(report.returns[-1].mean()) > best - 0.1 * (best - blind)
+    assert int(state.buffer.size) == 96 + 2 * 64
+
+
+def test_propagation_decides_what_the_planner_is_shown():
+    env = point()
+    cfg = replace(pets.PETSConfig(), SMALL)
+    single = gaussian(cfg.model, env.spec)
+    params = pets.make(cfg, env.spec).init(jax.random.key(0)).params
+    x, a, key = jnp.array([0.7]), jnp.array([0.2]), jax.random.key(1)
+
+    held = pets.bound(cfg, single, params)
+    assert held.worlds == 3
+    for w in range(3):
+        own = single.step(member(params, w), key, x, a)
+        np.testing.assert_allclose(held.at(w).step(key, x, a).state, own.state, rtol=1e-5)
+
+    mean = pets.bound(replace(cfg, {"propagation": "mean"}), single, params)
+    assert (mean.worlds, mean.at) == (1, None)
+    draws = jax.vmap(lambda key: mean.step(key, x, a).state[0])(jax.random.split(key, 4000))
+    each = jax.vmap(lambda w: jax.vmap(lambda k: held.at(w).step(k, x, a).state[0])(jax.random.split(key, 4000)))(
+        jnp.arange(3)
+    )
+    assert float(draws.mean()) == pytest.approx(float(each.mean()), abs=0.05)
+    assert float(draws.var()) == pytest.approx(float(each.var(1).mean()) / 3, rel=0.15)  # of the mean of three draws
+
+    drawn = pets.bound(replace(cfg, {"propagation": "ts1"}), single, params)
+    assert drawn.worlds == 1
+    mixed = jax.vmap(lambda key: drawn.step(key, x, a).state[0])(jax.random.split(key, 4000))
+    assert float(mixed.mean()) == pytest.approx(float(each.mean()), abs=0.05)
+    assert float(mixed.var()) == pytest.approx(float(each.reshape(-1).var()), rel=0.15)
+
+
+def test_a_known_reward_is_that_of_the_predicted_state():
+    env, cfg = point(), replace(pets.PETSConfig(), SMALL)
+    single = gaussian(cfg.model, env.spec)
+    told = pets.known_reward(single, lambda obs, action: 10 * obs[0] + action[0])
+    params = single.init(jax.random.key(0))
+    out = told.step(params, jax.random.key(1), jnp.array([0.7]), jnp.array([0.25]))
+    assert float(out.reward) == pytest.approx(10 * float(out.state[0]) + 0.25, rel=1e-5)
+    assert float(out.state[0]) == float(
+        single.step(params, jax.random.key(1), jnp.array([0.7]), jnp.array([0.25])).state[0]
+    )
+
+
+def test_plans_start_anew_with_every_episode():
+    env = wrappers.reveal_state(point())
+    cfg = replace(
+        mpc_true.MPCTrueConfig(), {"planner.kind": "cem", "planner.cem.horizon": 4, "planner.cem.population": 16}
+    )
+    cfg = replace(cfg, {"planner.cem.elites": 4})
+    agent = mpc_true.make(cfg, env)
+    loop = make_loop(
+        agent, env, uniform(64), LoopConfig(warmup=0, inner=1, cycles=LENGTH - 1, capacity=64, eval_episodes=0)
+    )
+    chunk = jax.jit(loop.chunk)
+    state, _ = chunk(jax.jit(loop.init)(jax.random.key(0)))
+    assert (np.asarray(state.actors.carry) != np.asarray(agent.carry())).any()
+    after = jax.jit(
+        make_loop(agent, env, uniform(64), LoopConfig(warmup=0, inner=1, cycles=1, capacity=64, eval_episodes=0)).chunk
+    )
+    state, report = after(state)
+    assert int(report.metrics["episodes"]) == 1
+    np.testing.assert_array_equal(state.actors.carry[0], agent.carry())
+
+
+@pytest.mark.parametrize("kind", ["shooting", "cem", "icem", "mppi", "gradient"])
+def test_every_planner_comes_near_the_best_in_the_true_dynamics(kind):
+    env = wrappers.reveal_state(point())
+    cfg = replace(mpc_true.MPCTrueConfig(), {"planner.kind": kind, f"planner.{kind}.horizon": 3})
+    cfg = replace(cfg, {"planner.mppi.kappa": 50.0, "planner.gradient.iterations": 40})
+    agent = mpc_true.make(cfg, env)
+
+    def step(at, key):
+        state, plan = at
+        action, plan, _ = agent.act(key, (), plan, state, False)
+        state, _, reward, _, _ = env.step(key, state, action)
+        return (state, plan), reward
+
+    def episode(key):
+        state, seen = env.reset(key)
+        assert seen is state
+        _, rewards = jax.lax.scan(step, (state, agent.carry()), jax.random.split(key, LENGTH))
+        return rewards.sum(), state.inner[0]
+
+    total, start = jax.jit(episode)(jax.random.key(3))
+    assert float(total) == pytest.approx(best_return(float(start)), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"planner.cem.particles": 4}, r"planner.cem.particles must be a multiple of fit.members \(3\), got 4"),
+        ({"planner.kind": "cme"}, "planner.kind must be one of shooting, cem, icem, mppi, gradient, got 'cme'"),
+        ({"propagation": "ts2"}, "propagation must be one of ts_inf, ts1, mean"),
+        ({"planner.cem.elites": 60}, r"elites must be below population \(60\), got 60"),
+    ],
+)
+def test_refuses_settings_at_odds(changes, message):
+    with pytest.raises(ValueError, match=message):
+        pets.make(replace(pets.PETSConfig(), SMALL | changes), point().spec)
