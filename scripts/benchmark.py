@@ -30,6 +30,7 @@ from rich.table import Table
 from mbrl_jax.analysis import flops
 from mbrl_jax.models.fit import FitConfig
 from mbrl_jax.models.gaussian import GaussianConfig
+from mbrl_jax.planners.cem import CEM
 
 TORCH = importlib.util.find_spec("torch") is not None
 
@@ -45,6 +46,9 @@ class Size(NamedTuple):
     elites: int = 5
     model: tuple[int, ...] = (200, 200, 200, 200)
     lanes: int = 10_000
+    plan_members: int = 5
+    plans: tuple[tuple[int, int, int, int], ...] = ((500, 15, 5, 20), (100, 15, 3, 5))
+    """Candidates, horizon, iterations and lives per candidate of plans."""
     seeds: tuple[int, ...] = (1, 4, 16)
     waves: tuple[int, ...] = (1, 4, 16)
     many: tuple[tuple[int, int], ...] = ((256, 256), (64, 64))  # widths and batches of the many seeds
@@ -63,6 +67,8 @@ QUICK = Size(
     elites=2,
     model=(20, 20),
     lanes=500,
+    plan_members=2,
+    plans=((20, 3, 2, 4),),
     seeds=(1, 2),
     waves=(1, 2),
     many=((16, 16),),
@@ -119,6 +125,20 @@ def rollout(size: Size) -> Iterable[Case]:
     yield cases.rollout_step("rollout_step", size.lanes, size.elites, size.width, model, matrix=shape)
 
 
+def plan(size: Size) -> Iterable[Case]:
+    """Plans of the cross-entropy method with an ensemble, every particle in one member for life."""
+    members, width, model = size.plan_members, size.model[1], GaussianConfig(hidden=size.model)
+    for candidates, horizon, iterations, particles in size.plans:
+        lanes = candidates * particles // members
+        shape = f"matmul_{members}x{lanes}x{width}"
+        yield cases.products(shape, (members, lanes, width), (members, width, width))
+        cfg = CEM(
+            population=candidates, elites=candidates // 10, horizon=horizon, iterations=iterations, particles=particles
+        )
+        name = f"cem_plan_{candidates}x{horizon}x{iterations}x{particles}"
+        yield cases.cem_plan(name, cfg, members, model, matrix=shape)
+
+
 def loop(size: Size) -> Iterable[Case]:
     """The presets' whole loops on Pendulum."""
     width = 64  # of the presets
@@ -141,6 +161,7 @@ GROUPS: dict[str, Callable[[Size], Iterable[Case]]] = {
     "sac": sac,
     "ensemble": ensemble,
     "rollout": rollout,
+    "plan": plan,
     "loop": loop,
     "seeds": seeds,
 }

@@ -21,6 +21,7 @@ from mbrl_jax.core.types import Array, Box, Buffer, Key, Spec, Transition
 from mbrl_jax.models.ensemble import bind
 from mbrl_jax.models.fit import FitConfig, trainer
 from mbrl_jax.models.gaussian import GaussianConfig, gaussian
+from mbrl_jax.planners.cem import CEM, cem
 from mbrl_jax.train import loop as loops
 from mbrl_jax.train.sweep import over_seeds, place
 
@@ -147,6 +148,23 @@ def rollout_step(name: str, lanes: int, elites: int, width: int, model: Gaussian
     count = flops.rollout_step((3, width, width, 2), (4, *model.hidden, 8), lanes)
     args = learner, params, ring.rows.obs, imagined, jax.random.key(3)
     return case(name, "step", roll, args, flops=count, **rest)
+
+
+def cem_plan(name: str, cfg: CEM, members: int, model: GaussianConfig, **rest: Any) -> Case:
+    """Plans of the cross-entropy method one after the other, as in an episode, with an ensemble as the model."""
+    member, planner = gaussian(model, SPEC), cem(cfg, SPEC)
+    params = jax.vmap(member.init)(jax.random.split(jax.random.key(1), members))
+
+    def plans(params: Any, obs: Array, warm: Array, key: Key, n: Array) -> Array:
+        def one(i: Array, warm: Array) -> Array:
+            return planner.plan(jax.random.fold_in(key, i), bind(member, params, members), obs, warm)[1]
+
+        return jax.lax.fori_loop(0, n, one, warm)
+
+    lanes, steps = cfg.population * cfg.particles, cfg.horizon * cfg.iterations
+    count = steps * flops.forward((4, *model.hidden, 8), lanes)
+    args = params, jnp.array([1.0, 0.0, 0.0]), planner.init(), jax.random.key(2)
+    return case(name, "plan", plans, args, flops=count, **rest)
 
 
 def env_step(name: str, algo: str, changes: dict[str, Any], loop_changes: dict[str, Any], **rest: Any) -> Case:

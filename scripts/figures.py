@@ -1,31 +1,53 @@
-"""Makes the figure of Dyna-Q in the Dyna maze: `python scripts/figures.py dyna-maze [--seeds N] [--out DIR]`.
+"""Makes the figures of tabular Dyna and of planning: `python scripts/figures.py NAME [--seeds N] [--out DIR]`.
 
-Sutton & Barto's example 8.1, beside a NumPy loop. It writes a CSV and a PNG, and prints tables with its wall-clock. All
-seeds of one setting are one compiled program.
+dyna-maze       steps per episode by n, beside a NumPy loop (Sutton & Barto's example 8.1)
+changing-mazes  cumulative reward of Dyna-Q and Dyna-Q+ where the walls change (examples 8.2 and 8.3)
+sweeping        backups to a good path against the maze's size, Dyna-Q and prioritized sweeping (example 8.4)
+frozen-lake     what the model remembers, in a slippery world, against the optimum
+maze-pictures   values and greedy moves drawn
+mpc             returns of each planner with the true model, at equal budgets of model steps
+
+Each writes a CSV and a PNG, and prints tables with its wall-clock. All seeds of one setting are one compiled program.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 from pathlib import Path
 
 import jax
 
+FIGURES = {
+    "dyna-maze": ("figures_tabular", "dyna_maze_figure", 1_000),
+    "changing-mazes": ("figures_mazes", "changing_mazes_figure", 1_000),
+    "sweeping": ("figures_sweeping", "sweeping_figure", 64),
+    "frozen-lake": ("figures_lake", "frozen_lake_figure", 100),
+    "maze-pictures": ("figures_pictures", "maze_pictures", None),
+    "mpc": ("figures_mpc", "mpc_figure", 8),
+}
+"""Module, function and number of seeds of each figure; None where there are no seeds to choose."""
 
-def main() -> None:
+
+def main(argv: list[str] | None = None) -> None:
     """Makes what the command line names."""
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # before anything asks for a device
-    from figures_tabular import dyna_maze_figure
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=("dyna-maze",))
-    parser.add_argument("--seeds", type=int, default=1_000, help="at least 2")
+    parser.add_argument("name", choices=(*FIGURES, "all"))
+    parser.add_argument("--seeds", type=int, help="at least 2; each figure has a number of its own")
     parser.add_argument("--out", type=Path, default=Path("results/figures"))
-    options = parser.parse_args()
-    if options.seeds < 2:
+    options = parser.parse_args(argv)
+    if options.seeds is not None and options.seeds < 2:
         parser.error(f"--seeds must be at least 2, got {options.seeds}")
-    dyna_maze_figure(options.out, seeds=options.seeds)
+    names = list(FIGURES) if options.name == "all" else [options.name]
+    if options.seeds is not None and all(FIGURES[name][2] is None for name in names):
+        parser.error(f"--seeds must be left out: {options.name} draws one run")
+    if argv is None:  # of a process of its own: before anything asks for a device
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    for name in names:
+        module, function, seeds = FIGURES[name]
+        make = getattr(importlib.import_module(module), function)
+        make(options.out, **({} if seeds is None else {"seeds": options.seeds or seeds}))
 
 
 if __name__ == "__main__":

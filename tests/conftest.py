@@ -17,10 +17,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(f"{item.path}:{part}{kind}"))
 
 
+QUICK = {"contract", "planners", "train", "scripts", "models", "envs", "buffers", "test_cli.py", "test_readme.py"}
+"""Folders and files of tests that do little but compile."""
+
+
 @pytest.fixture(autouse=True)
-def hardly_optimised(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Compiling a third quicker where tests do next to nothing else: in the contract, and with small planners."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", bool({"contract", "planners"} & set(request.path.parts)))
+def hardly_optimised(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compiling takes a third less where tests do next to nothing else, in the programs they start too."""
+    before, quick = jax.config.read("jax_disable_most_optimizations"), bool(QUICK & set(request.path.parts))
+    if quick:
+        monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

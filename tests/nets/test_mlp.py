@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax.nets.mlp import mlp, narrow_init
+from mbrl_jax.nets.mlp import mlp, narrow_init, orthogonal_init
 
 
 def test_forward_is_matrix_products_and_activations():
@@ -31,6 +31,15 @@ def test_layer_norm_stands_before_each_hidden_activation_and_not_at_the_end():
         h = h @ layers[f"Dense_{i}"]["kernel"] + layers[f"Dense_{i}"]["bias"]
         h = np.maximum((h - h.mean()) / np.sqrt(h.var() + 1e-6), 0) if i < 2 else h
     np.testing.assert_allclose(net.apply(params, jnp.asarray(x, jnp.float32)), h, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(40, 7), (7, 40), (16, 16)])
+def test_orthogonal_init_is_the_one_by_qr(shape):
+    w = np.asarray(orthogonal_init(jax.random.key(3), shape))
+    expected = jax.nn.initializers.orthogonal(2**0.5)(jax.random.key(3), shape)
+    np.testing.assert_allclose(w, expected, atol=2e-5)
+    gram = w.T @ w if shape[0] >= shape[1] else w @ w.T
+    np.testing.assert_allclose(gram, 2 * np.eye(min(shape)), atol=1e-5)
 
 
 def test_narrow_init_has_the_stated_spread():

@@ -24,11 +24,12 @@ def benchmark(monkeypatch):
 
 def test_rows_and_counts(benchmark, tmp_path, capsys):
     out = tmp_path / "new" / "benchmark.csv"
-    assert benchmark.main(["--quick", "--out", str(out), "--rows", "matmul", "sac", "ensemble", "rollout"]) == 0
+    assert benchmark.main(["--quick", "--out", str(out), "--rows", "matmul", "sac", "ensemble", "rollout", "plan"]) == 0
     assert "torch is not installed" in capsys.readouterr().out
     with out.open() as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
-    # Multiplications and additions of the tiny sizes: 2 x 32 networks on 32 rows; 3 members of 2 x 20; 500 lanes.
+    # Multiplications and additions of the tiny sizes: 2 x 32 networks on 32 rows; 3 members of 2 x 20; 500 lanes;
+    # plans of 20 candidates, 3 steps, 2 iterations and 4 lives, half of them in each of 2 members.
     hidden, thin = 16 * 32 * 32, (9 + 8) * 32 + 2 * (17 + 6) * 32
     model = 4 * 20 + 20 * 20 + 20 * 8
     counts = {
@@ -39,6 +40,8 @@ def test_rows_and_counts(benchmark, tmp_path, capsys):
         "ensemble_step": 3 * 2 * 32 * (3 * model - 4 * 20),
         "matmul_2x250x20": 2 * 2 * 250 * 20 * 20,
         "rollout_step": 2 * 500 * (3 * 32 + 32 * 32 + 32 * 2 + model),
+        "matmul_2x40x20": 2 * 2 * 40 * 20 * 20,
+        "cem_plan_20x3x2x4": 2 * 20 * 3 * 2 * 4 * model,
     }
     assert set(rows) == set(counts)
     for name, count in counts.items():
@@ -47,7 +50,9 @@ def test_rows_and_counts(benchmark, tmp_path, capsys):
         assert float(rows[name]["gflops"]) == pytest.approx(rate, rel=1e-3), name
         assert float(rows[name]["median_us"]) >= float(rows[name]["best_us"]), name
         assert float(rows[name]["compile_seconds"]) > 0, name
-    for step, matrix in (("sac_update", "matmul_32x32"), ("ensemble_step", "matmul_3x32x20")):
+    for step, matrix in (
+        ("sac_update", "matmul_32x32"), ("ensemble_step", "matmul_3x32x20"), ("cem_plan_20x3x2x4", "matmul_2x40x20"),
+    ):  # fmt: skip
         share = float(rows[step]["gflops"]) / float(rows[matrix]["gflops"])
         assert float(rows[step]["fraction"]) == pytest.approx(share, rel=1e-3)
 

@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import figures
+import figures_mpc  # noqa: F401, a figure looks its module up
 from figures_lake import GAMMA, frozen_lake_figure, value_of
 from figures_mazes import changes, changing_mazes_figure, finds_shortest, greedy_path, shortest
 from figures_pictures import best_moves, maze_pictures
