@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(f"{item.path}:{part}{kind}"))
 
 
-QUICK = {"contract", "planners", "train", "scripts", "models", "envs", "buffers", "test_cli.py", "test_readme.py"}
+QUICK = {"contract", "planners", "scripts", "models", "envs", "buffers", "test_cli.py", "test_readme.py"}
 """Folders and files of tests that do little but compile."""
 
 

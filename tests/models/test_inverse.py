@@ -249,6 +249,7 @@ def test_cartpole_actions_are_recovered():
     assert log_prob.mean() > -0.1, "ln 2 = 0.69 is chance"
 
 
+@pytest.mark.slow
 def test_pendulum_actions_are_recovered():
     rows, guess, log_prob = recovered("Pendulum-v1", InverseConfig(hidden=(64, 64)), 4000, 60)
     free = np.abs(rows.next_obs[:, 2]) < 8.0  # where the limit on the speed does not hide the torque
