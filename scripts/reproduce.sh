@@ -26,6 +26,7 @@ train catch-dyna-50 dyna_dqn --env Catch-bsuite --agent.planning 50 --steps 2500
 train cartpole-ppo ppo --env CartPole-v1
 train catch-ppo ppo --env Catch-bsuite
 train breakout-ppo ppo --env Breakout-MinAtar --steps 2000000
+train pendulum-pets pets --env Pendulum-v1 --steps 1000
 
 plot() { "$python" scripts/plot.py curves "$@"; }
 plot results/pendulum-{mbpo,sac,sac-30} --labels MBPO "SAC, 1 update per step" "SAC, 30 updates per step" \
