@@ -51,6 +51,14 @@ def _dyna_q_plus() -> dyna_q.DynaQConfig:
     return dyna_q.DynaQConfig(bonus=1e-3, untried=True)
 
 
+REWARDS: dict[str, pets.RewardFn] = {"cartpole-swingup": cartpole.swingup_reward}
+"""Reward functions that a planner may be told, by the name in the environment's spec."""
+
+
+def _pets(cfg: pets.PETSConfig, spec: Spec) -> Agent:
+    return pets.make(cfg, spec, REWARDS.get(spec.name) if cfg.known_reward else None)
+
+
 AGENTS: dict[str, Algorithm] = {
     "q_learning": Algorithm(
         q_learning.QLearningConfig, q_learning.make, _latest, (Discrete,), table=True,
@@ -82,7 +90,7 @@ AGENTS: dict[str, Algorithm] = {
     ),
     "sac": Algorithm(sac.SACConfig, sac.make, _ring, summary="soft actor-critic, model-free"),
     "mbpo": Algorithm(mbpo.MBPOConfig, mbpo.make, _ring, summary="SAC on short rollouts of a learned ensemble"),
-    "pets": Algorithm(pets.PETSConfig, pets.make, _ring, summary="planning anew in every step with a learned ensemble"),
+    "pets": Algorithm(pets.PETSConfig, _pets, _ring, summary="planning anew in every step with a learned ensemble"),
     "mpc": Algorithm(
         mpc_true.MPCTrueConfig, mpc_true.make, _latest, simulator=True,
         summary="planning anew in every step with the true dynamics; nothing is learned",

@@ -119,7 +119,8 @@ SMALL_PLAN: dict[str, Any] = {
 
 PETS: dict[str, dict[str, Any]] = {
     "Pendulum-v1": SMALL_PLAN,
-    "ContinuousCartPole": SMALL_PLAN,
+    # A push too late shows only when the pole is down: a short look ahead finds all plans alike.
+    "ContinuousCartPole": SMALL_PLAN | {"planner.cem.horizon": 40},
     "CartPoleSwingUp": SMALL_PLAN | {"planner.cem.horizon": 25},
 }
 
@@ -139,13 +140,36 @@ def _horizon(steps: int) -> dict[str, Any]:
     return {f"planner.{kind}.horizon": steps for kind in ("shooting", "cem", "icem", "mppi", "gradient")}
 
 
+# The gradient planner's candidates are its restarts in each of its rounds.
+GRADIENT_PLAN: dict[str, Any] = {"planner.gradient.restarts": 12, "planner.gradient.iterations": 29}
+
 MPC: dict[str, dict[str, Any]] = {
-    "Pendulum-v1": TRUE_PLAN | _horizon(20),
-    "ContinuousCartPole": TRUE_PLAN | _horizon(25),
-    "CartPoleSwingUp": TRUE_PLAN | _horizon(25),
-    "MountainCarContinuous-v0": TRUE_PLAN | _horizon(100),
-    "Reacher-misc": TRUE_PLAN | _horizon(20),
-}
+    "Pendulum-v1": TRUE_PLAN | _horizon(20) | GRADIENT_PLAN,
+    "CartPoleSwingUp": TRUE_PLAN | _horizon(25) | GRADIENT_PLAN | {"planner.mppi.kappa": 5.0},
+    # A push too late shows only when the pole is down: half a second is too short a look ahead.
+    "ContinuousCartPole": TRUE_PLAN | _horizon(50) | {
+        "planner.icem.beta": 0.5,
+        "planner.icem.std": 1.0,
+        "planner.gradient.restarts": 180,
+        "planner.gradient.iterations": 1,
+        "planner.gradient.smoothness": 0.3,
+    },
+    # Pushes must keep their direction for some twenty steps before anything is gained.
+    "MountainCarContinuous-v0": TRUE_PLAN | _horizon(100) | {
+        "planner.icem.beta": 3.0,
+        "planner.icem.std": 1.0,
+        "planner.mppi.beta": 0.05,
+        "planner.mppi.sigma": 5.0,
+        "planner.gradient.restarts": 30,
+        "planner.gradient.iterations": 11,
+        "planner.gradient.smoothness": 0.95,
+    },
+    "Reacher-misc": TRUE_PLAN | _horizon(40) | GRADIENT_PLAN | {
+        "planner.mppi.kappa": 30.0,
+        "planner.mppi.sigma": 1.0,
+        "planner.mppi.beta": 0.5,
+    },
+}  # fmt: skip
 
 # The loop ------------------------------------------------------------------------------------------------------------
 

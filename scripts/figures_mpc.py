@@ -44,26 +44,6 @@ TASKS: dict[str, Task] = {
 }
 
 
-# What goes over the presets. Each planner has 360 candidates for each step of its horizon; for the gradient planner a
-# candidate is a restart in one of its rounds.
-GRADIENT = {"planner.gradient.restarts": 12, "planner.gradient.iterations": 29}
-PLANS: dict[str, dict[str, Any]] = {
-    "Pendulum-v1": GRADIENT,
-    "CartPoleSwingUp": GRADIENT | {"planner.mppi.kappa": 5.0},
-    # A push too late shows only when the pole is down: half a second is too short a look ahead.
-    "ContinuousCartPole": {f"planner.{kind}.horizon": 50 for kind in KINDS}
-    | {"planner.icem.beta": 0.5, "planner.icem.std": 1.0}
-    | {"planner.gradient.restarts": 180, "planner.gradient.iterations": 1, "planner.gradient.smoothness": 0.3},
-    # Pushes must keep their direction for some twenty steps before anything is gained.
-    "MountainCarContinuous-v0": {"planner.icem.beta": 3.0, "planner.icem.std": 1.0}
-    | {"planner.mppi.beta": 0.05, "planner.mppi.sigma": 5.0}
-    | {"planner.gradient.restarts": 30, "planner.gradient.iterations": 11, "planner.gradient.smoothness": 0.95},
-    "Reacher-misc": {f"planner.{kind}.horizon": 40 for kind in KINDS}
-    | GRADIENT
-    | {"planner.mppi.kappa": 30.0, "planner.mppi.sigma": 1.0, "planner.mppi.beta": 0.5},
-}
-
-
 def model_steps(cfg: PlannerConfig) -> int:
     """Model steps of one plan. The gradient planner's count once, though all but the last round go back as well."""
     chosen = getattr(cfg, cfg.kind)
@@ -74,7 +54,7 @@ def model_steps(cfg: PlannerConfig) -> int:
 
 def planning(env: str, kind: str, changes: Mapping[str, Any] | None = None) -> MPCTrueConfig:
     """The settings of one kind of planner for one task."""
-    return replace(presets.preset("mpc", env).agent, {**PLANS[env], **(changes or {}), "planner.kind": kind})
+    return replace(presets.preset("mpc", env).agent, {**(changes or {}), "planner.kind": kind})
 
 
 def idle(env: Env) -> Agent:
@@ -118,7 +98,7 @@ def mpc_figure(
       seeds: episodes of each planner on each task, from the same starts.
       tasks: of `TASKS`.
       kinds: of `KINDS`.
-      changes: to the settings of `PLANS` and the presets, by dotted name.
+      changes: to the presets, by dotted name.
     Returns:
       returns [seeds] by task and planner; doing nothing is one of them.
     Raises:

@@ -6,8 +6,9 @@ by default with the cross-entropy method, over particles that the ensemble carri
 
     a* = first action of the best a_{0..H-1} by  1/P Σ_p Σ_t γ^t r(s_t^p, a_t),  s_{t+1}^p ~ f_w(s_t^p, a_t), w = w(p,t)
 
-    propagation "ts_inf": w(p, t) = w(p), every particle stays in one member;  "ts1": w is drawn anew in each step;
-    "mean": the average over members of one draw of each
+    propagation "ts_inf": w(p, t) = w(p), every particle stays in one member;  "ts1": a candidate's particles are dealt
+    out anew among the members in each step;  "mean": the average over members of one draw of each, which costs a
+    member's step as often as there are members, so that one particle stands against `members` of the others
 
 Differs from the paper in: rewards and terminations are learned with the dynamics unless a reward function is given
 (there: known); targets are scaled; a fit stops early by a hold-out error, where the paper makes five epochs.
@@ -51,6 +52,7 @@ class PETSConfig:
     propagation: str = setting(
         default="ts_inf", choices=("ts_inf", "ts1", "mean"), help="which member carries a particle in each step"
     )
+    known_reward: bool = setting(default=False, help="compute rewards by the environment's own function, if it has one")
 
 
 def known_reward(member: WorldModel, reward: RewardFn) -> WorldModel:
@@ -71,9 +73,9 @@ def bound(cfg: PETSConfig, member: WorldModel, params: Params) -> Model:
       member: one member.
       params: of all, [E, ...].
     """
-    if cfg.propagation == "ts_inf":
-        return bind(member, params, members=cfg.fit.members)
-    return bind(ensemble(member, cfg.fit.members, cfg.propagation), params)
+    if cfg.propagation == "mean":
+        return bind(ensemble(member, cfg.fit.members, "mean"), params)
+    return bind(member, params, members=cfg.fit.members, mixed=cfg.propagation == "ts1")
 
 
 def make(cfg: PETSConfig, spec: Spec, reward: RewardFn | None = None) -> Agent:
@@ -82,17 +84,21 @@ def make(cfg: PETSConfig, spec: Spec, reward: RewardFn | None = None) -> Agent:
     Args:
       cfg: settings; floats may be traced.
       spec: observations a vector; actions discrete or a bounded vector.
-      reward: the known reward of a step; None to learn it.
+      reward: the known reward of a step, which then is not learned; None to learn it.
     Raises:
       ValueError: a setting out of range or at odds with another, or an environment that needs a wrapper first.
     """
     check(cfg)
     chosen = getattr(cfg.planner, cfg.planner.kind)
-    if cfg.propagation == "ts_inf" and cfg.planner.kind != "gradient" and chosen.particles % cfg.fit.members:
+    if cfg.propagation == "ts1" and cfg.planner.kind == "gradient":
+        raise ValueError("propagation must be ts_inf or mean for the gradient planner, got ts1")
+    if cfg.propagation != "mean" and cfg.planner.kind != "gradient" and chosen.particles % cfg.fit.members:
         raise ValueError(
             f"planner.{cfg.planner.kind}.particles must be a multiple of fit.members ({cfg.fit.members}), "
             f"got {chosen.particles}"
         )
+    if cfg.known_reward and reward is None:
+        raise ValueError(f"known_reward must be False: no reward function of {spec.name} is known")
     planner = make_planner(cfg.planner, spec)
     member = gaussian(cfg.model, spec)
     fitting = trainer(member, cfg.fit)

@@ -198,6 +198,7 @@ class Model(NamedTuple):
     legal: Callable[[State], Array] | None = None  # mask [A]
     worlds: int = 1  # hypotheses held, e.g. ensemble members
     at: Callable[[Array], Model] | None = None  # (w) -> one of them, a Model with `worlds` 1
+    mixed: bool = False  # lives change worlds at random in every step; else each keeps its own
 
 
 class WorldModel(NamedTuple):

@@ -1,11 +1,11 @@
 """A deterministic model over vector observations (Nagabandi et al. 2018), with reward and termination.
 
     x = [o, a],  y = [o' - o, r],  both scaled
-    (m, z) = f(x),   o' = o + m_o,  r = m_r,  discount = 1 - σ(z)
+    m = f(x),   o' = o + m_o,  r = m_r,  z = g(o, a, o'),  discount = 1 - σ(z)
     L = mean_batch [ 1/D Σ_d (m_d - y_d)² + c CE(z, terminated) ] + w 1/2 Σ ‖W‖²
 
-Differs from the paper in: reward and termination are learned, no noise is added to the inputs, and there is weight
-decay.
+Differs from the paper in: reward and termination are learned (termination as `dynamics` says), no noise is added to the
+inputs, and there is weight decay.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ class DeterministicConfig:
     hidden: tuple[int, ...] = setting(default=(200, 200, 200, 200), low=1, help="widths of the hidden layers")
     activation: str = setting(default="silu", help="activation of the hidden layers")
     weight_decay: float = setting(default=5e-5, low=0.0, help="of every weight matrix; biases have none")
-    termination_weight: float = setting(default=1.0, low=0.0, help="weight of the termination head's cross-entropy")
+    termination_weight: float = setting(default=1.0, low=0.0, help="weight of the cross-entropy of termination")
 
 
 class DeterministicParams(NamedTuple):
     net: Params
+    end: Params  # of the termination network; () where no state ends an episode
     scales: dynamics.Scales  # constants to the gradient, set by `calibrate`
 
 
@@ -52,15 +53,21 @@ def deterministic(cfg: DeterministicConfig, spec: Spec) -> WorldModel:
     """
     check(cfg)
     inputs, outputs = dynamics.sizes(spec)
-    net = mlp(inputs, cfg.hidden, outputs + spec.terminates, cfg.activation, "narrow")
+    net = mlp(inputs, cfg.hidden, outputs, cfg.activation, "narrow")
+    end_net = dynamics.termination(spec)
 
     def init(key: Key) -> DeterministicParams:
-        return DeterministicParams(net.init(key), dynamics.unit_scales(spec))
+        key_net, key_end = jax.random.split(key)
+        end = () if end_net is None else end_net.init(key_end)
+        return DeterministicParams(net.init(key_net), end, dynamics.unit_scales(spec))
 
-    def predict(params: DeterministicParams, obs: Obs, action: Action) -> tuple[Array, Array | None]:
+    def predict(params: DeterministicParams, obs: Obs, action: Action) -> Array:
         scales = jax.lax.stop_gradient(params.scales)
-        out = net.apply(params.net, normalize(scales.inputs, dynamics.features(spec, obs, action)))
-        return out[:outputs], out[-1] if spec.terminates else None
+        return net.apply(params.net, normalize(scales.inputs, dynamics.features(spec, obs, action)))
+
+    def logit(params: DeterministicParams, obs: Obs, action: Action, next_obs: Obs) -> Array | None:
+        scales = jax.lax.stop_gradient(params.scales)
+        return dynamics.termination_logit(end_net, params.end, spec, scales, obs, action, next_obs)
 
     def target(params: DeterministicParams, row: Transition) -> Array:
         return normalize(jax.lax.stop_gradient(params.scales.targets), dynamics.targets(row))
@@ -69,28 +76,28 @@ def deterministic(cfg: DeterministicConfig, spec: Spec) -> WorldModel:
         del key
 
         def one(row: Transition) -> tuple[Array, Array]:
-            mean, logit = predict(params, row.obs, row.action)
-            ends = jnp.zeros(()) if logit is None else binary_cross_entropy(logit, dynamics.ends(row))
+            mean, z = predict(params, row.obs, row.action), logit(params, row.obs, row.action, row.next_obs)
+            ends = jnp.zeros(()) if z is None else binary_cross_entropy(z, dynamics.ends(row))
             return squared_error(mean, target(params, row)), ends
 
         error, ends = jax.tree.map(jnp.mean, jax.vmap(one)(batch))
-        decay = cfg.weight_decay * dynamics.half_square(params.net)
+        decay = cfg.weight_decay * dynamics.half_square((params.net, params.end))
         total = error + cfg.termination_weight * ends + decay
         return total, {"squared_error": error, "termination": ends, "decay": decay}
 
     def step(params: DeterministicParams, key: Key, state: Obs, action: Action) -> StepOut:
         del key
-        mean, logit = predict(params, state, action)
-        next_obs, reward = dynamics.advance(params.scales, state, mean)
-        return StepOut(next_obs, reward, jnp.ones(()) if logit is None else jax.nn.sigmoid(-logit))
+        next_obs, reward = dynamics.advance(params.scales, state, predict(params, state, action))
+        z = logit(params, state, action, next_obs)
+        return StepOut(next_obs, reward, jnp.ones(()) if z is None else jax.nn.sigmoid(-z))
 
     def calibrate(params: DeterministicParams, rows: Transition, mask: Array) -> DeterministicParams:
         return params._replace(scales=dynamics.fit_scales(spec, rows, mask))
 
     def errors(params: DeterministicParams, batch: Transition) -> Array:
         def one(row: Transition) -> Array:
-            mean, logit = predict(params, row.obs, row.action)
-            return dynamics.prediction_error(mean, target(params, row), logit, dynamics.ends(row))
+            mean, z = predict(params, row.obs, row.action), logit(params, row.obs, row.action, row.next_obs)
+            return dynamics.prediction_error(mean, target(params, row), z, dynamics.ends(row))
 
         return jax.vmap(one)(batch)
 

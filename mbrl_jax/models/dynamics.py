@@ -2,8 +2,14 @@
 
     x = [o, a]          an action of a discrete space as one-hot
     y = [o' - o, r]
+    e = [o, a, o', o'²]    what termination is told by
 
-Both are scaled to mean 0 and deviation 1 by statistics of the training rows, which are constants to the gradient.
+All are scaled to mean 0 and deviation 1 by statistics of the training rows, which are constants to the gradient.
+
+Termination has a network of its own. It is a rare event, told by the state that a step leads to more than by the one it
+leaves, and most often by a bound on some entry of it; squares put both sides of a bound within reach of the few rows
+that ended. As one more output of the dynamics' network it was learned badly: a likelihood that knows a deterministic
+world to 1e-5 outweighs a cross-entropy.
 """
 
 from __future__ import annotations
@@ -14,7 +20,11 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.types import Action, Array, Box, Discrete, Obs, Params, Spec, Transition
-from mbrl_jax.ops.normalize import Normalizer, denormalize, fit_normalizer, identity_normalizer
+from mbrl_jax.nets.mlp import mlp
+from mbrl_jax.nets.net import Net
+from mbrl_jax.ops.normalize import Normalizer, denormalize, fit_normalizer, identity_normalizer, normalize
+
+FARTHEST = 10.0  # deviations from the mean beyond which states look alike to the termination network
 
 
 class Scales(NamedTuple):
@@ -52,6 +62,28 @@ def targets(row: Transition) -> Array:
 def ends(row: Transition) -> Array:
     """1 where a transition terminates, else 0; [] float. A time limit is no termination."""
     return (row.discount == 0).astype(jnp.float32)
+
+
+def termination(spec: Spec) -> Net | None:
+    """The network of the logit of termination, over `termination_features`; None where no state ends an episode."""
+    inputs, outputs = sizes(spec)
+    return mlp(inputs + 2 * (outputs - 1), (64, 64), 1, "silu") if spec.terminates else None
+
+
+def termination_features(spec: Spec, scales: Scales, obs: Obs, action: Action, next_obs: Obs) -> Array:
+    """e of one step, [3 |o| + |a|], scaled."""
+    before, after = (
+        jnp.clip(normalize(scales.inputs, features(spec, o, action)), -FARTHEST, FARTHEST) for o in (obs, next_obs)
+    )
+    after = after[: next_obs.shape[0]]
+    return jnp.concatenate([before, after, jnp.square(after)])
+
+
+def termination_logit(
+    net: Net | None, params: Params, spec: Spec, scales: Scales, obs: Obs, action: Action, next_obs: Obs
+) -> Array | None:
+    """The logit [] of an episode's end by a step, from `termination`'s network; None without one."""
+    return None if net is None else net.apply(params, termination_features(spec, scales, obs, action, next_obs))[0]
 
 
 def unit_scales(spec: Spec) -> Scales:

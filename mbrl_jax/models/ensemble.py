@@ -95,6 +95,7 @@ def bind(
     members: int = 0,
     value: Callable[[Key, State], Array] | None = None,
     prior: Callable[[Key, State], Array] | None = None,
+    mixed: bool = False,
 ) -> Model:
     """A world model with its parameters inside: what a planner, or `core.branch`, sees.
 
@@ -105,6 +106,7 @@ def bind(
         draws one at every step.
       value: (key, state) -> [], the bootstrap at the horizon or leaf.
       prior: (key, state) -> logits, or a proposed action.
+      mixed: with `members`, lives change members at random in every step (TS1) instead of keeping one (TS-infinity).
     Raises:
       ValueError: params do not hold that many members.
     """
@@ -120,4 +122,5 @@ def bind(
         prior,
         worlds=members,
         at=lambda w: bind(world, member(params, w), 0, value, prior),
+        mixed=mixed,
     )

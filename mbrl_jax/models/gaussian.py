@@ -1,8 +1,8 @@
 """A probabilistic model over vector observations (Chua et al. 2018; Janner et al. 2019).
 
     x = [o, a],  y = [o' - o, r],  both scaled
-    (m, u, z) = f(x),   v = soft_bound(u, low, high)
-    o', r  from  y ~ N(m, exp v),   discount = 1 - σ(z)
+    (m, u) = f(x),   v = soft_bound(u, low, high)
+    o', r  from  y ~ N(m, exp v),   z = g(o, a, o'),   discount = 1 - σ(z)
     L = mean_batch [ 1/D Σ_d ( (m_d - y_d)² exp(-v_d) + v_d ) + c CE(z, terminated) ]
         + b (Σ high - Σ low) + w 1/2 Σ ‖W‖²
 
@@ -12,7 +12,8 @@ Differs from the papers in:
   * each member of an ensemble owns its bounds of the log-variance; the papers share one pair among all members. Plain
     `vmap` then makes an ensemble of it;
   * one weight decay for all layers;
-  * termination is learned by a classifier where the environment terminates; the papers are told the condition.
+  * termination is learned by a classifier of its own (see `dynamics`) where the environment terminates; the papers are
+    told the condition.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class GaussianConfig:
     activation: str = setting(default="silu", help="activation of the hidden layers")
     weight_decay: float = setting(default=5e-5, low=0.0, help="of every weight matrix; biases have none")
     bound_weight: float = setting(default=0.01, low=0.0, help="pull of the log-variance bounds towards each other")
-    termination_weight: float = setting(default=1.0, low=0.0, help="weight of the termination head's cross-entropy")
+    termination_weight: float = setting(default=1.0, low=0.0, help="weight of the cross-entropy of termination")
 
 
 class Bounds(NamedTuple):
@@ -50,6 +51,7 @@ class Bounds(NamedTuple):
 
 class GaussianParams(NamedTuple):
     net: Params
+    end: Params  # of the termination network; () where no state ends an episode
     bounds: Bounds
     scales: dynamics.Scales  # constants to the gradient, set by `calibrate`
 
@@ -57,7 +59,6 @@ class GaussianParams(NamedTuple):
 class Prediction(NamedTuple):
     mean: Array  # [D_y] scaled
     log_var: Array  # [D_y] scaled
-    logit: Array | None  # [] of termination; None where the environment never terminates
 
 
 def gaussian(cfg: GaussianConfig, spec: Spec) -> WorldModel:
@@ -74,17 +75,24 @@ def gaussian(cfg: GaussianConfig, spec: Spec) -> WorldModel:
     """
     check(cfg)
     inputs, outputs = dynamics.sizes(spec)
-    net = mlp(inputs, cfg.hidden, 2 * outputs + spec.terminates, cfg.activation, "narrow")
+    net = mlp(inputs, cfg.hidden, 2 * outputs, cfg.activation, "narrow")
+    end_net = dynamics.termination(spec)
 
     def init(key: Key) -> GaussianParams:
         bounds = Bounds(jnp.full(outputs, -10.0), jnp.full(outputs, 0.5))
-        return GaussianParams(net.init(key), bounds, dynamics.unit_scales(spec))
+        key_net, key_end = jax.random.split(key)
+        end = () if end_net is None else end_net.init(key_end)
+        return GaussianParams(net.init(key_net), end, bounds, dynamics.unit_scales(spec))
 
     def predict(params: GaussianParams, obs: Obs, action: Action) -> Prediction:
         scales = jax.lax.stop_gradient(params.scales)
         out = net.apply(params.net, normalize(scales.inputs, dynamics.features(spec, obs, action)))
         log_var = soft_bound(out[outputs : 2 * outputs], params.bounds.low, params.bounds.high)
-        return Prediction(out[:outputs], log_var, out[-1] if spec.terminates else None)
+        return Prediction(out[:outputs], log_var)
+
+    def logit(params: GaussianParams, obs: Obs, action: Action, next_obs: Obs) -> Array | None:
+        scales = jax.lax.stop_gradient(params.scales)
+        return dynamics.termination_logit(end_net, params.end, spec, scales, obs, action, next_obs)
 
     def target(params: GaussianParams, row: Transition) -> Array:
         return normalize(jax.lax.stop_gradient(params.scales.targets), dynamics.targets(row))
@@ -95,12 +103,13 @@ def gaussian(cfg: GaussianConfig, spec: Spec) -> WorldModel:
         def one(row: Transition) -> tuple[Array, Array]:
             out = predict(params, row.obs, row.action)
             nll = gaussian_nll(out.mean, out.log_var, target(params, row))
-            ends = jnp.zeros(()) if out.logit is None else binary_cross_entropy(out.logit, dynamics.ends(row))
+            z = logit(params, row.obs, row.action, row.next_obs)
+            ends = jnp.zeros(()) if z is None else binary_cross_entropy(z, dynamics.ends(row))
             return nll, ends
 
         nll, ends = jax.tree.map(jnp.mean, jax.vmap(one)(batch))
         width = jnp.sum(params.bounds.high) - jnp.sum(params.bounds.low)
-        decay = cfg.weight_decay * dynamics.half_square(params.net)
+        decay = cfg.weight_decay * dynamics.half_square((params.net, params.end))
         total = nll + cfg.termination_weight * ends + cfg.bound_weight * width + decay
         return total, {"nll": nll, "termination": ends, "bound_width": width, "decay": decay}
 
@@ -108,7 +117,8 @@ def gaussian(cfg: GaussianConfig, spec: Spec) -> WorldModel:
         out = predict(params, state, action)
         drawn = out.mean + jnp.exp(0.5 * out.log_var) * jax.random.normal(key, (outputs,))
         next_obs, reward = dynamics.advance(params.scales, state, drawn)
-        return StepOut(next_obs, reward, jnp.ones(()) if out.logit is None else jax.nn.sigmoid(-out.logit))
+        z = logit(params, state, action, next_obs)
+        return StepOut(next_obs, reward, jnp.ones(()) if z is None else jax.nn.sigmoid(-z))
 
     def calibrate(params: GaussianParams, rows: Transition, mask: Array) -> GaussianParams:
         return params._replace(scales=dynamics.fit_scales(spec, rows, mask))
@@ -116,7 +126,8 @@ def gaussian(cfg: GaussianConfig, spec: Spec) -> WorldModel:
     def errors(params: GaussianParams, batch: Transition) -> Array:
         def one(row: Transition) -> Array:
             out = predict(params, row.obs, row.action)
-            return dynamics.prediction_error(out.mean, target(params, row), out.logit, dynamics.ends(row))
+            z = logit(params, row.obs, row.action, row.next_obs)
+            return dynamics.prediction_error(out.mean, target(params, row), z, dynamics.ends(row))
 
         return jax.vmap(one)(batch)
 

@@ -2,9 +2,10 @@
 
     G = Σ_t (Π_{i<t} γ d_i) r_t  +  (Π_{i<H} γ d_i) V(s_H),   the mean over particles
 
-Trajectory sampling is that of PETS (Chua et al. 2018, section 5.1), "TS-infinity" where a model holds several worlds:
-every particle spends its whole life in one of them. A model that mixes its members in each step (TS1, their mean) is
-one world, and is asked as it is.
+Trajectory sampling is that of PETS (Chua et al. 2018, section 5.1). Where a model holds several worlds, every particle
+spends its whole life in one of them ("TS-infinity"); where the model is `mixed`, the particles of each candidate are
+dealt out anew among the worlds in every step ("TS1"). Either way each world carries an equal share of the particles of
+every candidate in every step. A model whose own step mixes its members, such as their mean, is one world.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core import tree
-from mbrl_jax.core.types import Action, Array, Key, Model, State
+from mbrl_jax.core.rollout import spread
+from mbrl_jax.core.types import Action, Array, Key, Model, State, Tree
 
 
 def score(model: Model, key: Key, state: State, actions: Action, gamma: Array | float, particles: int) -> Array:
@@ -39,6 +41,8 @@ def score(model: Model, key: Key, state: State, actions: Action, gamma: Array | 
     at = model.at
     if at is None or model.worlds == 1:
         returns = _live(model, key, state, actions, gamma, particles)[None]
+    elif model.mixed:
+        returns = _live_mixed(model, key, state, actions, gamma, particles)[None]
     else:
         # Members outside, lanes inside: each member's weights meet all of its lanes in one matrix product.
         share = particles // model.worlds
@@ -70,6 +74,42 @@ def _live(model: Model, key: Key, state: State, actions: Action, gamma: Array | 
     if model.value is not None:
         totals = totals + _weighed(weights, jax.vmap(model.value)(jax.random.split(key_value, lanes), states))
     return totals.reshape(candidates, share)
+
+
+def _live_mixed(model: Model, key: Key, state: State, actions: Action, gamma: Array | float, particles: int) -> Array:
+    """Returns [N, particles] of lives that change worlds at random in every step."""
+    candidates, horizon = jax.tree.leaves(actions)[0].shape[:2]
+    worlds, share, lanes = model.worlds, particles // model.worlds, candidates * particles
+    key_steps, key_value = jax.random.split(key)
+
+    def deal(key: Key, lives: Tree) -> Tree:
+        """The lives [worlds x N x share] of each candidate in a new order."""
+        order = jnp.argsort(jax.random.uniform(key, (candidates, particles)), axis=1)
+
+        def one(leaf: Array) -> Array:
+            by_candidate = leaf.reshape(worlds, candidates, share, *leaf.shape[1:]).swapaxes(0, 1)
+            lives = by_candidate.reshape(candidates, particles, *leaf.shape[1:])
+            moved = jax.vmap(lambda own, order: own[order])(lives, order)
+            back = moved.reshape(candidates, worlds, share, *leaf.shape[1:]).swapaxes(0, 1)
+            return back.reshape(lanes, *leaf.shape[1:])
+
+        return jax.tree.map(one, lives)
+
+    def one(at: tuple[State, Array, Array], t: Array) -> tuple[tuple[State, Array, Array], None]:
+        key_deal, key_step = jax.random.split(jax.random.fold_in(key_steps, t))
+        states, weights, totals = deal(key_deal, at)
+        action = jax.tree.map(
+            lambda leaf: tree.flatten_dims(tree.tile(jnp.repeat(leaf[:, t], share, 0), worlds), 2), actions
+        )
+        out = spread(model, key_step, states, action)
+        totals = totals + _weighed(weights, out.reward)
+        return (out.state, weights * gamma * out.discount, totals), None
+
+    start = (tree.tile(state, lanes), jnp.ones(lanes), jnp.zeros(lanes))
+    (states, weights, totals), _ = jax.lax.scan(one, start, jnp.arange(horizon))
+    if model.value is not None:
+        totals = totals + _weighed(weights, jax.vmap(model.value)(jax.random.split(key_value, lanes), states))
+    return totals.reshape(worlds, candidates, share).swapaxes(0, 1).reshape(candidates, particles)
 
 
 def _weighed(weights: Array, values: Array) -> Array:

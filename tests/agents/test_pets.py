@@ -91,7 +91,7 @@ def test_propagation_decides_what_the_planner_is_shown():
     assert float(draws.var()) == pytest.approx(float(each.var(1).mean()) / 3, rel=0.15)  # of the mean of three draws
 
     drawn = pets.bound(replace(cfg, {"propagation": "ts1"}), single, params)
-    assert drawn.worlds == 1
+    assert (drawn.worlds, drawn.mixed, held.mixed) == (3, True, False)
     mixed = jax.vmap(lambda key: drawn.step(key, x, a).state[0])(jax.random.split(key, 4000))
     assert float(mixed.mean()) == pytest.approx(float(each.mean()), abs=0.05)
     assert float(mixed.var()) == pytest.approx(float(each.reshape(-1).var()), rel=0.15)
@@ -158,6 +158,8 @@ def test_every_planner_comes_near_the_best_in_the_true_dynamics(kind):
     [
         ({"planner.cem.particles": 4}, r"planner.cem.particles must be a multiple of fit.members \(3\), got 4"),
         ({"planner.kind": "cme"}, "planner.kind must be one of shooting, cem, icem, mppi, gradient, got 'cme'"),
+        ({"known_reward": True}, "known_reward must be False: no reward function of .* is known"),
+        ({"propagation": "ts1", "planner.kind": "gradient"}, "propagation must be ts_inf or mean for the gradient"),
         ({"propagation": "ts2"}, "propagation must be one of ts_inf, ts1, mean"),
         ({"planner.cem.elites": 60}, r"elites must be below population \(60\), got 60"),
     ],

@@ -30,7 +30,25 @@ def numpy_outputs(params, data):
     layers = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params.net["params"])
     h = np.tanh(((x - x.mean(0)) / x.std(0)) @ layers["Dense_0"]["kernel"] + layers["Dense_0"]["bias"])
     out = h @ layers["Dense_1"]["kernel"] + layers["Dense_1"]["bias"]
-    return out[:, :3], out[:, 3], (y - y.mean(0)) / y.std(0), y, layers
+    end = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params.end["params"])
+    return (
+        out,
+        numpy_ends(params, data.obs, data.action, data.next_obs),
+        (y - y.mean(0)) / y.std(0),
+        y,
+        (*layers.values(), *end.values()),
+    )
+
+
+def numpy_ends(params, obs, action, next_obs):
+    """Logits of termination of steps."""
+    mean, std = params.scales.inputs
+    after = (next_obs - mean[:2]) / std[:2]
+    h = np.concatenate([(np.concatenate([obs, action], 1) - mean) / std, after, after**2], 1)
+    for i in range(3):
+        layer = params.end["params"][f"Dense_{i}"]
+        h = (h if i == 0 else h / (1 + np.exp(-h))) @ layer["kernel"] + layer["bias"]
+    return h[:, 0]
 
 
 def test_loss_and_errors():
@@ -38,7 +56,7 @@ def test_loss_and_errors():
     mean, z, target, _, layers = numpy_outputs(params, data)
     end, p = np.asarray(data.discount) == 0, 1 / (1 + np.exp(-z))
     cross = -np.mean(np.where(end, np.log(p), np.log(1 - p)))
-    decay = 0.3 * 0.5 * sum(np.sum(layer["kernel"] ** 2) for layer in layers.values())
+    decay = 0.3 * 0.5 * sum(np.sum(layer["kernel"] ** 2) for layer in layers)
     loss, metrics = jax.jit(model.loss)(params, jax.random.key(0), data)
     np.testing.assert_allclose(loss, np.mean((mean - target) ** 2) + 2 * cross + decay, rtol=1e-4)
     np.testing.assert_allclose(metrics["squared_error"], np.mean((mean - target) ** 2), rtol=1e-4)
@@ -51,13 +69,14 @@ def test_loss_and_errors():
 
 def test_step_is_the_mean_whatever_the_key():
     model, params, data = built()
-    mean, z, _, y, _ = numpy_outputs(params, data)
+    mean, _, _, y, _ = numpy_outputs(params, data)
     change = y.mean(0) + y.std(0) * mean
     for seed in (0, 1):
         out = jax.jit(model.step)(params, jax.random.key(seed), data.obs[3], data.action[3])
+        z = numpy_ends(params, data.obs[3:4], data.action[3:4], out.state[None])[0]
         np.testing.assert_allclose(out.state, np.asarray(data.obs[3]) + change[3, :2], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(out.reward, change[3, 2], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(out.discount, 1 / (1 + np.exp(z[3])), rtol=1e-4)
+        np.testing.assert_allclose(out.discount, 1 / (1 + np.exp(z)), rtol=1e-4)
 
 
 def test_settings_are_checked():

@@ -111,8 +111,8 @@ def test_spread_meets_each_members_weights_with_all_its_lanes_in_one_product():
     text = str(jax.make_jaxpr(lambda *a: spread(bind(GAUSSIAN, params, 3), *a))(*lanes()))
     products = [line.split(" = ")[0] for line in text.splitlines() if "dot_general[" in line]
     shapes = [line.split(":")[1] for line in products]
-    # 3 members x 4 lanes: hidden, hidden, and 2 x 4 outputs with the termination logit.
-    assert shapes == ["f32[3,4,8]", "f32[3,4,8]", "f32[3,4,9]"]
+    # 3 members x 4 lanes: hidden, hidden, and 2 x 4 outputs; then the termination network.
+    assert shapes == [f"f32[3,4,{width}]" for width in (8, 8, 8, 64, 64, 1)]
 
 
 def test_bind():

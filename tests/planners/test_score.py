@@ -128,6 +128,41 @@ def test_each_member_carries_its_share_of_every_candidate_and_keeps_it(share):
     np.testing.assert_allclose(got, (3 * 1111.0 + 4 * 2e6) / 4, rtol=1e-6)
 
 
+@pytest.mark.parametrize("share", [1, 3])
+def test_mixed_each_member_carries_its_share_of_every_candidate_in_every_step(share):
+    params = jnp.array([1.0, 10.0, 100.0, 1000.0])
+    # A state is its candidate's number; a reward tells member and candidate, and is nothing like the others.
+    world = TAGGED._replace(step=lambda params, key, state, action: StepOut(state, params * action[0], jnp.ones(())))
+    model = bind(world, params, 4, mixed=True)._replace(step=never)
+    actions = jnp.tile(jnp.arange(1.0, 6.0)[:, None, None], (1, 3, 1))
+    got = score(model, jax.random.key(0), jnp.zeros(2), actions, 1.0, 4 * share)
+    np.testing.assert_allclose(got, np.arange(1.0, 6.0) * 3 * 1111.0 / 4, rtol=1e-6)
+
+
+def test_mixed_lives_change_members_in_each_step_independently():
+    # A life adds up the members it has met, 0 or 1: after 4 steps binomial if they are drawn anew, else 0 or 4.
+    world = TAGGED._replace(
+        step=lambda params, key, state, action: StepOut(
+            jnp.stack([state[0] + params, state[1] + 1]),
+            jnp.where(state[1] == 3, jnp.square(state[0] + params), 0.0),
+            jnp.ones(()),
+        )
+    )
+    # The mean square is 16 / 2 where a life keeps its member and, of a binomial(4, 1/2), 1 + 4 where it does not.
+    for mixed, square, tolerance in ((False, 8.0, 1e-5), (True, 5.0, 0.15)):
+        model = bind(world, jnp.array([0.0, 1.0]), 2, mixed=mixed)
+        got = score(model, jax.random.key(0), jnp.zeros(2), jnp.zeros((500, 4, 1)), 1.0, 10)
+        np.testing.assert_allclose(got.mean(), square, rtol=0, atol=tolerance)
+
+
+def test_mixed_members_alike_score_as_one():
+    world = TAGGED._replace(step=lambda params, key, state, action: WALKER.step(key, state, action))
+    model = bind(world, jnp.zeros(3), 3, mixed=True)
+    for gamma in (1.0, 0.8):
+        got = score(model, jax.random.key(0), STATE, ACTIONS, gamma, 6)
+        np.testing.assert_allclose(got, walked(ACTIONS, gamma), rtol=1e-5)
+
+
 def test_members_match_a_loop_over_them():
     spec = Spec(Box((2,)), Box((2,), -1.0, 1.0), terminates=True)
     world = gaussian(GaussianConfig(hidden=(8,)), spec)
