@@ -22,7 +22,7 @@ class Algorithm(NamedTuple):
 
     config: Any  # a `@config` class whose defaults suit no environment in particular
     make: Callable[[Any, Any], Agent]  # (settings, spec) -> agent; (settings, env) with `simulator`
-    buffer: Callable[[LoopConfig], Buffer]
+    buffer: Callable[[Any, LoopConfig], Buffer]  # (settings, loop) -> buffer
     actions: tuple[type, ...] = (Discrete, Box)  # the action spaces it can handle
     summary: str = ""
     table: bool = False  # needs numbered states; other agents get them as one-hot vectors
@@ -39,12 +39,14 @@ class Preset(NamedTuple):
     threshold: float  # the evaluation return that counts as solved
 
 
-def _ring(cfg: LoopConfig) -> Buffer:
-    return uniform(cfg.capacity)
+def _ring(agent: Any, loop: LoopConfig) -> Buffer:
+    del agent
+    return uniform(loop.capacity)
 
 
-def _latest(cfg: LoopConfig) -> Buffer:
-    return latest(cfg.unroll, cfg.num_envs)
+def _latest(agent: Any, loop: LoopConfig) -> Buffer:
+    del agent
+    return latest(loop.unroll, loop.num_envs)
 
 
 def _dyna_q_plus() -> dyna_q.DynaQConfig:
@@ -246,7 +248,8 @@ def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
     made = algorithm(algo)
     check(agent, "agent.")
     check(loop, "loop.")
-    world = suited(algo, make_env(env) if isinstance(env, str) else env)
+    raw = make_env(env) if isinstance(env, str) else env
+    world = suited(algo, raw)
     if made.table and (loop.num_envs, loop.unroll, loop.updates) != (1, 1, 1):
         given = f"{loop.num_envs}, {loop.unroll} and {loop.updates}"
         raise ValueError(f"loop.num_envs, loop.unroll and loop.updates must be 1 for {algo}, got {given}")
@@ -257,9 +260,9 @@ def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
         if made.buffer is _ring and name.endswith(".batch") and value > loop.capacity:
             raise ValueError(f"{name} must be at most loop.capacity = {loop.capacity}, got {value}")
     try:
-        learner = made.make(agent, world if made.simulator else world.spec)
+        learner = made.make(agent, raw if made.simulator else world.spec)
     except ValueError as error:
         raise ValueError(f"agent: {error}") from error
     if learner.refresh is not no_refresh and loop.warmup < 1:
         raise ValueError(f"loop.warmup must be at least 1 for {algo}, whose model needs rows, got {loop.warmup}")
-    return make_loop(learner, world, made.buffer(loop), loop)
+    return make_loop(learner, world, made.buffer(agent, loop), loop)

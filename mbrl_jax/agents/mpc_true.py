@@ -30,7 +30,7 @@ def make(cfg: MPCTrueConfig, env: Env) -> Agent:
 
     Args:
       cfg: settings; floats may be traced.
-      env: its observations are its states.
+      env: before `wrappers.reveal_state`, with which the loop must run it.
     Raises:
       ValueError: a setting out of range, or actions that the planner cannot handle.
     """
