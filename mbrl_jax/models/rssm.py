@@ -185,6 +185,7 @@ def rssm(deter: int, space: Space, family: Latents, cell: Staged, prior: Net, po
         drives = jax.vmap(cell.ahead, (None, 0))(params.cell, codes)
         told = jax.vmap(posterior.ahead, (None, 0))(params.posterior, tokens)
         noise = family.noise(key, tokens.shape[0])
+        state = jax.tree.map(lambda leaf: leaf.astype(tokens.dtype), state)  # what a buffer keeps may be narrower
 
         def one(state: Latent, at: tuple[Array, Array, Array, Array]) -> tuple[Latent, tuple[Latent, Any]]:
             drive, told, noise, first = at

@@ -1,0 +1,256 @@
+"""Windows of consecutive steps, from a ring of rows for each environment.
+
+Rows are in arrival form: a row is an observation, with what was received on arriving there and the action taken there.
+So the last observation of an episode has a row of its own, and neither it nor its reward is lost:
+
+    o_0 --a_0--> r_1, o_1 --a_1--> r_2, o_2 (end)
+    rows:  (o_0, a_0, 0, first)  (o_1, a_1, r_1)  (o_2, -, r_2, last)
+
+Environments therefore come to hold different numbers of rows. A window is `length` rows of one environment in the order
+in which they were written; it may span episodes, which `first` marks, and never lies across the write head.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax.core import tree
+from mbrl_jax.core.types import Action, Array, Buffer, Key, Obs, Replay, Transition, Tree
+
+
+class Step(NamedTuple):
+    """An observation, what was received on arriving there, and what was done there."""
+
+    obs: Obs
+    action: Action  # taken at `obs`; zeros where `last`
+    reward: Array  # [] received on arriving at `obs`; 0 where `first`
+    discount: Array  # [] 0 where `obs` is terminal, else 1
+    first: Array  # [] bool: `obs` starts an episode
+    last: Array  # [] bool: `obs` ends an episode, terminal or out of time
+    extras: Tree = ()  # what `act` gave at `obs`; zeros where `last`
+
+
+class Window(NamedTuple):
+    """What `sample` gives."""
+
+    steps: Step  # [L, B, ...] time-major
+    index: Array  # [B] int32: where each window starts, for `Feedback`  # pyright: ignore[reportIncompatibleMethodOverride]
+    weight: Array  # [B] importance weights; 1 where sampling is uniform, 0 where there was no window to give
+
+
+class Feedback(NamedTuple):
+    """What an agent's `update` hands back for the windows it was given; None for what is to stay."""
+
+    index: Array  # [B] as in `Window`  # pyright: ignore[reportIncompatibleMethodOverride]
+    priority: Array | None = None  # [B] at least 0, for `prioritized` buffers
+    extras: Tree | None = None  # [T, B, ...] fresher extras of the last T rows of each window, T at most L
+
+
+class Ring(NamedTuple):
+    """C rows for each of N environments: row i of environment e is written at e C + i % C."""
+
+    steps: Step  # [N C, ...]
+    written: Array  # [N] int32: rows ever written, below 2^31
+    used: Array  # [N] int32: rows before this one have been in a window of the online queue
+    reward: Array  # [N] of the transition before, to be written with the row of its successor
+    discount: Array  # [N] likewise
+    first: Array  # [N] bool: the next transition starts an episode
+
+
+def empty(item: Transition, capacity: int, num_envs: int) -> Ring:
+    """A ring of `capacity` rows for each environment, from one transition or its shapes."""
+    flag: Any = jax.ShapeDtypeStruct((), jnp.bool_)
+    row = Step(item.obs, item.action, item.reward, item.discount, flag, flag, item.extras)
+    steps = jax.tree.map(lambda leaf: jnp.zeros((num_envs * capacity, *leaf.shape), leaf.dtype), row)
+    written, used = jnp.zeros(num_envs, jnp.int32), jnp.zeros(num_envs, jnp.int32)
+    reward, discount = jnp.zeros(num_envs, item.reward.dtype), jnp.ones(num_envs, item.discount.dtype)
+    return Ring(steps, written, used, reward, discount, jnp.ones(num_envs, bool))
+
+
+def append(ring: Ring, trajectory: Transition) -> Ring:
+    """Turns transitions into rows and writes them, over the oldest where an environment's rows are full.
+
+    Args:
+      ring: N environments, C rows each.
+      trajectory: [T, N, ...], each environment's transitions in order, 2T at most C.
+    Raises:
+      ValueError: more rows than the ring holds.
+    """
+    num_envs, capacity = ring.written.shape[0], per_env(ring)
+    steps = trajectory.reward.shape[0]
+    if 2 * steps > capacity:
+        raise ValueError(f"capacity must be at least 2 x {steps} rows per environment to add as many steps at once")
+
+    def before(pending: Array, values: Array) -> Array:
+        return jnp.concatenate([pending[None], values[:-1]])
+
+    last = trajectory.last.astype(bool)
+    first = before(ring.first, last)
+    reward = jnp.where(first, 0, before(ring.reward, trajectory.reward))
+    discount = jnp.where(first, 1, before(ring.discount, trajectory.discount))
+    no = jnp.zeros_like(last)
+    going = Step(trajectory.obs, trajectory.action, reward, discount, first, no, trajectory.extras)
+    nothing = jax.tree.map(jnp.zeros_like, (trajectory.action, trajectory.extras))
+    ending = Step(trajectory.next_obs, nothing[0], trajectory.reward, trajectory.discount, no, ~no, nothing[1])
+
+    rows = 1 + last.astype(jnp.int32)  # [T, N] that a transition gives
+    end = ring.written + jnp.cumsum(rows, 0)
+    start, base = end - rows, capacity * jnp.arange(num_envs)
+    nowhere = num_envs * capacity  # past the end: dropped
+    at = jnp.concatenate([base + start % capacity, jnp.where(last, base + (start + 1) % capacity, nowhere)])
+
+    def write(old: Array, going: Array, ending: Array) -> Array:
+        new = jnp.concatenate([going, ending]).astype(old.dtype)
+        return old.at[at.reshape(-1)].set(new.reshape(-1, *old.shape[1:]), mode="drop")
+
+    stored = jax.tree.map(write, ring.steps, going, ending)
+    pending = trajectory.reward[-1].astype(ring.reward.dtype), trajectory.discount[-1].astype(ring.discount.dtype)
+    return Ring(stored, end[-1], ring.used, *pending, last[-1])
+
+
+def per_env(ring: Ring) -> int:
+    """C, the rows that fit for each environment."""
+    return ring.steps.first.shape[0] // ring.written.shape[0]
+
+
+def windows(ring: Ring, index: Array, length: int) -> Step:
+    """The windows [length, B, ...] that start at `index` [B]."""
+    capacity = per_env(ring)
+    index = jnp.minimum(index, ring.steps.first.shape[0] - 1)
+    return tree.take(ring.steps, _rows(index, jnp.arange(length), capacity))
+
+
+def write_extras(ring: Ring, index: Array, extras: Tree, length: int) -> Ring:
+    """Writes `extras` [T, B, ...] into the last T rows of the windows that start at `index` [B].
+
+    Where windows overlap, one of them prevails.
+
+    Raises:
+      ValueError: more rows than a window has.
+    """
+    count = jax.tree.leaves(extras)[0].shape[0]
+    if count > length:
+        raise ValueError(f"extras must be of at most {length} rows, the length of a window, got {count}")
+    at = _rows(index, jnp.arange(length - count, length), per_env(ring))  # past the end where there was no window
+    new = jax.tree.map(
+        lambda old, fresh: old.at[at].set(fresh.astype(old.dtype), mode="drop"), ring.steps.extras, extras
+    )
+    return ring._replace(steps=ring.steps._replace(extras=new))
+
+
+def sequence(capacity: int, length: int, num_envs: int, online: int = 0) -> Buffer:
+    """A buffer of windows [length, B], uniform over all that can be made.
+
+    `sample(key, data, n)` gives a `Window`; with no whole window yet its weights are 0 (see `need_window`). A
+    trajectory [T, N, ...] of transitions is added, 2T at most capacity / num_envs. Bytes = capacity x bytes of a `Step`
+    (x seeds under `vmap`).
+
+    With `online` above 0, the first of each batch's windows are those that no batch has had yet: each environment's
+    rows are cut into windows side by side, which wait in line, oldest first and the environments in turn. They count as
+    had when `revise` gets a `Feedback` with their index (Hafner et al. 2023, the online queue of the authors' code).
+
+    Args:
+      capacity: rows in all, shared out evenly among environments.
+      length: L, rows of a window.
+      num_envs: N.
+      online: how many windows of a batch may come from the queue.
+    Raises:
+      ValueError: a size out of range.
+    """
+    rows = check_sizes(capacity, length, num_envs)
+    if online < 0:
+        raise ValueError(f"online must be at least 0, got {online}")
+    nowhere = num_envs * rows
+
+    def sample(key: Key, ring: Ring, n: int) -> Window:
+        counts = jnp.maximum(jnp.minimum(ring.written, rows) - length + 1, 0)  # [N] windows of each environment
+        upto = jnp.cumsum(counts)
+        drawn = jax.random.randint(key, (n,), 0, jnp.maximum(upto[-1], 1))
+        env = jnp.sum(drawn[:, None] >= upto, axis=1)
+        oldest = jnp.maximum(ring.written - rows, 0)
+        env = jnp.minimum(env, num_envs - 1)
+        start = oldest[env] + drawn - (upto - counts)[env]
+        index = jnp.where(upto[-1] > 0, env * rows + start % rows, nowhere)
+        if online:
+            waiting = queue(ring, length, min(online, n))[0]
+            index = index.at[: min(online, n)].set(jnp.where(waiting < nowhere, waiting, index[: min(online, n)]))
+        return Window(windows(ring, index, length), index, (index < nowhere).astype(jnp.float32))
+
+    def revise(ring: Ring, feedback: Any) -> Ring:
+        if not isinstance(feedback, Feedback):
+            return ring
+        if feedback.priority is not None:
+            raise ValueError("the agent gives priorities, but this buffer samples uniformly")
+        if feedback.extras is not None and jax.tree.leaves(feedback.extras):
+            ring = write_extras(ring, feedback.index, feedback.extras, length)
+        if online:
+            waiting, env = queue(ring, length, min(online, feedback.index.shape[0]))
+            had = (feedback.index[: waiting.shape[0]] == waiting) & (waiting < nowhere)
+            used = jnp.maximum(ring.used, ring.written - rows).at[env].add(jnp.where(had, length, 0))
+            ring = ring._replace(used=used)
+        return ring
+
+    return Buffer(
+        lambda item: empty(item, rows, num_envs), append, sample, lambda ring: replay_of(ring, sample), revise
+    )
+
+
+def queue(ring: Ring, length: int, slots: int) -> tuple[Array, Array]:
+    """The first windows in line for the online queue.
+
+    Returns:
+      where they start [slots], N C where the line is shorter, and whose they are [slots].
+    """
+    num_envs, capacity = ring.written.shape[0], per_env(ring)
+    start = jnp.maximum(ring.used, ring.written - capacity)
+    ready = (ring.written - start) // length
+    line = jnp.cumsum((jnp.arange(slots)[:, None] < ready).reshape(-1))  # the environments in turn
+    at = jnp.searchsorted(line, jnp.arange(1, slots + 1))
+    turn, env = at // num_envs, at % num_envs
+    index = env * capacity + (start[env] + turn * length) % capacity
+    return jnp.where(turn < slots, index, num_envs * capacity), env
+
+
+def replay_of(ring: Ring, sample: Any) -> Replay:
+    """What an agent sees of a ring: `take` numbers the rows environment by environment."""
+    capacity = per_env(ring)
+    size = jnp.minimum(ring.written, capacity)
+    upto = jnp.cumsum(size)
+
+    def take(index: Array) -> Step:
+        env = jnp.sum(index[:, None] >= upto, axis=1)
+        return tree.take(ring.steps, env * capacity + index - (upto - size)[env])
+
+    return Replay(lambda key, n: sample(key, ring, n), take, upto[-1], ring.steps.first.shape[0])
+
+
+def check_sizes(capacity: int, length: int, num_envs: int) -> int:
+    """The rows per environment, if a window fits among them.
+
+    Raises:
+      ValueError: it does not.
+    """
+    if min(length, num_envs) < 1:
+        raise ValueError(f"length and num_envs must be at least 1, got {length} and {num_envs}")
+    if capacity < num_envs * length:
+        raise ValueError(f"capacity must be at least num_envs x length, {num_envs * length}, got {capacity}")
+    return capacity // num_envs
+
+
+def need_window(length: int, steps: int) -> None:
+    """Holds the steps each environment makes before the first `sample` to the length of a window.
+
+    Raises:
+      ValueError: they are fewer.
+    """
+    if steps < length:
+        raise ValueError(f"loop.warmup x loop.unroll must be at least the {length} rows of a window, got {steps}")
+
+
+def _rows(index: Array, offsets: Array, capacity: int) -> Array:
+    """Row numbers [T, B] at `offsets` [T] from `index` [B], around each environment's ring."""
+    place = index % capacity
+    return index - place + (place + offsets[:, None]) % capacity

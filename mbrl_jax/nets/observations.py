@@ -1,0 +1,216 @@
+"""Encoders and decoders of observations: vectors, planes of zeros and ones, and images.
+
+    vectors  x = Layers(symlog o);                                    L = Σ (ŷ - symlog o)²
+    planes   x = Layer(flat Layer(windows 3 x 3));                    L = Σ CE(logit, o)           Bernoulli
+    images   x = flat of 4 stages of Conv 5 x 5, max-pool, Layer;     L = Σ (σ(ŷ) - o / 255)²
+
+Sums over all entries, without a factor ½ (Hafner et al. 2023, and the authors' code, for vectors and images; planes are
+not among theirs). What an image decoder starts from is a product of the memory by blocks and two layers of the latent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.types import Array, Box, Obs, Space
+from mbrl_jax.nets.conv import windows
+from mbrl_jax.nets.layers import NORMS, Layers, layers, norm, scaled_init
+from mbrl_jax.nets.mlp import ACTIVATIONS
+from mbrl_jax.nets.net import Net, as_net
+from mbrl_jax.nets.recurrent import by_blocks
+from mbrl_jax.ops.transforms import symexp, symlog
+
+STAGES = (2, 3, 4, 4)  # channels of an image's stages, in units of `depth`
+GROUPS = 8
+
+
+class Encoder(NamedTuple):
+    """From an observation to a vector."""
+
+    net: Net  # apply(params, obs) -> [size]
+    size: int
+
+
+class Decoder(NamedTuple):
+    """From a latent state back to an observation."""
+
+    net: Net  # apply(params, h [D], z [S], flat) -> a prediction
+    loss: Callable[[Array, Obs], Array]  # (prediction, obs) -> []
+    mode: Callable[[Array], Array]  # prediction -> an observation in its own units, as floats
+
+
+@config
+class CoderConfig:
+    """Sizes of encoders and decoders; the defaults are DreamerV3's smallest."""
+
+    units: int = setting(default=64, low=1, help="width of every layer")
+    layers: int = setting(default=3, low=1, help="layers over vectors")
+    depth: int = setting(default=4, low=0, help="channels: of planes 4 x, of an image 2 to 4 x; 0 flattens planes")
+    activation: str = setting(default="silu", choices=tuple(ACTIVATIONS), help="of every layer")
+    norm: str = setting(default="rms", choices=NORMS, help="of every layer")
+    squash: bool = setting(default=True, help="vectors through symlog")
+
+
+class PlaneEncoder(nn.Module):
+    """A convolution of planes as a product over all windows (see `nets.conv`), a norm, and a layer over it all."""
+
+    cfg: CoderConfig
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        cfg = self.cfg
+        x = nn.Dense(4 * cfg.depth, kernel_init=scaled_init())(windows(x))
+        x = ACTIVATIONS[cfg.activation](norm(cfg.norm)(x)).reshape(-1)
+        return Layers((cfg.units,), 0, cfg.activation, cfg.norm)(x)
+
+
+class ImageEncoder(nn.Module):
+    """Four stages that each halve height and width."""
+
+    cfg: CoderConfig
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for times in STAGES:
+            x = nn.Conv(times * self.cfg.depth, (5, 5), kernel_init=scaled_init())(x)
+            height, width, channels = x.shape
+            x = jnp.max(x.reshape(height // 2, 2, width // 2, 2, channels), axis=(1, 3))
+            x = ACTIVATIONS[self.cfg.activation](norm(self.cfg.norm)(x))
+        return x.reshape(-1)
+
+
+class ImageDecoder(nn.Module):
+    """The stages backwards, each doubling height and width, to values before the sigmoid."""
+
+    cfg: CoderConfig
+    shape: tuple[int, int, int]
+
+    @nn.compact
+    def __call__(self, h: Array, z: Array) -> Array:
+        cfg, depths = self.cfg, [times * self.cfg.depth for times in STAGES]
+        act = ACTIVATIONS[cfg.activation]
+        rows, columns, channels = self.shape[0] // 16, self.shape[1] // 16, depths[-1]
+        cells = rows * columns * channels
+        kernel = self.param("blocks", scaled_init(), (GROUPS, h.shape[0] // GROUPS, cells // GROUPS))
+        of_h = by_blocks(h, kernel) + self.param("blocks_bias", nn.initializers.zeros, (cells,))
+        # Each block of the memory has its own channels in every place.
+        of_h = of_h.reshape(GROUPS, rows, columns, -1).transpose(1, 2, 0, 3).reshape(rows, columns, channels)
+        of_z = Layers((2 * cfg.units,), cells, cfg.activation, cfg.norm)(z)
+        x = act(norm(cfg.norm)(of_h + of_z.reshape(rows, columns, channels)))
+        for depth in (*depths[-2::-1], None):
+            x = x.repeat(2, 0).repeat(2, 1)
+            x = nn.Conv(depth or self.shape[2], (5, 5), kernel_init=scaled_init())(x)
+            x = act(norm(cfg.norm)(x)) if depth else x
+        return x
+
+
+class BothLayers(nn.Module):
+    """Layers over memory and latent side by side."""
+
+    inner: Layers
+
+    @nn.compact
+    def __call__(self, h: Array, z: Array) -> Array:
+        return self.inner(jnp.concatenate([h, z]))
+
+
+def kind(space: Space) -> str:
+    """ "vector", "planes" or "image": an image is of bytes.
+
+    Raises:
+      ValueError: none of them, or an image whose sides are not multiples of 16 from 48 to 256.
+    """
+    if isinstance(space, Box) and len(space.shape) == 1:
+        return "vector"
+    if not isinstance(space, Box) or len(space.shape) != 3:
+        raise ValueError(f"observations must be a vector, or planes or an image [height, width, channels], got {space}")
+    if jnp.dtype(space.dtype) != jnp.uint8:
+        if min(space.shape[:2]) < 3:
+            raise ValueError(f"planes must be at least 3 x 3, got {space}")
+        return "planes"
+    if any(side % 16 or not 48 <= side <= 256 for side in space.shape[:2]):
+        raise ValueError(f"the sides of an image must be multiples of 16 from 48 to 256, got {space}")
+    return "image"
+
+
+def encoder(space: Space, cfg: CoderConfig) -> Encoder:
+    """An encoder for what is observed. Its result is as wide as the last layer, or as the flat image at a 16th.
+
+    Raises:
+      ValueError: observations that `kind` refuses, or a setting out of its range.
+    """
+    check(cfg)
+    which = kind(space)
+    assert isinstance(space, Box)
+    if which == "image":
+        _need_depth(cfg)
+        net = as_net(ImageEncoder(cfg), jnp.zeros(space.shape))
+        size = math.prod(side // 16 for side in space.shape[:2]) * STAGES[-1] * cfg.depth
+        return Encoder(_before(net, lambda obs: _floats(obs) / 255.0 - 0.5), size)
+    if which == "planes" and cfg.depth:
+        return Encoder(_before(as_net(PlaneEncoder(cfg), jnp.zeros(space.shape)), _floats), cfg.units)
+    net = layers(space.size, (cfg.units,) * cfg.layers, 0, cfg.activation, cfg.norm)
+    squash = symlog if cfg.squash and which == "vector" else lambda x: x
+    return Encoder(_before(net, lambda obs: squash(_floats(obs).reshape(-1))), cfg.units)
+
+
+def decoder(space: Space, deter: int, stoch: int, cfg: CoderConfig) -> Decoder:
+    """A decoder for what is observed.
+
+    Args:
+      space: of the observations.
+      deter: entries of the memory h, for images a multiple of 8.
+      stoch: entries of the latent z, flat.
+      cfg: as of the encoder.
+    Raises:
+      ValueError: observations that `kind` refuses, or a setting out of its range.
+    """
+    check(cfg)
+    which = kind(space)
+    assert isinstance(space, Box)
+    state = jnp.zeros(deter), jnp.zeros(stoch)
+    if which == "image":
+        _need_depth(cfg)
+        if deter % GROUPS:
+            raise ValueError(f"deter must be a multiple of {GROUPS} to decode images, got {deter}")
+        net = as_net(ImageDecoder(cfg, space.shape), *state)  # pyright: ignore[reportArgumentType]
+        return Decoder(
+            net,
+            lambda out, obs: jnp.sum(jnp.square(jax.nn.sigmoid(out) - _floats(obs) / 255.0)),
+            lambda out: 255.0 * jax.nn.sigmoid(out),
+        )
+    inner = Layers((cfg.units,) * cfg.layers, space.size, cfg.activation, cfg.norm)
+    net = as_net(BothLayers(inner), *state)
+    if which == "planes":
+        return Decoder(
+            net,
+            lambda out, obs: jnp.sum(jax.nn.softplus(out) - _floats(obs).reshape(-1) * out),
+            lambda out: jax.nn.sigmoid(out).reshape(space.shape),
+        )
+    squash, widen = (symlog, symexp) if cfg.squash else (lambda x: x, lambda x: x)
+    return Decoder(net, lambda out, obs: jnp.sum(jnp.square(out - squash(_floats(obs)))), widen)
+
+
+def _need_depth(cfg: CoderConfig) -> None:
+    if cfg.depth < 2 or cfg.depth % 2:  # the decoder shares its 4 x depth first channels out among 8 blocks
+        raise ValueError(f"depth must be even and at least 2 for images, got {cfg.depth}")
+
+
+def _floats(obs: Obs) -> Array:
+    return jnp.asarray(obs, jnp.float32)
+
+
+def _before(net: Net, change: Callable[[Any], Array]) -> Net:
+    """The network behind a fixed change of its input, in the type of its parameters."""
+
+    def apply(params: Any, obs: Obs) -> Array:
+        return net.apply(params, change(obs).astype(jax.tree.leaves(params)[0].dtype))
+
+    return Net(net.init, apply)

@@ -1,0 +1,43 @@
+"""The scale of returns by which DreamerV3 divides its advantages."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax.core.types import Array
+
+
+class ReturnRange(NamedTuple):
+    """Running percentiles of returns."""
+
+    low: Array  # [] the 5th
+    high: Array  # [] the 95th
+
+
+def init() -> ReturnRange:
+    """The range before any return: empty."""
+    return ReturnRange(jnp.float32(0.0), jnp.float32(0.0))
+
+
+def update(so_far: ReturnRange, returns: Array, rate: Array | float = 0.01) -> ReturnRange:
+    """Moves the range towards the percentiles of a batch (Hafner et al. 2023, eq. 12).
+
+        low <- (1 - rate) low + rate Per(R, 5),   high <- (1 - rate) high + rate Per(R, 95)
+
+    There is no correction of the start at 0: until returns are known, advantages are not magnified.
+
+    Args:
+      so_far: the range before.
+      returns: any shape, all of the batch.
+      rate: in [0, 1].
+    """
+    low, high = jnp.percentile(jax.lax.stop_gradient(returns), jnp.array([5.0, 95.0]))
+    return ReturnRange(so_far.low + rate * (low - so_far.low), so_far.high + rate * (high - so_far.high))
+
+
+def scale(so_far: ReturnRange, least: Array | float = 1.0) -> Array:
+    """max(least, high - low), [] with no gradient: small returns are not magnified."""
+    return jax.lax.stop_gradient(jnp.maximum(least, so_far.high - so_far.low))
