@@ -27,6 +27,11 @@ train cartpole-ppo ppo --env CartPole-v1
 train catch-ppo ppo --env Catch-bsuite
 train breakout-ppo ppo --env Breakout-MinAtar --steps 2000000
 train pendulum-pets pets --env Pendulum-v1 --steps 1000
+train continuous-cartpole-pets pets --env ContinuousCartPole
+train swingup-pets pets --env CartPoleSwingUp --steps 1200
+train swingup-pets-ts1 pets --env CartPoleSwingUp --agent.propagation ts1
+train swingup-pets-mean pets --env CartPoleSwingUp --steps 1000 --agent.propagation mean --agent.planner.cem.particles 1
+train swingup-pets-shooting pets --env CartPoleSwingUp --steps 1000 --agent.planner.kind shooting
 
 plot() { "$python" scripts/plot.py curves "$@"; }
 plot results/pendulum-{mbpo,sac,sac-30} --labels MBPO "SAC, 1 update per step" "SAC, 30 updates per step" \
@@ -38,3 +43,5 @@ plot results/cartpole-{dqn,dyna-5,dyna-10,dyna-50} --labels DQN "deep Dyna, n = 
   "deep Dyna, n = 50" --threshold 475 --log --out results/cartpole-dyna.png
 plot results/catch-{dqn,dyna-5,dyna-10,dyna-50} --labels DQN "deep Dyna, n = 5" "deep Dyna, n = 10" \
   "deep Dyna, n = 50" --threshold 1 --log --out results/catch-dyna.png
+plot results/swingup-pets{,-ts1,-mean,-shooting} --labels "CEM, TS-infinity" "CEM, TS1" "CEM, mean" \
+  "random shooting, TS-infinity" --threshold 150 --out results/swingup-pets.png

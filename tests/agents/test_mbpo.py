@@ -99,7 +99,9 @@ def test_terminated_rollouts_are_dropped():
     assert float(jnp.max(learner.imagined.rows.discount[:40])) < 0.1
 
 
-@pytest.mark.parametrize("continuous", [True, False], ids=["continuous", "discrete"])
+@pytest.mark.parametrize(
+    "continuous", [pytest.param(True, id="continuous"), pytest.param(False, id="discrete", marks=pytest.mark.slow)]
+)
 def test_probe_policy_depends_on_the_observation(continuous):
     """With no real rows in its batches, all that the policy learns has gone through the model."""
     env = PROBES["observation_action_reward"](continuous)

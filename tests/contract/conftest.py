@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import jax
+import pytest
 
 from mbrl_jax import presets
 from mbrl_jax.core import Agent, Discrete, Env
@@ -52,8 +53,14 @@ LOOP = LoopConfig(num_envs=2, unroll=2, updates=2, inner=3, cycles=2, warmup=10,
 # Tables learn from one step at a time; enough of them to come by everything.
 ONE = {"num_envs": 1, "unroll": 1, "updates": 1, "inner": 40, "warmup": 0}
 
+# Every agent in every kind of action it handles, and in its first kind alone, the others being left to the slow tests:
+# what stands between an action and its space is the same code in all of them.
 CASES = [(algo, kind) for algo, made in presets.AGENTS.items() for kind in made.actions]
 NAMES = [f"{algo}-{kind.__name__.lower()}" for algo, kind in CASES]
+FIRST_CASES = [
+    pytest.param(algo, kind, marks=() if kind is presets.AGENTS[algo].actions[0] else pytest.mark.slow, id=name)
+    for (algo, kind), name in zip(CASES, NAMES, strict=True)
+]
 
 
 @cache

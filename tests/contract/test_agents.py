@@ -16,9 +16,23 @@ from mbrl_jax.core.config import flat, replace
 from mbrl_jax.train import checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import CASES, LOOP, NAMES, PLANNING, SMALL, build, case, compiled, loop_settings, settings, world
+from conftest import (
+    CASES,
+    FIRST_CASES,
+    LOOP,
+    NAMES,
+    PLANNING,
+    SMALL,
+    build,
+    case,
+    compiled,
+    loop_settings,
+    settings,
+    world,
+)
 
 every = pytest.mark.parametrize(("algo", "kind"), CASES, ids=NAMES)
+every_first = pytest.mark.parametrize(("algo", "kind"), FIRST_CASES)
 
 
 def numbers(state):
@@ -78,7 +92,7 @@ def test_chunk_keeps_structure_shapes_and_types_and_compiles_once(algo, kind):
     assert all(np.isfinite(value) for value in losses.values()), losses
 
 
-@every
+@every_first
 def test_train_equals_run_bitwise_and_evaluation_changes_nothing(algo, kind):
     """`train` evaluates and the chunks here do not: all that is learned and measured is the same to the bit."""
     init, chunk = compiled(algo, kind)
@@ -105,7 +119,7 @@ def test_evaluation_is_the_same_in_train_and_in_run():
     assert len(np.unique(stacked.returns)) > 1
 
 
-@every
+@every_first
 def test_resumed_equals_continued_bitwise(algo, kind, tmp_path):
     init, chunk = compiled(algo, kind)
     state, _ = chunk(init(jax.random.key(4)))
@@ -137,7 +151,7 @@ def test_seeds_differ_from_the_first_parameter_on(algo, kind):
     assert any((x != y).any() for x, y in zip(numbers(a.buffer), numbers(b.buffer), strict=True))
 
 
-@every
+@every_first
 def test_vmapped_traced_settings_equal_the_single_run(algo, kind):
     """One program over two learning rates and two seeds: its first lane is the plain run."""
     if algo == "mpc":
