@@ -139,9 +139,12 @@ def _first_words(words: list[str]) -> tuple[str | None, str, list[str]]:
     return algo, env, rest
 
 
+TABLES = {"AGENTS": "presets.py", "ENVS": "envs/names.py"}
+
+
 def names(table: str) -> dict[str, str]:
-    """The names in a table of `presets.py`, each with its summary, read from its text: importing it takes seconds."""
-    for node in ast.parse((PACKAGE / "presets.py").read_text()).body:
+    """The names in one of `TABLES`, each with its summary, read from its text: importing it takes seconds."""
+    for node in ast.parse((PACKAGE / TABLES[table]).read_text()).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == table:
             assert isinstance(node.value, ast.Dict)
             return {
@@ -149,7 +152,7 @@ def names(table: str) -> dict[str, str]:
                 for key, value in zip(node.value.keys, node.value.values, strict=True)
                 if isinstance(key, ast.Constant) and isinstance(key.value, str)
             }
-    raise LookupError(f"presets.py has no table {table}")
+    raise LookupError(f"{TABLES[table]} has no table {table}")
 
 
 def _summary(value: ast.expr) -> str:
@@ -159,7 +162,7 @@ def _summary(value: ast.expr) -> str:
 
 
 def _overview() -> str:
-    algos = "\n".join(f"  {name:<10}{summary}" for name, summary in names("AGENTS").items())
+    algos = "\n".join(f"  {name:<13}{summary}" for name, summary in names("AGENTS").items())
     envs = "\n".join(f"  {name}" for name in names("ENVS"))
     return f"""usage: {PROG} ALGO [--env ENV] [--seeds N] [--seed K] [--steps S] [--out DIR] [--resume] [...]
 

@@ -1,19 +1,22 @@
-"""Which agents and environments there are by name, and good settings for each pair of them."""
+"""Which agents there are by name, and good settings for each of them in each environment."""
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mbrl_jax import settings
-from mbrl_jax.agents import dqn, dyna_dqn, dyna_q, mbpo, mpc_true, pets, ppo, q_learning, sac, sweeping
+from mbrl_jax.agents import dqn, dyna_dqn, dyna_q, mbpo, mpc_true, muzero, pets, ppo, q_learning, sac, search, sweeping
 from mbrl_jax.buffers.latest import latest
+from mbrl_jax.buffers.prioritized import prioritized
+from mbrl_jax.buffers.sequence import need_window, sequence
 from mbrl_jax.buffers.uniform import uniform
 from mbrl_jax.core.config import check, flat, replace
 from mbrl_jax.core.types import Agent, Box, Buffer, Discrete, Env, Spec, no_refresh
-from mbrl_jax.envs import cartpole, discrete, gymnax, maze, wrappers
+from mbrl_jax.envs import cartpole, games, wrappers
+from mbrl_jax.envs.names import ENVS as ENVS
+from mbrl_jax.envs.names import JUDGES, make_env
 from mbrl_jax.train.loop import Loop, LoopConfig, make_loop
 
 
@@ -28,6 +31,8 @@ class Algorithm(NamedTuple):
     table: bool = False  # needs numbered states; other agents get them as one-hot vectors
     planes: bool = False  # takes planes [height, width, channels] as they are; other agents get them flattened
     simulator: bool = False  # plans in the environment itself, and sees its state
+    games: bool = False  # knows of illegal actions and of a second player
+    window: Callable[[Any], int] | None = None  # (settings) -> rows of the windows it learns from, where it does
 
 
 class Preset(NamedTuple):
@@ -47,6 +52,15 @@ def _ring(agent: Any, loop: LoopConfig) -> Buffer:
 def _latest(agent: Any, loop: LoopConfig) -> Buffer:
     del agent
     return latest(loop.unroll, loop.num_envs)
+
+
+def _muzero_windows(agent: muzero.MuZeroConfig, loop: LoopConfig) -> Buffer:
+    sizes = loop.capacity, muzero.window(agent), loop.num_envs
+    return prioritized(*sizes, alpha=1.0, beta=1.0) if agent.priorities else sequence(*sizes)
+
+
+def _alphazero_windows(agent: search.AlphaZeroConfig, loop: LoopConfig) -> Buffer:
+    return sequence(loop.capacity, search.window(agent), loop.num_envs)
 
 
 def _dyna_q_plus() -> dyna_q.DynaQConfig:
@@ -97,50 +111,19 @@ AGENTS: dict[str, Algorithm] = {
         mpc_true.MPCTrueConfig, mpc_true.make, _latest, simulator=True,
         summary="planning anew in every step with the true dynamics; nothing is learned",
     ),
+    "uct": Algorithm(
+        search.UCTConfig, search.make_uct, _latest, (Discrete,), simulator=True, games=True,
+        summary="tree search with random play in the true dynamics; nothing is learned",
+    ),
+    "alphazero": Algorithm(
+        search.AlphaZeroConfig, search.make_alphazero, _alphazero_windows, (Discrete,), simulator=True, games=True,
+        window=search.window, summary="tree search in the true dynamics, guided by a learned policy and value",
+    ),
+    "muzero": Algorithm(
+        muzero.MuZeroConfig, muzero.make, _muzero_windows, (Discrete,), planes=True, games=True, window=muzero.window,
+        summary="tree search in a latent model that is learned for the search alone",
+    ),
 }  # fmt: skip
-
-ENVS: dict[str, Callable[[], Env]] = {
-    "Pendulum-v1": lambda: _from_gymnax("Pendulum-v1"),
-    "CartPole-v1": lambda: _from_gymnax("CartPole-v1"),
-    "ContinuousCartPole": cartpole.continuous_cartpole,
-    "CartPoleSwingUp": cartpole.cartpole_swingup,
-    "Catch-bsuite": lambda: _from_gymnax("Catch-bsuite"),
-    "Breakout-MinAtar": lambda: _from_gymnax("Breakout-MinAtar"),
-    "DynaMaze": lambda: maze.dyna_maze(time_limit=2_000),
-    "BlockingMaze": lambda: maze.blocking_maze(time_limit=3_000),
-    "ShortcutMaze": lambda: maze.shortcut_maze(time_limit=6_000),
-    "FrozenLake": discrete.frozen_lake,
-    "FrozenLake-deterministic": lambda: discrete.frozen_lake(slippery=False),
-    "FourRooms": discrete.four_rooms,
-    "DeepSea": discrete.deep_sea,
-    "Catch": discrete.catch,
-}
-
-
-def _from_gymnax(name: str) -> Env:
-    env = gymnax.make(name)
-    if isinstance(env.spec.obs, Box) and len(env.spec.obs.shape) != 3:
-        env = wrappers.flatten(env)
-    return env if isinstance(env.spec.action, Discrete) else wrappers.scale_action(env)
-
-
-def make_env(name: str) -> Env:
-    """An environment by name: one of `ENVS`, or any of gymnax's, with actions in [-1, 1].
-
-    gymnax's observations are flattened, but for numbered states and for planes [height, width, channels].
-
-    Raises:
-      ValueError: no environment has this name.
-    """
-    if name in ENVS:
-        return ENVS[name]()
-    try:
-        return _from_gymnax(name)
-    except ValueError as error:
-        close = difflib.get_close_matches(name, ENVS, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        allowed = f"env must be one of {', '.join(ENVS)} or a gymnax environment"
-        raise ValueError(f"{allowed}, got {name!r}{hint}") from error
 
 
 def algorithm(algo: str) -> Algorithm:
@@ -157,7 +140,8 @@ def algorithm(algo: str) -> Algorithm:
 def suited(algo: str, env: Env) -> Env:
     """An environment in the form an agent takes: numbered states as one-hot vectors, planes flattened, where need be.
 
-    A planner in the true dynamics sees the environment's state instead of an observation.
+    A planner in the true dynamics sees the environment's state instead of an observation. Agents that know of no games
+    see them without the mask of legal actions.
 
     Raises:
       ValueError: no agent has this name, or it can handle no such environment.
@@ -171,11 +155,17 @@ def suited(algo: str, env: Env) -> Env:
             raise ValueError(f"env must have numbered states for {algo}, got {spec.name} with {spec.obs}")
         return env
     if made.simulator:
-        return wrappers.reveal_state(env)
+        return wrappers.reveal_state(_as_arrays(env))
+    if games.is_game(env):
+        return env if made.games else suited(algo, games.unmask(env))
     if isinstance(spec.obs, Discrete):
-        return wrappers.one_hot(env)
+        return _as_arrays(env)
     rank = len(spec.obs.shape)
     return env if rank == 1 or (rank == 3 and made.planes) else wrappers.flatten(env)
+
+
+def _as_arrays(env: Env) -> Env:
+    return wrappers.one_hot(env) if isinstance(env.spec.obs, Discrete) else env
 
 
 def preset(algo: str, env: str) -> Preset:
@@ -207,7 +197,7 @@ def _agent_settings(algo: str, env: str, spec: Spec) -> dict[str, Any]:
         return policy if algo == "dqn" else {**_under("policy.", policy), **settings.DYNA_DQN.get(env, {})}
     if algo == "mpc" and isinstance(spec.action, Discrete):  # what is not continuous has no colour
         return {"planner.kind": "cem"}
-    if algo in ("ppo", "pets", "mpc"):
+    if algo in ("ppo", "pets", "mpc", "uct", "alphazero", "muzero"):
         return getattr(settings, algo.upper()).get(env, {})
     table = settings.TABLE.get(env, {})
     if algo == "q_learning":
@@ -260,9 +250,14 @@ def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
         if made.buffer is _ring and name.endswith(".batch") and value > loop.capacity:
             raise ValueError(f"{name} must be at most loop.capacity = {loop.capacity}, got {value}")
     try:
-        learner = made.make(agent, raw if made.simulator else world.spec)
+        learner = made.make(agent, _as_arrays(raw) if made.simulator else world.spec)
     except ValueError as error:
         raise ValueError(f"agent: {error}") from error
     if learner.refresh is not no_refresh and loop.warmup < 1:
         raise ValueError(f"loop.warmup must be at least 1 for {algo}, whose model needs rows, got {loop.warmup}")
-    return make_loop(learner, world, made.buffer(agent, loop), loop)
+    if made.window is not None:
+        need_window(made.window(agent), loop.warmup * loop.unroll)
+    judge = JUDGES.get(raw.spec.name)
+    return make_loop(
+        learner, world, made.buffer(agent, loop), loop, judge=None if judge is None else suited(algo, judge())
+    )

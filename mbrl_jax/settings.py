@@ -19,6 +19,7 @@ THRESHOLD: dict[str, float] = {
     "DeepSea": 0.98,
     "Catch": 1.0,
     "Catch-bsuite": 1.0,
+    "TicTacToe": 0.0,  # never lost, against the perfect player
 }
 """Mean evaluation return that counts as solved."""
 
@@ -179,6 +180,43 @@ MPC: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+# Tree search ---------------------------------------------------------------------------------------------------------
+
+# A bootstrap from the network that follows slowly, and small networks: sixteen simulations are then enough.
+SMALL_MUZERO: dict[str, Any] = {
+    "net.latent": 64,
+    "net.hidden": (64,),
+    "search.gumbel.simulations": 16,
+    "gamma": 0.99,
+    "n_steps": 10,
+    "lr": 1e-3,
+    "bootstrap": "network",
+    "tau": 0.02,
+}
+
+MUZERO: dict[str, dict[str, Any]] = {
+    "CartPole-v1": SMALL_MUZERO | {"net.support": 10},
+    "Catch-bsuite": SMALL_MUZERO | {"net.support": 2},
+}
+
+# Results at the end of a game are all there is to earn: returns reach it, or nearly.
+GAME: dict[str, Any] = {"search.gumbel.simulations": 50, "gamma": 1.0, "n_steps": 9, "value_weight": 1.0}
+
+MUZERO["TicTacToe"] = GAME | {
+    "players": 2,
+    "net.latent": 128,
+    "net.hidden": (128,),
+    "net.support": 2,
+    "net.project": 32,
+    "bootstrap": "network",
+    "tau": 0.05,
+    "lr": 1e-3,
+}
+
+ALPHAZERO: dict[str, dict[str, Any]] = {"TicTacToe": GAME | {"hidden": (128,), "support": 2}}
+
+UCT: dict[str, dict[str, Any]] = {"TicTacToe": {"uct.gamma": 1.0}, "FrozenLake-deterministic": {"uct.gamma": 0.95}}
+
 # The loop ------------------------------------------------------------------------------------------------------------
 
 LOOP: dict[tuple[str, str], dict[str, Any]] = {
@@ -199,6 +237,27 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("pets", "Pendulum-v1"): {"steps": 2_000},
     ("pets", "ContinuousCartPole"): {"steps": 1_000, "warmup": 100, "inner": 50, "cycles": 2},
     ("pets", "CartPoleSwingUp"): {"steps": 2_000},
+    ("muzero", ""): {"num_envs": 8, "warmup": 50, "inner": 125, "cycles": 2, "capacity": 50_000},
+    ("muzero", "CartPole-v1"): {"steps": 60_000, "cycles": 4, "capacity": 80_000},
+    ("muzero", "Catch-bsuite"): {"steps": 40_000, "capacity": 40_000},
+    ("muzero", "TicTacToe"): {
+        "steps": 100_000,
+        "num_envs": 32,
+        "updates": 4,
+        "warmup": 30,
+        "capacity": 100_000,
+        "eval_episodes": 100,
+    },
+    ("alphazero", ""): {"num_envs": 8, "warmup": 50, "inner": 125, "cycles": 2, "capacity": 50_000},
+    ("alphazero", "TicTacToe"): {
+        "steps": 100_000,
+        "num_envs": 32,
+        "updates": 4,
+        "warmup": 30,
+        "capacity": 30_000,
+        "eval_episodes": 100,
+    },
+    ("uct", ""): {"steps": 1_000, "warmup": 0, "inner": 200, "cycles": 1, "eval_episodes": 0},
     ("mpc", ""): {"steps": 1_000, "warmup": 0, "inner": 200, "cycles": 1, "eval_episodes": 0},
     ("mbpo", "Pendulum-v1"): {"steps": 3_000, "updates": 30, "inner": 25, "cycles": 4},
     ("mbpo", "CartPole-v1"): {"steps": 6_000, "updates": 20},

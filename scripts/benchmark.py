@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import bench_search
 import benchmark_jax as cases
 import jax
 import numpy as np
@@ -49,6 +50,8 @@ class Size(NamedTuple):
     plan_members: int = 5
     plans: tuple[tuple[int, int, int, int], ...] = ((500, 15, 5, 20), (100, 15, 3, 5))
     """Candidates, horizon, iterations and lives per candidate of plans."""
+    search: tuple[tuple[int, ...], ...] = ((1, 32, 256), (16, 50, 200), (4, 18))
+    """Batches, simulations and actions of tree searches."""
     seeds: tuple[int, ...] = (1, 4, 16)
     waves: tuple[int, ...] = (1, 4, 16)
     many: tuple[tuple[int, int], ...] = ((256, 256), (64, 64))  # widths and batches of the many seeds
@@ -69,6 +72,7 @@ QUICK = Size(
     lanes=500,
     plan_members=2,
     plans=((20, 3, 2, 4),),
+    search=((4,), (4,), (3,)),
     seeds=(1, 2),
     waves=(1, 2),
     many=((16, 16),),
@@ -139,6 +143,13 @@ def plan(size: Size) -> Iterable[Case]:
         yield cases.cem_plan(name, cfg, members, model, matrix=shape)
 
 
+def search(size: Size) -> Iterable[Case]:
+    """Tree searches in a latent model, beside mctx where it is installed; one plan of one lane."""
+    batches, simulations, actions = size.search
+    for group in bench_search.search(batches, simulations, actions):
+        yield from group
+
+
 def loop(size: Size) -> Iterable[Case]:
     """The presets' whole loops on Pendulum."""
     width = 64  # of the presets
@@ -162,6 +173,7 @@ GROUPS: dict[str, Callable[[Size], Iterable[Case]]] = {
     "ensemble": ensemble,
     "rollout": rollout,
     "plan": plan,
+    "search": search,
     "loop": loop,
     "seeds": seeds,
 }

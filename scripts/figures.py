@@ -1,4 +1,4 @@
-"""Makes the figures of tabular Dyna and of planning: `python scripts/figures.py NAME [--seeds N] [--out DIR]`.
+"""Makes the figures of tabular Dyna, planning and search: `python scripts/figures.py NAME [--seeds N] [--out DIR]`.
 
 dyna-maze       steps per episode by n, beside a NumPy loop (Sutton & Barto's example 8.1)
 changing-mazes  cumulative reward of Dyna-Q and Dyna-Q+ where the walls change (examples 8.2 and 8.3)
@@ -6,6 +6,8 @@ sweeping        backups to a good path against the maze's size, Dyna-Q and prior
 frozen-lake     what the model remembers, in a slippery world, against the optimum
 maze-pictures   values and greedy moves drawn
 mpc             returns of each planner with the true model, at equal budgets of model steps
+search-tree     one tree of UCT drawn
+simulations     returns against the number of simulations at play, UCT and MuZero
 
 Each writes a CSV and a PNG, and prints tables with its wall-clock. All seeds of one setting are one compiled program.
 """
@@ -26,6 +28,8 @@ FIGURES = {
     "frozen-lake": ("figures_lake", "frozen_lake_figure", 100),
     "maze-pictures": ("figures_pictures", "maze_pictures", None),
     "mpc": ("figures_mpc", "mpc_figure", 8),
+    "search-tree": ("figures_search", "search_tree", None),
+    "simulations": ("figures_search", "simulations_figure", 8),
 }
 """Module, function and number of seeds of each figure; None where there are no seeds to choose."""
 

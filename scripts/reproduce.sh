@@ -32,6 +32,9 @@ train swingup-pets pets --env CartPoleSwingUp --steps 1200
 train swingup-pets-ts1 pets --env CartPoleSwingUp --agent.propagation ts1
 train swingup-pets-mean pets --env CartPoleSwingUp --steps 1000 --agent.propagation mean --agent.planner.cem.particles 1
 train swingup-pets-shooting pets --env CartPoleSwingUp --steps 1000 --agent.planner.kind shooting
+train cartpole-muzero muzero --env CartPole-v1
+train catch-muzero muzero --env Catch-bsuite
+train tictactoe-alphazero alphazero --env TicTacToe
 
 plot() { "$python" scripts/plot.py curves "$@"; }
 plot results/pendulum-{mbpo,sac,sac-30} --labels MBPO "SAC, 1 update per step" "SAC, 30 updates per step" \

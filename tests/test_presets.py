@@ -39,8 +39,12 @@ def test_every_preset_builds_and_fits_together(algo, env):
     after, report = jax.eval_shape(loop.chunk, state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
     assert report.returns.shape == (it.loop.eval_episodes,)
-    learns_from_all = algo in ("sac", "mbpo", "dqn", "dyna_dqn", "pets")
-    assert it.loop.capacity >= it.steps if learns_from_all else it.loop.capacity == it.loop.num_envs * it.loop.unroll
+    if made.window is not None:
+        assert it.loop.capacity >= 50 * it.loop.num_envs * made.window(it.agent)
+    elif algo in ("sac", "mbpo", "dqn", "dyna_dqn", "pets"):
+        assert it.loop.capacity >= it.steps
+    else:
+        assert it.loop.capacity == it.loop.num_envs * it.loop.unroll
     assert (it.steps - env_steps(it.loop, 0)) >= 5 * (env_steps(it.loop, 1) - env_steps(it.loop, 0))
 
 

@@ -44,8 +44,17 @@ SMALL: dict[str, dict[str, Any]] = {
         "planner.kind": "cem", "planner.cem.horizon": 3, "planner.cem.population": 8, "planner.cem.elites": 3,
         "planner.cem.iterations": 2,
     },
+    "uct": {"uct.simulations": 4, "uct.rollout_depth": 3},
+    "alphazero": {
+        "search.gumbel.simulations": 4, "hidden": (16, 16), "support": 2, "n_steps": 2, "batch": 4,
+    },
+    "muzero": {
+        "search.gumbel.simulations": 4, "net.latent": 8, "net.hidden": (8,), "net.support": 2, "unroll": 2,
+        "n_steps": 2, "batch": 4, "reanalyse": 2,
+    },
 }  # fmt: skip
 
+LEARNS_NOTHING = ("mpc", "uct")
 PLANNING = ("pets", "mpc")  # act by drawing candidates, in evaluation too
 
 LOOP = LoopConfig(num_envs=2, unroll=2, updates=2, inner=3, cycles=2, warmup=10, eval_episodes=2, capacity=64)
@@ -104,7 +113,7 @@ def compiled(algo: str, kind: type) -> tuple[Any, Any]:
 @cache
 def case(algo: str, kind: type) -> Case:
     env, cfg = world(kind, presets.AGENTS[algo].table), settings(algo)
+    made = presets.AGENTS[algo].make(cfg, env if presets.AGENTS[algo].simulator else env.spec)
     if presets.AGENTS[algo].simulator:
         env = wrappers.reveal_state(env)
-    made = presets.AGENTS[algo].make(cfg, env if presets.AGENTS[algo].simulator else env.spec)
     return Case(algo, env, cfg, made, build(algo, kind))

@@ -1,0 +1,103 @@
+"""Small residual networks over planes [height, width, channels] that keep their height and width.
+
+Blocks normalise before they convolve (He et al. 2016, "Identity Mappings in Deep Residual Networks"), by layer norm in
+the place of batch norm: a network stays a pure function of one input.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax.core.types import Array
+from mbrl_jax.nets.conv import windows
+from mbrl_jax.nets.net import Net, as_net
+
+
+class Conv(nn.Module):
+    """A 3 x 3 convolution with zeros around the edge, as a matrix product over all windows (see `nets.conv`)."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return nn.Dense(self.channels)(windows(jnp.pad(x, ((1, 1), (1, 1), (0, 0)))))
+
+
+class Block(nn.Module):
+    """x + Conv(relu(norm(Conv(relu(norm(x)))))), normalised over the whole of the planes."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        y = x
+        for _ in range(2):
+            y = nn.LayerNorm(reduction_axes=(-3, -2, -1))(y)
+            y = Conv(x.shape[-1])(jax.nn.relu(y))
+        return x + y
+
+
+class Encoder(nn.Module):
+    """Planes to planes of another number of channels: a convolution, and blocks."""
+
+    channels: int
+    blocks: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = Conv(self.channels)(jnp.asarray(x, jnp.float32))
+        for _ in range(self.blocks):
+            x = Block()(x)
+        return x
+
+
+class Transition(nn.Module):
+    """Planes and a one-hot action to the planes after it; the action enters as one plane, learned for each."""
+
+    blocks: int
+
+    @nn.compact
+    def __call__(self, x: Array, action: Array) -> Array:
+        height, width, channels = x.shape
+        plane = nn.Dense(height * width)(action).reshape(height, width, 1)
+        x = x + Conv(channels)(jnp.concatenate([x, plane], axis=-1))
+        for _ in range(self.blocks):
+            x = Block()(x)
+        return x
+
+
+def encoder(shape: tuple[int, ...], channels: int, blocks: int) -> Net:
+    """A residual network from observed planes to latent ones.
+
+    Args:
+      shape: [height, width, channels] of the observation.
+      channels: of the result, at least 1.
+      blocks: residual blocks of two convolutions, at least 0.
+    Returns:
+      A network whose `apply(params, planes)` gives [height, width, channels].
+    Raises:
+      ValueError: observations that are no planes, or a size below its least.
+    """
+    _check(shape, channels, blocks)
+    return as_net(Encoder(channels, blocks), jnp.zeros(shape))
+
+
+def transition(shape: tuple[int, ...], num_actions: int, blocks: int) -> Net:
+    """A residual network from latent planes and an action to the latent planes after it.
+
+    Args:
+      shape: [height, width, channels] of the latent planes.
+      num_actions: entries of the one-hot action.
+      blocks: residual blocks of two convolutions, at least 0.
+    Returns:
+      A network whose `apply(params, planes, one_hot)` gives planes of the same shape.
+    Raises:
+      ValueError: a size below its least.
+    """
+    _check(shape, num_actions, blocks)
+    return as_net(Transition(blocks), jnp.zeros(shape), jnp.zeros(num_actions))
+
+
+def _check(shape: tuple[int, ...], size: int, blocks: int) -> None:
+    if len(shape) != 3 or min(*shape, size) < 1 or blocks < 0:
+        raise ValueError(f"planes must be [height, width, channels] of at least 1, got {shape}, {size}, {blocks}")
