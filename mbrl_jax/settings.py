@@ -215,7 +215,18 @@ MUZERO["TicTacToe"] = GAME | {
 
 ALPHAZERO: dict[str, dict[str, Any]] = {"TicTacToe": GAME | {"hidden": (128,), "support": 2}}
 
-UCT: dict[str, dict[str, Any]] = {"TicTacToe": {"uct.gamma": 1.0}, "FrozenLake-deterministic": {"uct.gamma": 0.95}}
+# Several random games from each leaf: one says little of a pole that is about to fall.
+UCT: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {"uct.simulations": 50, "uct.rollouts": 8},
+    "FrozenLake-deterministic": {
+        "uct.simulations": 200,
+        "uct.gamma": 0.9,
+        "uct.rollout_depth": 30,
+        "uct.rollouts": 16,
+        "uct.c": 0.5,
+    },
+    "TicTacToe": {"uct.simulations": 200, "uct.gamma": 1.0, "uct.rollout_depth": 9},
+}
 
 # The loop ------------------------------------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ def simulations_figure(out: Path, seeds: int = 8, simulations: Sequence[int] = S
     base = presets.preset("muzero", "CartPole-v1").agent
 
     def by_uct(n: int) -> Agent:
-        cfg = replace(presets.preset("uct", "CartPole-v1").agent, {"uct.simulations": n})
+        cfg = replace(presets.preset("uct", "CartPole-v1").agent, {"uct.simulations": n, "uct.rollouts": 1})
         return search.make_uct(cfg, env)
 
     def by_muzero(n: int) -> Agent:
