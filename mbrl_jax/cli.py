@@ -7,7 +7,6 @@ Whatever is wrong with a command gets one line on stderr and exit code 2. Heavy 
 from __future__ import annotations
 
 import ast
-import contextlib
 import io
 import math
 import os
@@ -77,6 +76,9 @@ def _train(words: list[str]) -> int:
         print(_overview())
         return 0
 
+    from mbrl_jax.devices import devices_for, settle_devices
+
+    settle_devices(rest)
     from mbrl_jax import presets
     from mbrl_jax.flags import parse
     from mbrl_jax.train.run import Job, check_folder, run
@@ -97,7 +99,7 @@ def _train(words: list[str]) -> int:
     script = f"python {sys.argv[0]}" if Path(sys.argv[0]).name == "train.py" else PROG
     command = f"{script} {shlex.join(word for word in words if word != '--resume')}"
     limit = known.threshold if math.isfinite(known.threshold) else None
-    wave, devices = options.wave or presets.default_wave(agent), _devices(options.devices, options.seeds)
+    wave, devices = options.wave or presets.default_wave(agent), devices_for(options.devices, options.seeds)
     job = Job(
         algo, env, agent, loop_cfg, options.steps, options.seed, options.seeds, wave, devices, limit, command
     )  # fmt: skip
@@ -212,25 +214,6 @@ def _default_out(algo: str, env: str, seed: int, resume: bool) -> Path:
     while taken[-1].exists():
         taken.append(base.with_name(f"{base.name}-{len(taken) + 1}"))
     return taken[max(0, len(taken) - 2)] if resume else taken[-1]
-
-
-def _devices(asked: int, seeds: int) -> int:
-    """How many devices share the seeds; a processor's cores are made devices where several seeds can use them.
-
-    Raises:
-      ValueError: more were asked for than there are, or than can share the seeds evenly.
-    """
-    import jax
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(RuntimeError):  # the devices of this process are settled already
-        jax.config.update("jax_num_cpu_devices", max(cores if seeds > 1 else 1, 1))
-    there = jax.device_count()
-    if asked > there:
-        raise ValueError(f"devices must be at most {there}, got {asked}")
-    if asked and seeds % asked:
-        raise ValueError(f"devices must divide the seeds ({seeds}), got {asked}")
-    return asked or max(n for n in range(1, there + 1) if seeds % n == 0)
 
 
 def _cache() -> None:

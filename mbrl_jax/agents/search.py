@@ -151,7 +151,7 @@ def true_model(env: Env) -> Model:
     observe, model = env.observe, as_model(env)
     if observe is None:
         return model
-    seen = jax.eval_shape(lambda key: observe(env.reset(key)[0]), jax.random.key(0))
+    seen = jax.eval_shape(lambda: observe(env.reset(jax.random.key(0))[0]))
     return model._replace(legal=lambda state: observe(state).legal) if isinstance(seen, Masked) else model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,4 +71,4 @@ def strip_weak_types(tree: Tree) -> Tree:
 
 def flatten_dims(tree: Tree, dims: int) -> Tree:
     """Merges the first `dims` axes of every leaf into one."""
-    return jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *leaf.shape[dims:])), tree)
+    return jax.tree.map(lambda leaf: jnp.reshape(leaf, (math.prod(leaf.shape[:dims]), *leaf.shape[dims:])), tree)

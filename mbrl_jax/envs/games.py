@@ -27,7 +27,7 @@ class Masked(NamedTuple):
 
 def is_game(env: Env) -> bool:
     """Whether an environment's observations say which actions are legal."""
-    return isinstance(jax.eval_shape(env.reset, jax.random.key(0))[1], Masked)
+    return isinstance(jax.eval_shape(lambda: env.reset(jax.random.key(0)))[1], Masked)
 
 
 def unmask(env: Env) -> Env:

@@ -40,7 +40,16 @@ def over_seeds(fn: Callable[[A], B], wave: int, devices: int = 1) -> Callable[[A
         count = _count(seeds)
         if wave == 1:
             return jax.lax.map(fn, seeds)
-        return jax.vmap(fn)(seeds) if count <= wave else jax.lax.map(fn, seeds, batch_size=wave)
+        if count <= wave:
+            return jax.vmap(fn)(seeds)
+        # `lax.map` has a `batch_size`, but cannot split leaves that hold nothing.
+        whole = count // wave * wave
+        split = jax.tree.map(lambda leaf: leaf[:whole].reshape(whole // wave, wave, *leaf.shape[1:]), seeds)
+        done = tree.flatten_dims(jax.lax.map(jax.vmap(fn), split), 2)
+        if whole == count:
+            return done
+        rest = jax.vmap(fn)(jax.tree.map(lambda leaf: leaf[whole:], seeds))
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), done, rest)
 
     return _shared(waves, devices)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax.train.sweep import over_seeds_until
+from mbrl_jax.train.sweep import over_seeds, over_seeds_until
 
 
 def init(key):
@@ -46,3 +46,12 @@ def test_numbers_out_of_range_are_refused():
         over_seeds_until(init, chunk, done, lambda state: state, 0)
     with pytest.raises(ValueError, match="devices must be at least 1 and at most 1, got 2"):
         over_seeds_until(init, chunk, done, lambda state: state, 1, devices=2)
+
+
+@pytest.mark.parametrize(("count", "wave"), [(8, 4), (7, 3), (3, 4), (2, 1)])
+def test_waves_give_what_one_vmap_gives_also_where_a_leaf_holds_nothing(count, wave):
+    seeds = {"x": jnp.arange(count * 2.0).reshape(count, 2), "nothing": jnp.zeros((count, 0))}
+    one = lambda seed: {"sum": seed["x"].sum(), "nothing": seed["nothing"]}  # noqa: E731
+    got = jax.jit(over_seeds(one, wave))(seeds)
+    np.testing.assert_array_equal(got["sum"], [4 * i + 1 for i in range(count)])
+    assert got["nothing"].shape == (count, 0)
