@@ -34,6 +34,8 @@ train swingup-pets-mean pets --env CartPoleSwingUp --steps 1000 --agent.propagat
 train swingup-pets-shooting pets --env CartPoleSwingUp --steps 1000 --agent.planner.kind shooting
 train cartpole-muzero muzero --env CartPole-v1
 train catch-muzero muzero --env Catch-bsuite
+train cartpole-uct uct --env CartPole-v1 --steps 600
+train frozenlake-uct uct --env FrozenLake-deterministic --steps 200
 train tictactoe-alphazero alphazero --env TicTacToe
 
 plot() { "$python" scripts/plot.py curves "$@"; }

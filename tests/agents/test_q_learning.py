@@ -64,13 +64,13 @@ def trained(mdps, gamma, steps, **settings):
 
 @pytest.mark.parametrize("branching", [1, 3])
 def test_long_training_gives_the_exact_values_of_many_random_worlds(branching):
-    """In 100 worlds of 6 states and 3 actions. Without chance, full step sizes reach the fixed point to rounding; with
+    """In 40 worlds of 6 states and 3 actions. Without chance, full step sizes reach the fixed point to rounding; with
     it, the falling ones leave an error: below 3 % of the largest value, root mean square."""
     make = lambda key: random_mdp(key, 6, 3, branching=branching, terminals=1, by_successor=True)  # noqa: E731
-    mdps = jax.vmap(make)(jax.random.split(jax.random.key(0), 100))
+    mdps = jax.vmap(make)(jax.random.split(jax.random.key(0), 40))
     exact = np.asarray(jax.vmap(lambda mdp: value_iteration(mdp, 0.8)[1])(mdps))
     visited = ~np.asarray(mdps.terminal)
-    assert visited.sum() == 500
+    assert visited.sum() == 200
     if branching == 1:
         error = trained(mdps, 0.8, 20_000, lr=1.0)[visited] - exact[visited]
         assert np.abs(error).max() < 1e-4

@@ -99,6 +99,7 @@ def test_probe_value_of_a_constant():
     assert q(0, 1) == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_probe_value_depends_on_the_observation():
     q, _, _ = learn("random_observation", False)
     assert q(1, 0) == pytest.approx(1, abs=0.15)
@@ -111,6 +112,7 @@ def test_probe_bootstrapping():
     assert q(0, 0) == pytest.approx(0.9, abs=0.15)
 
 
+@pytest.mark.slow
 def test_probe_choice_of_a_discrete_action():
     q, policy, report = learn("action_reward", False)
     assert q(0, 0) == pytest.approx(1, abs=0.15)
@@ -118,6 +120,7 @@ def test_probe_choice_of_a_discrete_action():
     np.testing.assert_array_equal(report.returns, 1)
 
 
+@pytest.mark.slow
 def test_probe_choice_of_a_continuous_action():
     _, policy, _ = learn("action_reward", True)
     assert float(policy(0)[0]) == pytest.approx(0.5, abs=0.15)

@@ -36,7 +36,7 @@ def place(env: int, start: int, rows: int = ROWS) -> int:
     return env * rows + start % rows
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(blocks, st.data())
 def test_masses_are_those_of_a_dictionary(told, data):
     """A new window has the largest mass given; one that was overwritten is gone, whatever it had."""

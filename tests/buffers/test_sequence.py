@@ -43,7 +43,7 @@ def filled(told):
     return world, data
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(blocks)
 def test_every_window_holds_what_happened_in_order(told):
     """All that can be made are there to the number, and nothing else is ever drawn."""
@@ -136,7 +136,7 @@ def test_fresher_extras_are_written_where_the_window_lies():
     assert BUFFER.revise(data, ()) is data
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(blocks, st.integers(1, 4), st.data())
 def test_the_queue_gives_every_new_window_once_and_first(told, take, data):
     """Against lists: windows side by side per environment, had when fed back, lost when overwritten."""

@@ -76,7 +76,7 @@ def test_actions_fit_the_space_and_extras_keep_their_shape(algo, kind):
         assert jax.tree.leaves(extras) == [] or jax.tree.leaves(extras)[0].shape[0] == 64
 
 
-@every
+@every_first
 def test_chunk_keeps_structure_shapes_and_types_and_compiles_once(algo, kind):
     init, chunk = compiled(algo, kind)
     state = init(jax.random.key(0))
@@ -131,7 +131,7 @@ def test_resumed_equals_continued_bitwise(algo, kind, tmp_path):
     assert_same(chunk(state), chunk(back))
 
 
-@every
+@every_first
 def test_seeds_differ_from_the_first_parameter_on(algo, kind):
     init, _ = compiled(algo, kind)
     a, b = init(jax.random.key(0)), init(jax.random.key(1))
@@ -177,9 +177,9 @@ def test_vmapped_traced_settings_equal_the_single_run(algo, kind):
     assert any((np.abs(x - y) > 1e-3).any() for x, y in zip(policy(first), policy(second), strict=True))
 
 
-@every
+@every_first
 def test_no_key_is_used_twice(algo, kind):
-    loop = build(algo, kind, inner=1, cycles=1, unroll=1, updates=1, warmup=1)
+    loop = build(algo, kind, inner=1, cycles=1, unroll=1, updates=1, warmup=10)
     with jax.debug_key_reuse(True):  # checks what it traces; nothing has to run
         jax.eval_shape(jax.jit(lambda key: loop.chunk(loop.init(key))), jax.random.key(0))
 
@@ -194,7 +194,7 @@ def test_a_key_used_twice_would_be_noticed():
         jax.eval_shape(jax.jit(twice), jax.random.key(0))
 
 
-@every
+@every_first
 def test_updates_change_what_is_learned(algo, kind):
     init, chunk = compiled(algo, kind)
     if algo in LEARNS_NOTHING:
