@@ -33,6 +33,7 @@ HOMES = {
     "flax": {"nets"},
     "distrax": {"ops/dists.py", "nets/heads.py"},
     "gymnax": {"envs/gymnax.py"},
+    "pgx": {"envs/pgx.py"},
     "orbax": {"train/checkpoint.py"},
     "matplotlib": {"analysis"},
     "tyro": {"flags.py", "cli.py"},

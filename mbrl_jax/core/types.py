@@ -246,5 +246,6 @@ class Env(NamedTuple):
     spec: Spec
     reset: Callable[[Key], tuple[State, Obs]]
     step: Callable[[Key, State, Action], tuple[State, Obs, Array, Array, Array]]
-    """(key, state, action) -> state, obs, reward [], discount [] (0 at termination only), last [] bool"""
+    """(key, state, action) -> state, obs, reward [], discount [], last [] bool. The discount is 0 at termination only,
+    else 1, or -1 where the other player of a game moves next"""
     observe: Callable[[State], Obs] | None = None  # the observation of a state, where one can be had without a step
