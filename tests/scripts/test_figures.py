@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import figures
 import figures_mpc  # noqa: F401, a figure looks its module up
+import figures_search
 from figures_lake import GAMMA, frozen_lake_figure, value_of
 from figures_mazes import changes, changing_mazes_figure, finds_shortest, greedy_path, shortest
 from figures_pictures import best_moves, maze_pictures
@@ -194,6 +195,15 @@ def test_pictures_show_what_was_learned(tmp_path, capsys):
     assert last["moves"] == "u"
     assert float(last["value"]) == pytest.approx(float(one.values[17]), rel=1e-5)
     assert is_picture(tmp_path / "mazes.png")
+
+
+def test_the_drawn_search_finds_the_one_move_that_does_not_lose(tmp_path):
+    # Crosses on the middle and a corner, noughts on another corner: crosses threaten a line through a1 next.
+    tree = figures_search.search_tree(tmp_path, ("b2", "a3", "c3"), simulations=100)
+    first = tree.parent == 0
+    assert figures_search.CELLS[tree.action[first][tree.visits[first].argmax()]] == "a1"
+    assert tree.visits[0] == 101
+    assert is_picture(tmp_path / "search-tree.png")
 
 
 # Command line -------------------------------------------------------------------------------------------------------
