@@ -13,7 +13,6 @@ import os
 import shlex
 import sys
 import traceback
-import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def plot(argv: Sequence[str] | None = None) -> int:
     """Draws runs and prints a table of them, as a command line says; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return _guarded(lambda: _plot(words))
+    from mbrl_jax import pictures
+
+    return _guarded(lambda: pictures.plot(words))
 
 
 def _guarded(work: Callable[[], int]) -> int:
@@ -79,7 +80,7 @@ def _train(words: list[str]) -> int:
     from mbrl_jax.devices import devices_for, settle_devices
 
     settle_devices(rest)
-    from mbrl_jax import presets
+    from mbrl_jax import pictures, presets
     from mbrl_jax.flags import parse
     from mbrl_jax.train.run import Job, check_folder, run
 
@@ -109,7 +110,7 @@ def _train(words: list[str]) -> int:
     loop = presets.build(algo, env, agent, loop_cfg)
 
     def draw(folder: Path) -> None:
-        _draw(folder / "curve.png", [folder], None, limit)
+        pictures.draw(folder / "curve.png", [folder], None, limit)
 
     result = run(
         loop, job, out, resume=options.resume, quiet=options.quiet,
@@ -232,46 +233,3 @@ def _cache() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-# Pictures -----------------------------------------------------------------------------------------------------------
-
-
-def _draw(
-    path: Path, folders: Sequence[Path], labels: Sequence[str] | None, threshold: float | None, log: bool = False
-) -> str:
-    """Writes a picture of runs and returns a table of them."""
-    from mbrl_jax.analysis import curves
-    from mbrl_jax.train.log import write_atomic
-
-    loaded = [curves.load(folder, labels[i] if labels else None) for i, folder in enumerate(folders)]
-    write_atomic(path, curves.picture(loaded, threshold, log))
-    return curves.table(loaded, threshold)
-
-
-def _plot(words: list[str]) -> int:
-    import argparse
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> typing.NoReturn:
-            raise ValueError(f"{message}; --help tells more")
-
-    parser = Parser(prog="python scripts/plot.py", description="Draws runs of scripts/train.py.")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-    kind = kinds.add_parser("curves", help="learning curves of several runs in one picture, and a table of them")
-    kind.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folder of a run")
-    kind.add_argument("--labels", nargs="+", metavar="LABEL", help="one name for each run (default: its algorithm)")
-    kind.add_argument("--out", required=True, metavar="FILE.png", type=Path, help="the picture to write")
-    kind.add_argument("--threshold", type=float, metavar="X", help="mark this return, and count the steps to it")
-    kind.add_argument("--log", action="store_true", help="steps on a logarithmic axis")
-    try:
-        args = parser.parse_args(words)
-    except SystemExit as stop:  # help
-        return int(stop.code or 0)
-    if args.labels and len(args.labels) != len(args.runs):
-        raise ValueError(f"--labels must name each of the {len(args.runs)} runs, got {len(args.labels)}")
-    if args.out.suffix != ".png":
-        raise ValueError(f"--out must end in .png, got {args.out}")
-    print(_draw(args.out, args.runs, args.labels, args.threshold, args.log))
-    print(f"picture in {args.out}")
-    return 0

@@ -7,13 +7,30 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mbrl_jax import settings
-from mbrl_jax.agents import dqn, dyna_dqn, dyna_q, mbpo, mpc_true, muzero, pets, ppo, q_learning, sac, search, sweeping
+from mbrl_jax.agents import (
+    dqn,
+    dreamer_v1,
+    dreamer_v2,
+    dreamer_v3,
+    dyna_dqn,
+    dyna_q,
+    mbpo,
+    mpc_true,
+    muzero,
+    pets,
+    ppo,
+    q_learning,
+    sac,
+    search,
+    sweeping,
+)
+from mbrl_jax.agents.imagination import Imaginer
 from mbrl_jax.buffers.latest import latest
 from mbrl_jax.buffers.prioritized import prioritized
 from mbrl_jax.buffers.sequence import need_window, sequence
 from mbrl_jax.buffers.uniform import uniform
 from mbrl_jax.core.config import check, flat, replace
-from mbrl_jax.core.types import Agent, Box, Buffer, Discrete, Env, Spec, no_refresh
+from mbrl_jax.core.types import Agent, Box, Buffer, Discrete, Env, Spec, Tree, no_refresh
 from mbrl_jax.envs import cartpole, games, wrappers
 from mbrl_jax.envs.names import ENVS as ENVS
 from mbrl_jax.envs.names import JUDGES, make_env
@@ -33,6 +50,7 @@ class Algorithm(NamedTuple):
     simulator: bool = False  # plans in the environment itself, and sees its state
     games: bool = False  # knows of illegal actions and of a second player
     window: Callable[[Any], int] | None = None  # (settings) -> rows of the windows it learns from, where it does
+    imaginer: Callable[[Any, Spec, Tree], Imaginer] | None = None  # (settings, spec, learner) -> what it imagines with
 
 
 class Preset(NamedTuple):
@@ -61,6 +79,15 @@ def _muzero_windows(agent: muzero.MuZeroConfig, loop: LoopConfig) -> Buffer:
 
 def _alphazero_windows(agent: search.AlphaZeroConfig, loop: LoopConfig) -> Buffer:
     return sequence(loop.capacity, search.window(agent), loop.num_envs)
+
+
+def _dreamer(module: Any, config: type, summary: str) -> Algorithm:
+    def windows(agent: Any, loop: LoopConfig) -> Buffer:
+        return module.buffer(agent, loop.capacity, loop.num_envs)
+
+    return Algorithm(
+        config, module.make, windows, planes=True, window=module.window, imaginer=module.imaginer, summary=summary
+    )
 
 
 def _dyna_q_plus() -> dyna_q.DynaQConfig:
@@ -122,6 +149,15 @@ AGENTS: dict[str, Algorithm] = {
     "muzero": Algorithm(
         muzero.MuZeroConfig, muzero.make, _muzero_windows, (Discrete,), planes=True, games=True, window=muzero.window,
         summary="tree search in a latent model that is learned for the search alone",
+    ),
+    "dreamer_v1": _dreamer(
+        dreamer_v1, dreamer_v1.DreamerV1Config, summary="an actor on the gradient of imagined returns",
+    ),
+    "dreamer_v2": _dreamer(
+        dreamer_v2, dreamer_v2.DreamerV2Config, summary="an actor and critic in the imagination of a discrete model",
+    ),
+    "dreamer_v3": _dreamer(
+        dreamer_v3, dreamer_v3.DreamerV3Config, summary="the same, with one set of settings for many tasks",
     ),
 }  # fmt: skip
 
@@ -197,7 +233,7 @@ def _agent_settings(algo: str, env: str, spec: Spec) -> dict[str, Any]:
         return policy if algo == "dqn" else {**_under("policy.", policy), **settings.DYNA_DQN.get(env, {})}
     if algo == "mpc" and isinstance(spec.action, Discrete):  # what is not continuous has no colour
         return {"planner.kind": "cem"}
-    if algo in ("ppo", "pets", "mpc", "uct", "alphazero", "muzero"):
+    if algo in ("ppo", "pets", "mpc", "uct", "alphazero", "muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3"):
         return getattr(settings, algo.upper()).get(env, {})
     table = settings.TABLE.get(env, {})
     if algo == "q_learning":
@@ -224,6 +260,21 @@ def default_wave(agent: Any) -> int:
     return 1 if max(widths, default=0) >= WIDE else 4
 
 
+def learner(algo: str, env: str | Env, agent: Any) -> tuple[Agent, Env]:
+    """An agent of given settings, and the environment in the form that it takes.
+
+    Raises:
+      ValueError: a name that does not exist, or a setting that does not go with the environment.
+    """
+    made = algorithm(algo)
+    raw = make_env(env) if isinstance(env, str) else env
+    world = suited(algo, raw)
+    try:
+        return made.make(agent, _as_arrays(raw) if made.simulator else world.spec), world
+    except ValueError as error:
+        raise ValueError(f"agent: {error}") from error
+
+
 def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
     """The compiled loop of an agent in an environment.
 
@@ -239,7 +290,6 @@ def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
     check(agent, "agent.")
     check(loop, "loop.")
     raw = make_env(env) if isinstance(env, str) else env
-    world = suited(algo, raw)
     if made.table and (loop.num_envs, loop.unroll, loop.updates) != (1, 1, 1):
         given = f"{loop.num_envs}, {loop.unroll} and {loop.updates}"
         raise ValueError(f"loop.num_envs, loop.unroll and loop.updates must be 1 for {algo}, got {given}")
@@ -249,15 +299,12 @@ def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
     for name, value in flat(agent, "agent.").items():
         if made.buffer is _ring and name.endswith(".batch") and value > loop.capacity:
             raise ValueError(f"{name} must be at most loop.capacity = {loop.capacity}, got {value}")
-    try:
-        learner = made.make(agent, _as_arrays(raw) if made.simulator else world.spec)
-    except ValueError as error:
-        raise ValueError(f"agent: {error}") from error
-    if learner.refresh is not no_refresh and loop.warmup < 1:
+    agent_made, world = learner(algo, raw, agent)
+    if agent_made.refresh is not no_refresh and loop.warmup < 1:
         raise ValueError(f"loop.warmup must be at least 1 for {algo}, whose model needs rows, got {loop.warmup}")
     if made.window is not None:
         need_window(made.window(agent), loop.warmup * loop.unroll)
     judge = JUDGES.get(raw.spec.name)
     return make_loop(
-        learner, world, made.buffer(agent, loop), loop, judge=None if judge is None else suited(algo, judge())
+        agent_made, world, made.buffer(agent, loop), loop, judge=None if judge is None else suited(algo, judge())
     )

@@ -228,6 +228,48 @@ UCT: dict[str, dict[str, Any]] = {
     "TicTacToe": {"uct.simulations": 200, "uct.gamma": 1.0, "uct.rollout_depth": 9},
 }
 
+# The Dreamers --------------------------------------------------------------------------------------------------------
+
+# Minutes on a processor: few rows per update, and bins no further than returns of small tasks reach.
+NANO_DREAMER: dict[str, Any] = {
+    "batch": 16,
+    "length": 16,
+    "imagined": 12,
+    "lr": 1e-3,
+    "lr_warmup": 200,
+    "net.bins": 41,
+    "net.bound": 6,
+    "gamma": 0.99,
+}
+
+DREAMER_V3: dict[str, dict[str, Any]] = {
+    "CartPole-v1": NANO_DREAMER,
+    "CartPole-hidden": NANO_DREAMER,
+    "Pendulum-v1": NANO_DREAMER | {"gamma": 0.98},
+    "Catch-bsuite": NANO_DREAMER | {"gamma": 0.97, "imagined": 9, "entropy": 3e-3},
+    "MemoryChain-bsuite": NANO_DREAMER | {"gamma": 0.97, "entropy": 3e-3},
+    "Breakout-MinAtar": NANO_DREAMER | {"gamma": 0.98, "entropy": 3e-3},
+}
+
+# The first two, small.
+SMALL_RSSM: dict[str, Any] = {
+    "net.deter": 128,
+    "net.units": 64,
+    "net.layers": 2,
+    "net.squash": True,
+    "batch": 16,
+    "length": 16,
+    "imagined": 12,
+    "model_lr": 1e-3,
+    "actor_lr": 3e-4,
+    "critic_lr": 3e-4,
+}
+
+DREAMER_V1: dict[str, dict[str, Any]] = {"Pendulum-v1": SMALL_RSSM | {"net.stoch": 16, "gamma": 0.98}}
+DREAMER_V2: dict[str, dict[str, Any]] = {
+    "CartPole-v1": SMALL_RSSM | {"net.stoch": 8, "net.classes": 8, "reinforce": 1.0, "entropy": 1e-3}
+}
+
 # The loop ------------------------------------------------------------------------------------------------------------
 
 LOOP: dict[tuple[str, str], dict[str, Any]] = {
@@ -268,6 +310,12 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
         "capacity": 30_000,
         "eval_episodes": 100,
     },
+    ("dreamer_v1", ""): {"num_envs": 4, "warmup": 200, "inner": 250, "cycles": 1, "capacity": 100_000},
+    ("dreamer_v2", ""): {"num_envs": 4, "warmup": 200, "inner": 250, "cycles": 1, "capacity": 100_000},
+    ("dreamer_v3", ""): {"num_envs": 4, "warmup": 100, "inner": 250, "cycles": 1, "capacity": 100_000},
+    ("dreamer_v3", "Pendulum-v1"): {"steps": 10_000},
+    ("dreamer_v3", "CartPole-v1"): {"steps": 15_000},
+    ("dreamer_v3", "Catch-bsuite"): {"steps": 20_000, "updates": 2},
     ("uct", ""): {"steps": 1_000, "warmup": 0, "inner": 200, "cycles": 1, "eval_episodes": 0},
     ("mpc", ""): {"steps": 1_000, "warmup": 0, "inner": 200, "cycles": 1, "eval_episodes": 0},
     ("mbpo", "Pendulum-v1"): {"steps": 3_000, "updates": 30, "inner": 25, "cycles": 4},

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "mbrl_jax"
 FLOORS = {
     "core": 0, "ops": 1, "nets": 1, "envs": 1, "buffers": 1, "models": 2, "planners": 2, "agents": 3, "train": 4,
     "analysis": 4, "presets": 5, "cli": 5, "devices": 5, "flags": 5, "settings": 5,
+    "reload": 5, "pictures": 5,
 }  # fmt: skip
 
 # A floor may import those below it, and of its own floor only what stands here (its own folder aside).
@@ -23,6 +24,10 @@ BESIDE = {
     ("cli", "presets"),
     ("cli", "flags"),
     ("cli", "devices"),
+    ("cli", "pictures"),
+    ("pictures", "presets"),
+    ("pictures", "reload"),
+    ("reload", "presets"),
     ("analysis", "train"),
 }
 # These know the words of `core` and of floor 1, but no model, planner or agent.

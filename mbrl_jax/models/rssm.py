@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
-from mbrl_jax.core.types import Action, Array, Discrete, Key, Params, Space
+from mbrl_jax.core.types import Action, Array, Discrete, Key, Obs, Params, Space
 from mbrl_jax.models import latents
 from mbrl_jax.models.latents import Latents
 from mbrl_jax.nets.layers import Staged, joint, layers
@@ -68,6 +68,17 @@ class Tracked(NamedTuple):
     states: Latent  # [T, ...]
     posterior: Any  # [T, ...] distributions, as `kl` takes them
     prior: Any  # [T, ...]
+
+
+class Rows(NamedTuple):
+    """A window as a model is driven through it: the row of t holds the action before o_t."""
+
+    obs: Obs  # [T, ...]
+    action: Array  # [T, A] `action_code` of the action that led to o_t; of no account where `first`
+    reward: Array  # [T] received on arriving
+    discount: Array  # [T] 0 where o_t is terminal, else 1
+    first: Array  # [T] bool
+    last: Array  # [T] bool
 
 
 class RSSM(NamedTuple):

@@ -89,15 +89,15 @@ def expectation(logits: Array, bins: Array) -> Array:
     return jnp.sum(pairs) + jnp.sum((probs * bins)[half : bins.shape[0] - half])
 
 
-def symexp_bins(count: int = 255) -> Array:
-    """DreamerV3's bins [count]: symexp of numbers evenly spaced in [-20, 20], mirrored exactly.
+def symexp_bins(count: int = 255, bound: int = 20) -> Array:
+    """DreamerV3's bins [count]: symexp of numbers evenly spaced in [-bound, bound], mirrored exactly.
 
     Raises:
       ValueError: the count is not odd, or below 3.
     """
     if count < 3 or count % 2 == 0:
         raise ValueError(f"count must be odd and at least 3, got {count}")
-    half = np.expm1(np.linspace(20.0, 0.0, count // 2 + 1)).astype(np.float32)
+    half = np.expm1(np.linspace(float(bound), 0.0, count // 2 + 1)).astype(np.float32)
     return jnp.asarray(np.concatenate([-half, half[-2::-1]]))
 
 

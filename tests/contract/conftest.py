@@ -17,6 +17,11 @@ from mbrl_jax.envs.mdp import as_env, random_mdp
 from mbrl_jax.envs.probes import observation_action_reward
 from mbrl_jax.train.loop import Loop, LoopConfig
 
+SMALL_RSSM: dict[str, Any] = {
+    "net.deter": 8, "net.units": 8, "net.layers": 1, "net.stoch": 2, "net.classes": 2, "batch": 4, "length": 4,
+    "imagined": 2,
+}  # fmt: skip
+
 SMALL: dict[str, dict[str, Any]] = {
     "q_learning": {},
     "dyna_q": {"planning": 3},
@@ -52,6 +57,12 @@ SMALL: dict[str, dict[str, Any]] = {
         "search.gumbel.simulations": 4, "net.latent": 8, "net.hidden": (8,), "net.support": 2, "unroll": 2,
         "n_steps": 2, "batch": 4, "reanalyse": 2,
     },
+    "dreamer_v1": SMALL_RSSM,
+    "dreamer_v2": SMALL_RSSM | {"reinforce": 0.5},
+    "dreamer_v3": {
+        "net.deter": 8, "net.units": 8, "net.stoch": 2, "net.classes": 2, "net.blocks": 2, "net.bins": 5, "batch": 4,
+        "length": 4, "imagined": 2, "lr_warmup": 1, "lr": 1e-3,
+    },
 }  # fmt: skip
 
 LEARNS_NOTHING = ("mpc", "uct")
@@ -66,10 +77,20 @@ ONE = {"num_envs": 1, "unroll": 1, "updates": 1, "inner": 40, "warmup": 0}
 # what stands between an action and its space is the same code in all of them.
 CASES = [(algo, kind) for algo, made in presets.AGENTS.items() for kind in made.actions]
 NAMES = [f"{algo}-{kind.__name__.lower()}" for algo, kind in CASES]
-FIRST_CASES = [
-    pytest.param(algo, kind, marks=() if kind is presets.AGENTS[algo].actions[0] else pytest.mark.slow, id=name)
-    for (algo, kind), name in zip(CASES, NAMES, strict=True)
-]
+FIRST = [kind is presets.AGENTS[algo].actions[0] for algo, kind in CASES]
+
+# Near relations of other agents here: that loop and settings work the same from outside is left to the slow tests.
+ALIKE = {"dyna_dqn", "alphazero", "dreamer_v1", "dreamer_v2"}
+
+
+def params(fast: list[bool]) -> list[Any]:
+    """All cases, but for the fast ones marked slow."""
+    marks = [() if now else pytest.mark.slow for now in fast]
+    return [pytest.param(*case, marks=m, id=name) for case, m, name in zip(CASES, marks, NAMES, strict=True)]
+
+
+FIRST_CASES = params(FIRST)
+UNLIKE_CASES = params([first and algo not in ALIKE for first, (algo, _) in zip(FIRST, CASES, strict=True)])
 
 
 @cache
