@@ -23,6 +23,7 @@ from mbrl_jax.agents import (
     sac,
     search,
     sweeping,
+    world_models,
 )
 from mbrl_jax.agents.imagination import Imaginer
 from mbrl_jax.buffers.latest import latest
@@ -88,6 +89,10 @@ def _dreamer(module: Any, config: type, summary: str) -> Algorithm:
     return Algorithm(
         config, module.make, windows, planes=True, window=module.window, imaginer=module.imaginer, summary=summary
     )
+
+
+def _world_models_windows(agent: world_models.WorldModelsConfig, loop: LoopConfig) -> Buffer:
+    return world_models.buffer(agent, loop.capacity, loop.num_envs)
 
 
 def _dyna_q_plus() -> dyna_q.DynaQConfig:
@@ -158,6 +163,10 @@ AGENTS: dict[str, Algorithm] = {
     ),
     "dreamer_v3": _dreamer(
         dreamer_v3, dreamer_v3.DreamerV3Config, summary="the same, with one set of settings for many tasks",
+    ),
+    "world_models": Algorithm(
+        world_models.WorldModelsConfig, world_models.make, _world_models_windows, planes=True,
+        window=world_models.window, summary="a linear controller that evolves in a learned dream",
     ),
 }  # fmt: skip
 
@@ -233,7 +242,18 @@ def _agent_settings(algo: str, env: str, spec: Spec) -> dict[str, Any]:
         return policy if algo == "dqn" else {**_under("policy.", policy), **settings.DYNA_DQN.get(env, {})}
     if algo == "mpc" and isinstance(spec.action, Discrete):  # what is not continuous has no colour
         return {"planner.kind": "cem"}
-    if algo in ("ppo", "pets", "mpc", "uct", "alphazero", "muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3"):
+    if algo in (
+        "ppo",
+        "pets",
+        "mpc",
+        "uct",
+        "alphazero",
+        "muzero",
+        "dreamer_v1",
+        "dreamer_v2",
+        "dreamer_v3",
+        "world_models",
+    ):
         return getattr(settings, algo.upper()).get(env, {})
     table = settings.TABLE.get(env, {})
     if algo == "q_learning":

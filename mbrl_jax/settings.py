@@ -10,6 +10,8 @@ from typing import Any
 THRESHOLD: dict[str, float] = {
     "Pendulum-v1": -200.0,
     "CartPole-v1": 475.0,
+    "CartPole-hidden": 400.0,
+    "MemoryChain-bsuite": 1.0,
     "ContinuousCartPole": 199.5,
     "CartPoleSwingUp": 150.0,
     "DynaMaze": 1.0,
@@ -235,7 +237,7 @@ NANO_DREAMER: dict[str, Any] = {
     "batch": 16,
     "length": 16,
     "imagined": 12,
-    "lr": 1e-3,
+    "lr": 5e-4,
     "lr_warmup": 200,
     "net.bins": 41,
     "net.bound": 6,
@@ -246,8 +248,8 @@ DREAMER_V3: dict[str, dict[str, Any]] = {
     "CartPole-v1": NANO_DREAMER,
     "CartPole-hidden": NANO_DREAMER,
     "Pendulum-v1": NANO_DREAMER | {"gamma": 0.98},
-    "Catch-bsuite": NANO_DREAMER | {"gamma": 0.97, "imagined": 9, "entropy": 3e-3},
-    "MemoryChain-bsuite": NANO_DREAMER | {"gamma": 0.97, "entropy": 3e-3},
+    "Catch-bsuite": NANO_DREAMER | {"lr": 1e-3, "gamma": 0.97, "imagined": 9, "entropy": 3e-3},
+    "MemoryChain-bsuite": NANO_DREAMER | {"lr": 1e-3, "gamma": 0.97, "entropy": 3e-3},
     "Breakout-MinAtar": NANO_DREAMER | {"gamma": 0.98, "entropy": 3e-3},
 }
 
@@ -268,6 +270,23 @@ SMALL_RSSM: dict[str, Any] = {
 DREAMER_V1: dict[str, dict[str, Any]] = {"Pendulum-v1": SMALL_RSSM | {"net.stoch": 16, "gamma": 0.98}}
 DREAMER_V2: dict[str, dict[str, Any]] = {
     "CartPole-v1": SMALL_RSSM | {"net.stoch": 8, "net.classes": 8, "reinforce": 1.0, "entropy": 1e-3}
+}
+
+# World Models ---------------------------------------------------------------------------------------------------------
+
+SMALL_DREAM: dict[str, Any] = {
+    "vision.latent": 0,  # observations are small vectors already
+    "memory.hidden": 32,
+    "length": 32,
+    "memory_updates": 1_000,
+    "lr": 3e-3,
+    "horizon": 200,
+    "sigma": 0.5,
+}
+
+WORLD_MODELS: dict[str, dict[str, Any]] = {
+    "CartPole-hidden": SMALL_DREAM | {"population": 32, "generations": 25},
+    "Pendulum-v1": SMALL_DREAM | {"population": 64, "generations": 100, "temperature": 1.0},
 }
 
 # The loop ------------------------------------------------------------------------------------------------------------
@@ -316,6 +335,16 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("dreamer_v3", "Pendulum-v1"): {"steps": 10_000},
     ("dreamer_v3", "CartPole-v1"): {"steps": 15_000},
     ("dreamer_v3", "Catch-bsuite"): {"steps": 20_000, "updates": 2},
+    ("world_models", ""): {
+        "num_envs": 4,
+        "warmup": 500,
+        "inner": 250,
+        "cycles": 1,
+        "capacity": 40_000,
+        "eval_episodes": 16,
+    },
+    ("world_models", "CartPole-hidden"): {"steps": 6_000},
+    ("world_models", "Pendulum-v1"): {"steps": 12_000, "inner": 500},
     ("uct", ""): {"steps": 1_000, "warmup": 0, "inner": 200, "cycles": 1, "eval_episodes": 0},
     ("mpc", ""): {"steps": 1_000, "warmup": 0, "inner": 200, "cycles": 1, "eval_episodes": 0},
     ("mbpo", "Pendulum-v1"): {"steps": 3_000, "updates": 30, "inner": 25, "cycles": 4},

@@ -8,6 +8,7 @@ maze-pictures   values and greedy moves drawn
 mpc             returns of each planner with the true model, at equal budgets of model steps
 search-tree     one tree of UCT drawn
 simulations     returns against the number of simulations at play, UCT and MuZero
+temperature     scores in the dream and in the world against the temperature of the dreams, World Models
 
 Each writes a CSV and a PNG, and prints tables with its wall-clock. All seeds of one setting are one compiled program.
 """
@@ -30,6 +31,7 @@ FIGURES = {
     "mpc": ("figures_mpc", "mpc_figure", 8),
     "search-tree": ("figures_search", "search_tree", None),
     "simulations": ("figures_search", "simulations_figure", 8),
+    "temperature": ("figures_dreams", "temperature_figure", 4),
 }
 """Module, function and number of seeds of each figure; None where there are no seeds to choose."""
 

@@ -39,6 +39,7 @@ HOMES = {
     "distrax": {"ops/dists.py", "nets/heads.py"},
     "gymnax": {"envs/gymnax.py"},
     "pgx": {"envs/pgx.py"},
+    "evosax": {"ops/evolution.py"},
     "orbax": {"train/checkpoint.py"},
     "matplotlib": {"analysis"},
     "tyro": {"flags.py", "cli.py"},

@@ -6,14 +6,16 @@ import difflib
 from collections.abc import Callable
 
 from mbrl_jax.core.types import Box, Discrete, Env
-from mbrl_jax.envs import cartpole, discrete, games, gymnax, maze, pgx, tictactoe, wrappers
+from mbrl_jax.envs import cartpole, discrete, games, gymnax, hidden, maze, pgx, tictactoe, wrappers
 
 ENVS: dict[str, Callable[[], Env]] = {
     "Pendulum-v1": lambda: _from_gymnax("Pendulum-v1"),
     "CartPole-v1": lambda: _from_gymnax("CartPole-v1"),
+    "CartPole-hidden": lambda: hidden.hide(_from_gymnax("CartPole-v1"), (1, 3), "CartPole-hidden"),
     "ContinuousCartPole": cartpole.continuous_cartpole,
     "CartPoleSwingUp": cartpole.cartpole_swingup,
     "Catch-bsuite": lambda: _from_gymnax("Catch-bsuite"),
+    "MemoryChain-bsuite": lambda: _from_gymnax("MemoryChain-bsuite"),
     "Breakout-MinAtar": lambda: _from_gymnax("Breakout-MinAtar"),
     "DynaMaze": lambda: maze.dyna_maze(time_limit=2_000),
     "BlockingMaze": lambda: maze.blocking_maze(time_limit=3_000),

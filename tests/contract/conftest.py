@@ -63,6 +63,10 @@ SMALL: dict[str, dict[str, Any]] = {
         "net.deter": 8, "net.units": 8, "net.stoch": 2, "net.classes": 2, "net.blocks": 2, "net.bins": 5, "batch": 4,
         "length": 4, "imagined": 2, "lr_warmup": 1, "lr": 1e-3,
     },
+    "world_models": {
+        "vision.latent": 0, "memory.hidden": 8, "memory.components": 2, "memory.heads": (8,), "length": 3, "batch": 4,
+        "memory_updates": 3, "horizon": 3, "dreams": 2, "population": 4, "generations": 2, "epsilon": 0.5, "lr": 1e-4,
+    },
 }  # fmt: skip
 
 LEARNS_NOTHING = ("mpc", "uct")
@@ -80,7 +84,7 @@ NAMES = [f"{algo}-{kind.__name__.lower()}" for algo, kind in CASES]
 FIRST = [kind is presets.AGENTS[algo].actions[0] for algo, kind in CASES]
 
 # Near relations of other agents here: that loop and settings work the same from outside is left to the slow tests.
-ALIKE = {"dyna_dqn", "alphazero", "dreamer_v1", "dreamer_v2"}
+ALIKE = {"dyna_dqn", "alphazero", "dreamer_v1", "dreamer_v2", "world_models"}
 
 
 def params(fast: list[bool]) -> list[Any]:

@@ -1,0 +1,305 @@
+"""World Models: a linear controller that evolves inside a learned dream.
+
+Ha & Schmidhuber 2018, "World Models" (arXiv 1803.10122). V sees (`models.vae`), M remembers and foretells
+(`models.mdn_rnn`), and C acts:
+
+    a_t = W [z_t, h_t] + b,  z_t of V's encoder and h_t of M's LSTM        the largest entry, or tanh a_t
+
+The slow clock fits V and M to the buffer, then lets C evolve by CMA-ES, all in one compiled program. The score of a
+candidate is the mean over R dreams of what it gathers there, from observations that began real episodes:
+
+    s(C) = 1/R Σ_i Σ_t (Π_{k<t} d_k) r_t,   z_{t+1} ~ M at temperature τ,  d the chance that the episode goes on
+
+Within a generation all candidates dream the same R dreams: the same beginnings, and the same random numbers in each
+step. A temperature above 1 makes dreams less certain than the world, so that faults of M are harder to live by. Real
+steps between two fits are taken by C, with some random actions: the iterated form of the paper's section 5.
+
+Differs from the paper in: what `models.mdn_rnn` says; C sees the mean of z in the real environment; real steps come
+from C as soon as there is one; C is the mean of the strategy's last generation, from which the next fit's goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mbrl_jax.agents.dreamer_parts import need_unit_actions
+from mbrl_jax.buffers.sequence import Step, Window, sequence
+from mbrl_jax.core import tree
+from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.types import Action, Agent, Array, Buffer, Discrete, Key, Metrics, Obs, Replay, Space, Spec, Tree
+from mbrl_jax.models.mdn_rnn import MDNRNN, DreamState, MDNRNNConfig, MDNRNNParams, Memory, Rows, bind, mdn_rnn
+from mbrl_jax.models.rssm import code_size
+from mbrl_jax.models.vae import VAEConfig, draw, vae
+from mbrl_jax.ops.evolution import KINDS, evolve
+
+
+@config
+class WorldModelsConfig:
+    """Settings of World Models."""
+
+    lr: float = setting(default=1e-3, above=0, help="Adam's learning rate for M")
+    lr_end: float = setting(default=0.1, above=0, high=1, help="share of it that is left at the end of each fit")
+    vision: VAEConfig = VAEConfig()
+    memory: MDNRNNConfig = MDNRNNConfig()
+    vision_rate: float = setting(default=1e-4, above=0, help="Adam's learning rate for V")
+    batch: int = setting(default=32, low=1, help="windows per gradient step, for V too, which sees all their rows")
+    length: int = setting(default=32, low=1, help="steps of a window")
+    vision_updates: int = setting(default=500, low=0, help="gradient steps of V in a fit")
+    memory_updates: int = setting(default=1_000, low=1, help="gradient steps of M in a fit")
+    max_grad: float = setting(default=1.0, above=0, help="entries of M's gradient are clipped to it")
+    sees: str = setting(default="zh", choices=("z", "zh", "zhc"), help="what C sees: latent, and the LSTM's h and c")
+    temperature: float = setting(default=1.15, above=0, help="τ, of the dreams")
+    horizon: int = setting(default=200, low=1, help="steps of a dream")
+    dreams: int = setting(default=16, low=1, help="R, dreams of each candidate")
+    strategy: str = setting(default="cma", choices=tuple(KINDS), help="CMA-ES, or its separable form for large C")
+    population: int = setting(default=64, low=2, help="candidates of a generation")
+    generations: int = setting(default=25, low=1, help="in each fit")
+    sigma: float = setting(default=0.1, above=0, help="first deviation of candidates, at the start of each fit")
+    epsilon: float = setting(
+        default=0.1, low=0, high=1, help="chance of a random action while exploring, discrete ones"
+    )
+    noise: float = setting(default=0.2, low=0, help="deviation of normal noise added while exploring, continuous ones")
+
+
+class Learner(NamedTuple):
+    """What World Models have learned so far."""
+
+    memory: MDNRNNParams  # M
+    memory_opt: Any
+    vision: Any  # V
+    vision_opt: Any
+    controller: Array  # [D], W row by row and b
+
+
+def window(cfg: WorldModelsConfig) -> int:
+    """Rows of the windows that World Models' buffer must give."""
+    return cfg.length + 1
+
+
+def buffer(cfg: WorldModelsConfig, capacity: int, num_envs: int) -> Buffer:
+    """The buffer that World Models learn from: windows of `window(cfg)` rows.
+
+    Args:
+      cfg: settings.
+      capacity: rows in all.
+      num_envs: environments side by side.
+    """
+    return sequence(capacity, window(cfg), num_envs)
+
+
+def features(sees: str, state: DreamState) -> Array:
+    """What a controller sees of a state, [F]."""
+    parts = {"z": (), "zh": (state.memory.h,), "zhc": (state.memory.h, state.memory.c)}
+    return jnp.concatenate([state.z, *parts[sees]])
+
+
+def controller_size(cfg: WorldModelsConfig, latent: int, space: Space) -> int:
+    """D, how many numbers a controller is, for latents of Z = `latent` entries."""
+    seen = latent + cfg.memory.hidden * (len(cfg.sees) - 1)
+    return code_size(space) * (seen + 1)
+
+
+def control(space: Space, controller: Array, seen: Array) -> Array:
+    """The action of a linear controller: the first of the largest entries, or tanh.
+
+    Args:
+      space: of the actions.
+      controller: [D], A rows of F weights and a bias.
+      seen: [F].
+    """
+    table = controller.reshape(code_size(space), seen.shape[0] + 1)
+    out = table[:, :-1] @ seen + table[:, -1]
+    return jnp.argmax(out).astype(jnp.int32) if isinstance(space, Discrete) else jnp.tanh(out)
+
+
+def dream_scores(
+    cfg: WorldModelsConfig, dynamics: MDNRNN, space: Space, key: Key, params: MDNRNNParams, starts: Array,
+    controllers: Array,
+) -> Array:  # fmt: skip
+    """What controllers gather in the same dreams, each [] the mean over them.
+
+    Args:
+      cfg: settings.
+      dynamics: M.
+      space: of the actions.
+      key: of the dreams, used once; for all candidates the same random numbers come of it.
+      params: of M.
+      starts: [R, Z] latents that dreams begin with.
+      controllers: [P, D].
+    Returns:
+      [P].
+    """
+    model = bind(dynamics, params, cfg.temperature)
+
+    def dream(controller: Array, key: Key, z: Array) -> Array:
+        def one(i: Array, at: tuple[DreamState, Array, Array]) -> tuple[DreamState, Array, Array]:
+            state, alive, total = at
+            action = control(space, controller, features(cfg.sees, state))
+            out = model.step(jax.random.fold_in(key, i), state, action)
+            return out.state, alive * out.discount, total + alive * out.reward
+
+        start = DreamState(z, dynamics.start()), jnp.ones(()), jnp.zeros(())
+        return jax.lax.fori_loop(0, cfg.horizon, one, start)[2]
+
+    keys = jax.random.split(key, starts.shape[0])
+    lives = jax.vmap(jax.vmap(dream, (None, 0, 0)), (0, None, None))
+    return jnp.mean(lives(controllers, keys, starts), axis=1)
+
+
+def beginnings(key: Key, replay: Replay, count: int) -> Obs:
+    """Observations [count, ...] that began episodes, drawn uniformly; any, where the buffer holds no beginning."""
+    rows = jnp.minimum(jnp.arange(replay.capacity), jnp.maximum(replay.size - 1, 0))
+    first = replay.take(rows).first & (jnp.arange(replay.capacity) < replay.size)
+    upto = jnp.cumsum(first | ~jnp.any(first))
+    drawn = jax.random.randint(key, (count,), 0, upto[-1])
+    return replay.take(rows[jnp.searchsorted(upto, drawn, side="right")]).obs
+
+
+def scorer(cfg: WorldModelsConfig, spec: Spec, learner: Learner, replay: Replay) -> Callable[[Key, Array], Array]:
+    """What C evolves by: (key, controllers [P, D]) -> [P], `dream_scores` from beginnings in the buffer.
+
+    Args:
+      cfg: settings.
+      spec: of the environment.
+      learner: V and M; its controller does not matter.
+      replay: the experience.
+    """
+    sight = vae(cfg.vision, spec.obs)
+    dynamics = mdn_rnn(cfg.memory, sight.size, spec)
+
+    def score(key: Key, controllers: Array) -> Array:
+        key_begin, key_latent, key_dream = jax.random.split(key, 3)
+        seen = jax.vmap(sight.encode, (None, 0))(learner.vision, beginnings(key_begin, replay, cfg.dreams))
+        starts = jax.vmap(draw)(jax.random.split(key_latent, cfg.dreams), seen)
+        return dream_scores(cfg, dynamics, spec.action, key_dream, learner.memory, starts, controllers)
+
+    return score
+
+
+def make(cfg: WorldModelsConfig, spec: Spec) -> Agent:
+    """World Models for one environment; they learn from `buffer(cfg, ...)`.
+
+    Args:
+      cfg: settings; floats may be traced.
+      spec: observations a vector, planes or an image (see `nets.observations`), actions discrete or in [-1, 1].
+    Raises:
+      ValueError: a setting out of range, or an environment that needs a wrapper first.
+    """
+    check(cfg)
+    need_unit_actions(spec)
+    sight = vae(cfg.vision, spec.obs)
+    dynamics = mdn_rnn(cfg.memory, sight.size, spec)
+    size = controller_size(cfg, sight.size, spec.action)
+    fading = optax.cosine_decay_schedule(1.0, cfg.memory_updates, cfg.lr_end)  # pyright: ignore[reportArgumentType]
+    memory_rule = optax.chain(optax.clip(cfg.max_grad), optax.scale_by_adam())  # pyright: ignore[reportArgumentType]
+    vision_rule = optax.adam(cfg.vision_rate)
+
+    def init(key: Key) -> Learner:
+        key_memory, key_vision = jax.random.split(key)
+        memory, vision = dynamics.init(key_memory), sight.init(key_vision)
+        return Learner(memory, memory_rule.init(memory), vision, vision_rule.init(vision), jnp.zeros(size))
+
+    def act(key: Key, learner: Learner, carry: Memory, obs: Obs, explore: bool) -> tuple[Action, Memory, Tree]:
+        z = sight.encode(learner.vision, obs).mean
+        action = control(spec.action, learner.controller, features(cfg.sees, DreamState(z, carry)))
+        if explore:
+            action = explored(key, action)
+        return action, dynamics.remember(learner.memory, carry, z, action), ()
+
+    def explored(key: Key, action: Action) -> Action:
+        key_which, key_action = jax.random.split(key)
+        if isinstance(spec.action, Discrete):
+            anew = jax.random.uniform(key_which) < cfg.epsilon
+            return jnp.where(anew, spec.action.sample(key_action), action)
+        return jnp.clip(action + cfg.noise * jax.random.normal(key_action, action.shape), -1.0, 1.0)
+
+    def sampled(key: Key, replay: Replay) -> Window:
+        found: Window = replay.sample(key, cfg.batch)
+        if len(found.steps.reward) != window(cfg):
+            raise ValueError(f"windows must have length + 1 = {window(cfg)} rows, got {len(found.steps.reward)}")
+        return found
+
+    def fit_vision(key: Key, vision: Any, opt: Any, replay: Replay) -> tuple[Any, Any, Metrics]:
+        """V after its gradient steps, and means over them."""
+        one = sight.loss
+        if one is None or cfg.vision_updates == 0:
+            return vision, opt, {}
+
+        def descend(at: tuple[Any, Any], i: Array) -> tuple[tuple[Any, Any], Metrics]:
+            (vision, opt), (key_sample, key_loss) = at, jax.random.split(jax.random.fold_in(key, i))
+            obs = tree.flatten_dims(sampled(key_sample, replay).steps.obs, 2)
+            keys = jax.random.split(key_loss, cfg.batch * window(cfg))
+
+            def loss(vision: Any) -> tuple[Array, Metrics]:
+                return jax.tree.map(jnp.mean, jax.vmap(one, (None, 0, 0))(vision, keys, obs))
+
+            grads, means = jax.grad(loss, has_aux=True)(vision)
+            change, opt = vision_rule.update(grads, opt, vision)
+            return (optax.apply_updates(vision, change), opt), means
+
+        (vision, opt), means = jax.lax.scan(descend, (vision, opt), jnp.arange(cfg.vision_updates))
+        return vision, opt, {f"vision/{name}": jnp.mean(value) for name, value in means.items()}
+
+    def fit_memory(
+        key: Key, memory: MDNRNNParams, opt: Any, vision: Any, replay: Replay
+    ) -> tuple[MDNRNNParams, Any, Metrics]:
+        """M after its gradient steps, and means over them."""
+
+        def descend(at: tuple[MDNRNNParams, Any], i: Array) -> tuple[tuple[MDNRNNParams, Any], Metrics]:
+            (memory, opt), (key_sample, key_latent) = at, jax.random.split(jax.random.fold_in(key, i))
+            found = sampled(key_sample, replay)
+            steps: Step = found.steps
+            keys = jax.random.split(key_latent, (window(cfg), cfg.batch))
+            z = jax.vmap(jax.vmap(lambda key, obs: draw(key, sight.encode(vision, obs))))(keys, steps.obs)
+            rows = Rows(z, steps.action, steps.reward, steps.discount, steps.first, steps.last)
+
+            def loss(memory: MDNRNNParams) -> tuple[Array, Metrics]:
+                losses, terms = jax.vmap(dynamics.loss, (None, 1))(memory, rows)
+                return jnp.mean(found.weight * losses), jax.tree.map(jnp.mean, terms)
+
+            grads, means = jax.grad(loss, has_aux=True)(memory)
+            change, opt = memory_rule.update(grads, opt, memory)
+            rate = cfg.lr * fading(i)
+            return (jax.tree.map(lambda p, d: p - rate * d, memory, change), opt), means
+
+        (memory, opt), means = jax.lax.scan(descend, (memory, opt), jnp.arange(cfg.memory_updates))
+        return memory, opt, {f"model/{name}": jnp.mean(value) for name, value in means.items()}
+
+    def calibrated(learner: Learner, replay: Replay) -> Learner:
+        """Scales of rewards, and of vectors, as all rows of the buffer are."""
+        index = jnp.arange(replay.capacity)
+        rows: Step = replay.take(jnp.minimum(index, jnp.maximum(replay.size - 1, 0)))
+        held = index < replay.size
+        learner = learner._replace(memory=dynamics.calibrate(learner.memory, rows.reward, held & ~rows.first))
+        if sight.calibrate is None:
+            return learner
+        return learner._replace(vision=sight.calibrate(learner.vision, rows.obs, held))
+
+    def refresh(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics]:
+        key_vision, key_memory, key_evolve = jax.random.split(key, 3)
+        learner = calibrated(learner, replay)
+        vision, vision_opt, metrics = fit_vision(key_vision, learner.vision, learner.vision_opt, replay)
+        memory, memory_opt, more = fit_memory(key_memory, learner.memory, learner.memory_opt, vision, replay)
+
+        learner = Learner(memory, memory_opt, vision, vision_opt, learner.controller)
+        score = scorer(cfg, spec, learner, replay)
+        sizes = cfg.population, cfg.generations, cfg.strategy
+        found = evolve(key_evolve, learner.controller, score, cfg.sigma, *sizes)
+        metrics |= more | {
+            "dream/return": found.centre[-1],  # of the last generation's mean, in dreams it has not been chosen by
+            "dream/best": found.best[-1],
+            "dream/average": found.average[-1],
+            "dream/sigma": found.sigma[-1],
+        }
+        return learner._replace(controller=found.mean), metrics
+
+    def update(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
+        del key, replay
+        return learner, {}, ()
+
+    return Agent(init, dynamics.start, act, update, refresh)
