@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import bench_search
+import benchmark_dreamer
 import benchmark_jax as cases
+import benchmark_search
 import jax
 import numpy as np
 from benchmark_timing import Case, Row, measure
@@ -52,6 +53,8 @@ class Size(NamedTuple):
     """Candidates, horizon, iterations and lives per candidate of plans."""
     search: tuple[tuple[int, ...], ...] = ((1, 32, 256), (16, 50, 200), (4, 18))
     """Batches, simulations and actions of tree searches."""
+    dreamer: tuple[str, int, int, int] = ("1m", 16, 64, 15)
+    """Size, windows, their length and imagined steps of DreamerV3."""
     seeds: tuple[int, ...] = (1, 4, 16)
     waves: tuple[int, ...] = (1, 4, 16)
     many: tuple[tuple[int, int], ...] = ((256, 256), (64, 64))  # widths and batches of the many seeds
@@ -73,6 +76,7 @@ QUICK = Size(
     plan_members=2,
     plans=((20, 3, 2, 4),),
     search=((4,), (4,), (3,)),
+    dreamer=("nano", 2, 4, 2),
     seeds=(1, 2),
     waves=(1, 2),
     many=((16, 16),),
@@ -146,7 +150,7 @@ def plan(size: Size) -> Iterable[Case]:
 def search(size: Size) -> Iterable[Case]:
     """Tree searches in a latent model, beside mctx where it is installed; one plan of one lane."""
     batches, simulations, actions = size.search
-    for group in bench_search.search(batches, simulations, actions):
+    for group in benchmark_search.search(batches, simulations, actions):
         yield from group
 
 
@@ -167,6 +171,11 @@ def seeds(size: Size) -> Iterable[Case]:
         yield from cases.seeds(width, batch, size.rows, size.seeds, size.waves, shape)
 
 
+def dreamer(size: Size) -> Iterable[Case]:
+    """One gradient step of DreamerV3: the model, lives imagined from every row, actor and critic."""
+    yield from benchmark_dreamer.rows(*size.dreamer)
+
+
 GROUPS: dict[str, Callable[[Size], Iterable[Case]]] = {
     "matmul": matmul,
     "sac": sac,
@@ -174,6 +183,7 @@ GROUPS: dict[str, Callable[[Size], Iterable[Case]]] = {
     "rollout": rollout,
     "plan": plan,
     "search": search,
+    "dreamer": dreamer,
     "loop": loop,
     "seeds": seeds,
 }

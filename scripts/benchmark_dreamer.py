@@ -1,7 +1,7 @@
 """One gradient step of DreamerV3, as it runs in training: compiled, in a loop, on a filled buffer whose latents it
 renews. `rows(size)` gives the cases that `benchmark_timing.measure` times.
 
-    python scripts/bench_dreamer.py [--size 1m] [--rounds 5]
+    python scripts/benchmark_dreamer.py [--size 1m] [--rounds 5]
 """
 
 from __future__ import annotations
