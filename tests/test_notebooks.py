@@ -17,7 +17,10 @@ def code(path: Path) -> list[tuple[int, str]]:
     return [(i, "".join(cell["source"])) for i, cell in enumerate(cells) if cell["cell_type"] == "code"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=() if path is NOTEBOOKS[0] else pytest.mark.slow, id=path.stem) for path in NOTEBOOKS],
+)
 def test_code_runs(path, monkeypatch):
     from matplotlib import pyplot as plt
 

@@ -158,6 +158,7 @@ def any_probe(which: jax.Array, continuous: bool) -> Env:
     )
 
 
+@pytest.mark.slow
 def test_probes_have_their_known_values():
     jax.config.update("jax_disable_most_optimizations", False)
     cfg = replace(
@@ -165,7 +166,7 @@ def test_probes_have_their_known_values():
         {"net.deter": 16, "net.units": 16, "net.stoch": 4, "net.classes": 4, "net.blocks": 2, "net.bins": 41,
          "batch": 8, "length": 8, "imagined": 4, "gamma": 0.9, "lr": 3e-3, "lr_warmup": 50},
     )  # fmt: skip
-    loop_cfg = LoopConfig(num_envs=4, inner=400, cycles=1, warmup=20, capacity=4000)
+    loop_cfg = LoopConfig(num_envs=4, inner=1500, cycles=1, warmup=20, capacity=8000)
     nets = model.dreamer_v3(cfg.net, any_probe(jnp.int32(0), False).spec)
 
     def learn(which):
@@ -192,8 +193,6 @@ def test_probes_have_their_known_values():
         "action_reward": ([no, 1, no], [[no, no], [1, -1], [no, no]]),
         "observation_action_reward": ([1, no, 1], [[1, -1], [no, no], [-1, 1]]),
     }
-    for value, reward, got, name in zip(values, rewards, returns, PROBES, strict=True):
-        print(name, value, reward, got)
     for value, reward, got, name in zip(values, rewards, returns, PROBES, strict=True):
         for found, wanted in zip((value, reward), map(np.array, known[name]), strict=True):
             np.testing.assert_allclose(np.where(np.isnan(wanted), np.nan, found), wanted, atol=0.15, err_msg=name)

@@ -27,7 +27,10 @@ def draws(keys, actions):
     return jax.vmap(lambda key: jax.random.gumbel(jax.random.split(key)[0], (actions,)))(keys)
 
 
-@pytest.mark.parametrize(("actions", "simulations", "max_depth", "considered"), [(3, 14, 2, 16), (10, 24, 0, 6)])
+@pytest.mark.parametrize(
+    ("actions", "simulations", "max_depth", "considered"),
+    [(3, 14, 2, 16), pytest.param(10, 24, 0, 6, marks=pytest.mark.slow)],
+)
 def test_serial_is_mctx(actions, simulations, max_depth, considered, monkeypatch):
     p, keys = made.problems(jax.random.key(actions), MANY, actions), jax.random.split(jax.random.key(1), MANY)
     settings = dict(simulations=simulations, max_depth=max_depth, considered=considered, gamma=made.GAMMA)
@@ -98,7 +101,8 @@ def halving(p, drawn, simulations, considered):
 
 
 @pytest.mark.parametrize(
-    ("actions", "simulations", "considered", "masked"), [(7, 24, 16, True), (18, 40, 16, True), (6, 21, 4, False)]
+    ("actions", "simulations", "considered", "masked"),
+    [(7, 24, 16, True), pytest.param(18, 40, 16, True, marks=pytest.mark.slow), (6, 21, 4, False)],
 )
 def test_parallel_is_sequential_halving(actions, simulations, considered, masked):
     p = made.problems(jax.random.key(actions), MANY, actions, all_legal=not masked)
