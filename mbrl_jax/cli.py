@@ -142,7 +142,7 @@ def _first_words(words: list[str]) -> tuple[str | None, str, list[str]]:
     return algo, env, rest
 
 
-TABLES = {"AGENTS": "presets.py", "ENVS": "envs/names.py"}
+TABLES = {"AGENTS": "algorithms.py", "ENVS": "envs/names.py"}
 
 
 def names(table: str) -> dict[str, str]:

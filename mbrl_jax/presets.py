@@ -1,57 +1,20 @@
-"""Which agents there are by name, and good settings for each of them in each environment."""
+"""Good settings for each agent in each environment, and the compiled loop that they make."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mbrl_jax import settings
-from mbrl_jax.agents import (
-    dqn,
-    dreamer_v1,
-    dreamer_v2,
-    dreamer_v3,
-    dyna_dqn,
-    dyna_q,
-    mbpo,
-    mpc_true,
-    muzero,
-    pets,
-    ppo,
-    q_learning,
-    sac,
-    search,
-    sweeping,
-    world_models,
-)
-from mbrl_jax.agents.imagination import Imaginer
-from mbrl_jax.buffers.latest import latest
-from mbrl_jax.buffers.prioritized import prioritized
-from mbrl_jax.buffers.sequence import need_window, sequence
-from mbrl_jax.buffers.uniform import uniform
+from mbrl_jax import settings, settings_loop
+from mbrl_jax.algorithms import AGENTS as AGENTS
+from mbrl_jax.algorithms import Algorithm, ring
+from mbrl_jax.buffers.sequence import need_window
 from mbrl_jax.core.config import check, flat, replace
-from mbrl_jax.core.types import Agent, Box, Buffer, Discrete, Env, Spec, Tree, no_refresh
-from mbrl_jax.envs import cartpole, games, wrappers
+from mbrl_jax.core.types import Agent, Discrete, Env, Spec, no_refresh
+from mbrl_jax.envs import games, wrappers
 from mbrl_jax.envs.names import ENVS as ENVS
 from mbrl_jax.envs.names import JUDGES, make_env
 from mbrl_jax.train.loop import Loop, LoopConfig, make_loop
-
-
-class Algorithm(NamedTuple):
-    """How an agent is made from its settings."""
-
-    config: Any  # a `@config` class whose defaults suit no environment in particular
-    make: Callable[[Any, Any], Agent]  # (settings, spec) -> agent; (settings, env) with `simulator`
-    buffer: Callable[[Any, LoopConfig], Buffer]  # (settings, loop) -> buffer
-    actions: tuple[type, ...] = (Discrete, Box)  # the action spaces it can handle
-    summary: str = ""
-    table: bool = False  # needs numbered states; other agents get them as one-hot vectors
-    planes: bool = False  # takes planes [height, width, channels] as they are; other agents get them flattened
-    simulator: bool = False  # plans in the environment itself, and sees its state
-    games: bool = False  # knows of illegal actions and of a second player
-    window: Callable[[Any], int] | None = None  # (settings) -> rows of the windows it learns from, where it does
-    imaginer: Callable[[Any, Spec, Tree], Imaginer] | None = None  # (settings, spec, learner) -> what it imagines with
 
 
 class Preset(NamedTuple):
@@ -61,114 +24,6 @@ class Preset(NamedTuple):
     loop: LoopConfig
     steps: int  # real environment steps of one seed
     threshold: float  # the evaluation return that counts as solved
-
-
-def _ring(agent: Any, loop: LoopConfig) -> Buffer:
-    del agent
-    return uniform(loop.capacity)
-
-
-def _latest(agent: Any, loop: LoopConfig) -> Buffer:
-    del agent
-    return latest(loop.unroll, loop.num_envs)
-
-
-def _muzero_windows(agent: muzero.MuZeroConfig, loop: LoopConfig) -> Buffer:
-    sizes = loop.capacity, muzero.window(agent), loop.num_envs
-    return prioritized(*sizes, alpha=1.0, beta=1.0) if agent.priorities else sequence(*sizes)
-
-
-def _alphazero_windows(agent: search.AlphaZeroConfig, loop: LoopConfig) -> Buffer:
-    return sequence(loop.capacity, search.window(agent), loop.num_envs)
-
-
-def _dreamer(module: Any, config: type, summary: str) -> Algorithm:
-    def windows(agent: Any, loop: LoopConfig) -> Buffer:
-        return module.buffer(agent, loop.capacity, loop.num_envs)
-
-    return Algorithm(
-        config, module.make, windows, planes=True, window=module.window, imaginer=module.imaginer, summary=summary
-    )
-
-
-def _world_models_windows(agent: world_models.WorldModelsConfig, loop: LoopConfig) -> Buffer:
-    return world_models.buffer(agent, loop.capacity, loop.num_envs)
-
-
-def _dyna_q_plus() -> dyna_q.DynaQConfig:
-    return dyna_q.DynaQConfig(bonus=1e-3, untried=True)
-
-
-REWARDS: dict[str, pets.RewardFn] = {"cartpole-swingup": cartpole.swingup_reward}
-"""Reward functions that a planner may be told, by the name in the environment's spec."""
-
-
-def _pets(cfg: pets.PETSConfig, spec: Spec) -> Agent:
-    return pets.make(cfg, spec, REWARDS.get(spec.name) if cfg.known_reward else None)
-
-
-AGENTS: dict[str, Algorithm] = {
-    "q_learning": Algorithm(
-        q_learning.QLearningConfig, q_learning.make, _latest, (Discrete,), table=True,
-        summary="tabular Q-learning",
-    ),
-    "dyna_q": Algorithm(
-        dyna_q.DynaQConfig, dyna_q.make, _latest, (Discrete,), table=True,
-        summary="Q-learning that plans with a table of what it saw",
-    ),
-    "dyna_q_plus": Algorithm(
-        _dyna_q_plus, dyna_q.make, _latest, (Discrete,), table=True,
-        summary="Dyna-Q with a bonus for what it has not tried for long",
-    ),
-    "sweeping": Algorithm(
-        sweeping.SweepingConfig, sweeping.make, _latest, (Discrete,), table=True,
-        summary="prioritized sweeping: planned backups where the error is largest",
-    ),
-    "dqn": Algorithm(
-        dqn.DQNConfig, dqn.make, _ring, (Discrete,), planes=True,
-        summary="deep Q-network, double and with a target network, model-free",
-    ),
-    "dyna_dqn": Algorithm(
-        dyna_dqn.DynaDQNConfig, dyna_dqn.make, _ring, (Discrete,),
-        summary="deep Dyna: DQN with more updates, on rollouts of a learned model",
-    ),
-    "ppo": Algorithm(
-        ppo.PPOConfig, ppo.make, _latest, planes=True,
-        summary="proximal policy optimisation, model-free and on-policy",
-    ),
-    "sac": Algorithm(sac.SACConfig, sac.make, _ring, summary="soft actor-critic, model-free"),
-    "mbpo": Algorithm(mbpo.MBPOConfig, mbpo.make, _ring, summary="SAC on short rollouts of a learned ensemble"),
-    "pets": Algorithm(pets.PETSConfig, _pets, _ring, summary="planning anew in every step with a learned ensemble"),
-    "mpc": Algorithm(
-        mpc_true.MPCTrueConfig, mpc_true.make, _latest, simulator=True,
-        summary="planning anew in every step with the true dynamics; nothing is learned",
-    ),
-    "uct": Algorithm(
-        search.UCTConfig, search.make_uct, _latest, (Discrete,), simulator=True, games=True,
-        summary="tree search with random play in the true dynamics; nothing is learned",
-    ),
-    "alphazero": Algorithm(
-        search.AlphaZeroConfig, search.make_alphazero, _alphazero_windows, (Discrete,), simulator=True, games=True,
-        window=search.window, summary="tree search in the true dynamics, guided by a learned policy and value",
-    ),
-    "muzero": Algorithm(
-        muzero.MuZeroConfig, muzero.make, _muzero_windows, (Discrete,), planes=True, games=True, window=muzero.window,
-        summary="tree search in a latent model that is learned for the search alone",
-    ),
-    "dreamer_v1": _dreamer(
-        dreamer_v1, dreamer_v1.DreamerV1Config, summary="an actor on the gradient of imagined returns",
-    ),
-    "dreamer_v2": _dreamer(
-        dreamer_v2, dreamer_v2.DreamerV2Config, summary="an actor and critic in the imagination of a discrete model",
-    ),
-    "dreamer_v3": _dreamer(
-        dreamer_v3, dreamer_v3.DreamerV3Config, summary="the same, with one set of settings for many tasks",
-    ),
-    "world_models": Algorithm(
-        world_models.WorldModelsConfig, world_models.make, _world_models_windows, planes=True,
-        window=world_models.window, summary="a linear controller that evolves in a learned dream",
-    ),
-}  # fmt: skip
 
 
 def algorithm(algo: str) -> Algorithm:
@@ -223,10 +78,10 @@ def preset(algo: str, env: str) -> Preset:
     changes = _agent_settings(algo, env, suited(algo, make_env(env)).spec)
     loop: dict[str, Any] = {"steps": 20_000}
     if made.table:
-        loop |= settings.TABULAR | settings.TABULAR_LOOP.get(env, {})
-    loop |= settings.LOOP.get((algo, ""), {}) | settings.LOOP.get((algo, env), {})
+        loop |= settings_loop.TABULAR | settings_loop.TABULAR_LOOP.get(env, {})
+    loop |= settings_loop.LOOP.get((algo, ""), {}) | settings_loop.LOOP.get((algo, env), {})
     steps = loop.pop("steps")
-    loop.setdefault("capacity", steps if made.buffer is _ring else loop.get("num_envs", 1) * loop.get("unroll", 1))
+    loop.setdefault("capacity", steps if made.buffer is ring else loop.get("num_envs", 1) * loop.get("unroll", 1))
     threshold = settings.THRESHOLD.get(env, math.inf)
     return Preset(replace(made.config(), changes), LoopConfig(**loop), steps, threshold)
 
@@ -276,7 +131,8 @@ WIDE = (
 
 def default_wave(agent: Any) -> int:
     """Seeds to run side by side on one device: one where any hidden layer is wide, else four."""
-    widths = [max(value) for name, value in flat(agent, ".").items() if name.endswith(".hidden") and value]
+    found = [value for name, value in flat(agent, ".").items() if name.endswith(".hidden") and value]
+    widths = [max(value) if isinstance(value, tuple) else value for value in found]
     return 1 if max(widths, default=0) >= WIDE else 4
 
 
@@ -317,7 +173,7 @@ def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
     if loop.capacity < rows:
         raise ValueError(f"loop.capacity must be at least loop.num_envs x loop.unroll = {rows}, got {loop.capacity}")
     for name, value in flat(agent, "agent.").items():
-        if made.buffer is _ring and name.endswith(".batch") and value > loop.capacity:
+        if made.buffer is ring and name.endswith(".batch") and value > loop.capacity:
             raise ValueError(f"{name} must be at most loop.capacity = {loop.capacity}, got {value}")
     agent_made, world = learner(algo, raw, agent)
     if agent_made.refresh is not no_refresh and loop.warmup < 1:

@@ -289,82 +289,24 @@ WORLD_MODELS: dict[str, dict[str, Any]] = {
     "Pendulum-v1": SMALL_DREAM | {"population": 64, "generations": 100, "temperature": 1.0},
 }
 
-# The loop ------------------------------------------------------------------------------------------------------------
+# TD-MPC2 --------------------------------------------------------------------------------------------------------------
 
-LOOP: dict[tuple[str, str], dict[str, Any]] = {
-    ("ppo", ""): {"steps": 200_000, "num_envs": 8, "unroll": 128, "warmup": 0, "inner": 5, "cycles": 1},
-    ("ppo", "CartPole-v1"): {"steps": 500_000},
-    ("ppo", "Pendulum-v1"): {"steps": 600_000, "num_envs": 16},
-    ("ppo", "Breakout-MinAtar"): {"steps": 5_000_000, "num_envs": 64},
-    ("dqn", "CartPole-v1"): {"steps": 30_000},
-    ("dqn", "Catch-bsuite"): {"steps": 10_000},
-    ("dyna_dqn", "CartPole-v1"): {"steps": 4_000, "inner": 50, "cycles": 5},
-    ("dyna_dqn", "Catch-bsuite"): {"steps": 4_000, "inner": 50, "cycles": 5},
-    ("sac", "Pendulum-v1"): {"steps": 20_000, "cycles": 2},
-    ("sac", "CartPole-v1"): {"steps": 50_000},
-    ("sac", "ContinuousCartPole"): {"steps": 20_000},
-    ("sac", "CartPoleSwingUp"): {"steps": 30_000},
-    # Planning is the same in training and evaluation: the returns of training say it all.
-    ("pets", ""): {"steps": 2_000, "inner": 50, "cycles": 4, "eval_episodes": 0},
-    ("pets", "Pendulum-v1"): {"steps": 2_000},
-    ("pets", "ContinuousCartPole"): {"steps": 1_000, "warmup": 100, "inner": 50, "cycles": 2},
-    ("pets", "CartPoleSwingUp"): {"steps": 2_000},
-    ("muzero", ""): {"num_envs": 8, "warmup": 50, "inner": 125, "cycles": 2, "capacity": 50_000},
-    ("muzero", "CartPole-v1"): {"steps": 60_000, "cycles": 4, "capacity": 80_000},
-    ("muzero", "Catch-bsuite"): {"steps": 40_000, "capacity": 40_000},
-    ("muzero", "TicTacToe"): {
-        "steps": 100_000,
-        "num_envs": 32,
-        "updates": 4,
-        "warmup": 30,
-        "capacity": 100_000,
-        "eval_episodes": 100,
-    },
-    ("alphazero", ""): {"num_envs": 8, "warmup": 50, "inner": 125, "cycles": 2, "capacity": 50_000},
-    ("alphazero", "TicTacToe"): {
-        "steps": 100_000,
-        "num_envs": 32,
-        "updates": 4,
-        "warmup": 30,
-        "capacity": 30_000,
-        "eval_episodes": 100,
-    },
-    ("dreamer_v1", ""): {"num_envs": 4, "warmup": 200, "inner": 250, "cycles": 1, "capacity": 100_000},
-    ("dreamer_v2", ""): {"num_envs": 4, "warmup": 200, "inner": 250, "cycles": 1, "capacity": 100_000},
-    ("dreamer_v3", ""): {"num_envs": 4, "warmup": 100, "inner": 250, "cycles": 1, "capacity": 100_000},
-    ("dreamer_v3", "Pendulum-v1"): {"steps": 10_000},
-    ("dreamer_v3", "CartPole-v1"): {"steps": 15_000},
-    ("dreamer_v3", "Catch-bsuite"): {"steps": 20_000, "updates": 2},
-    ("world_models", ""): {
-        "num_envs": 4,
-        "warmup": 500,
-        "inner": 250,
-        "cycles": 1,
-        "capacity": 40_000,
-        "eval_episodes": 16,
-    },
-    ("world_models", "CartPole-hidden"): {"steps": 6_000},
-    ("world_models", "Pendulum-v1"): {"steps": 12_000, "inner": 500},
-    ("uct", ""): {"steps": 1_000, "warmup": 0, "inner": 200, "cycles": 1, "eval_episodes": 0},
-    ("mpc", ""): {"steps": 1_000, "warmup": 0, "inner": 200, "cycles": 1, "eval_episodes": 0},
-    ("mbpo", "Pendulum-v1"): {"steps": 3_000, "updates": 30, "inner": 25, "cycles": 4},
-    ("mbpo", "CartPole-v1"): {"steps": 6_000, "updates": 20},
-    ("mbpo", "ContinuousCartPole"): {"steps": 3_000, "updates": 20},
-    ("mbpo", "CartPoleSwingUp"): {"steps": 6_000, "updates": 20},
+NANO_TDMPC: dict[str, Any] = {
+    "net.size": "nano",
+    "batch": 64,
+    "lr": 1e-3,
+    "planner.population": 128,
+    "planner.elites": 16,
+    "planner.iterations": 3,
+    "planner.proposals": 16,
 }
-"""Settings of the loop for a pair, for an agent anywhere (""), and `steps`: real steps of one seed."""
 
-# A table learns from each real step as it comes.
-TABULAR: dict[str, Any] = {"warmup": 0, "capacity": 1, "cycles": 1, "inner": 100}
+# Episodes of 200 steps let the discount rule look 40 steps ahead, and a pole needs more.
+FAR_TDMPC: dict[str, Any] = NANO_TDMPC | {"rho": 0.7, "gamma_low": 0.99, "gamma_high": 0.99}
 
-TABULAR_LOOP: dict[str, dict[str, Any]] = {
-    "DynaMaze": {"steps": 5_000, "inner": 50},
-    # The world changes within the one episode that the run is: greedy evaluation from its start would say nothing.
-    "BlockingMaze": {"steps": 3_000, "eval_episodes": 0},
-    "ShortcutMaze": {"steps": 6_000, "eval_episodes": 0},
-    "FrozenLake": {"steps": 20_000, "inner": 500, "eval_episodes": 100},
-    "FrozenLake-deterministic": {"steps": 5_000},
-    "FourRooms": {"steps": 20_000, "inner": 500},
-    "DeepSea": {"steps": 5_000, "eval_episodes": 1},
-    "Catch": {"steps": 20_000, "inner": 500, "eval_episodes": 100},
+TDMPC2: dict[str, dict[str, Any]] = {
+    "Pendulum-v1": NANO_TDMPC | {"entropy_weight": 1e-3},
+    "ContinuousCartPole": FAR_TDMPC,
+    "CartPoleSwingUp": FAR_TDMPC | {"planner.population": 96},
+    "MountainCarContinuous-v0": FAR_TDMPC,
 }

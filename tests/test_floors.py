@@ -13,13 +13,15 @@ PACKAGE = ROOT / "mbrl_jax"
 FLOORS = {
     "core": 0, "ops": 1, "nets": 1, "envs": 1, "buffers": 1, "models": 2, "planners": 2, "agents": 3, "train": 4,
     "analysis": 4, "presets": 5, "cli": 5, "devices": 5, "flags": 5, "settings": 5,
-    "reload": 5, "pictures": 5,
+    "reload": 5, "pictures": 5, "algorithms": 5, "settings_loop": 5,
 }  # fmt: skip
 
 # A floor may import those below it, and of its own floor only what stands here (its own folder aside).
 BESIDE = {
     ("nets", "ops"),
     ("presets", "settings"),
+    ("presets", "settings_loop"),
+    ("presets", "algorithms"),
     ("presets", "cli"),
     ("cli", "presets"),
     ("cli", "flags"),

@@ -25,6 +25,7 @@ NUMBERED = {
 NUMBERED |= {"Catch"}
 SLOW_TO_TRACE = {
     "dyna_dqn", "mbpo", "pets", "uct", "alphazero", "muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3", "world_models",
+    "tdmpc2",
 }  # fmt: skip
 
 
@@ -32,8 +33,10 @@ SLOW_TO_TRACE = {
 @pytest.mark.parametrize("algo", presets.AGENTS)
 def test_every_preset_builds_and_fits_together(algo, env):
     made = presets.AGENTS[algo]
-    if (env in CONTINUOUS and Box not in made.actions) or (env not in NUMBERED and made.table):
-        with pytest.raises(ValueError, match=rf"env must have (discrete actions|numbered states) for {algo}, got"):
+    kind = Box if env in CONTINUOUS else Discrete
+    if kind not in made.actions or (env not in NUMBERED and made.table):
+        needs = r"(discrete actions|continuous actions|numbered states)"
+        with pytest.raises(ValueError, match=rf"env must have {needs} for {algo}, got"):
             presets.preset(algo, env)
         return
     it = presets.preset(algo, env)

@@ -51,13 +51,13 @@ def imagine(step: StepFn, policy: PolicyFn, key: Key, state: State, horizon: int
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1, got {horizon}")
 
-    def one(state: State, key: Key) -> tuple[State, Rollout]:
-        key_policy, key_step = jax.random.split(key)
+    def one(state: State, i: Array) -> tuple[State, Rollout]:
+        key_policy, key_step = jax.random.split(jax.random.fold_in(key, i))
         action = policy(key_policy, state)
         out = step(key_step, state, action)
         return out.state, Rollout(state, action, out.reward, out.discount)
 
-    return jax.lax.scan(one, state, jax.random.split(key, horizon))
+    return jax.lax.scan(one, state, jnp.arange(horizon))
 
 
 def spread(model: Model, key: Key, states: State, actions: Action) -> StepOut:

@@ -67,10 +67,15 @@ SMALL: dict[str, dict[str, Any]] = {
         "vision.latent": 0, "memory.hidden": 8, "memory.components": 2, "memory.heads": (8,), "length": 3, "batch": 4,
         "memory_updates": 3, "horizon": 3, "dreams": 2, "population": 4, "generations": 2, "epsilon": 0.5, "lr": 1e-4,
     },
+    "tdmpc2": {
+        "net.size": "nano", "net.encoder": 16, "net.units": 16, "net.latent": 16, "net.bins": 11, "batch": 4,
+        "planner.horizon": 2, "planner.population": 8, "planner.elites": 3, "planner.iterations": 2,
+        "planner.proposals": 2,
+    },
 }  # fmt: skip
 
 LEARNS_NOTHING = ("mpc", "uct")
-PLANNING = ("pets", "mpc")  # act by drawing candidates, in evaluation too
+PLANNING = ("pets", "mpc", "tdmpc2")  # act by drawing candidates, in evaluation too
 
 LOOP = LoopConfig(num_envs=2, unroll=2, updates=2, inner=3, cycles=2, warmup=10, eval_episodes=2, capacity=64)
 
