@@ -23,6 +23,7 @@ from typing import NamedTuple
 import benchmark_dreamer
 import benchmark_jax as cases
 import benchmark_search
+import benchmark_tdmpc
 import jax
 import numpy as np
 from benchmark_timing import Case, Row, measure
@@ -55,6 +56,7 @@ class Size(NamedTuple):
     """Batches, simulations and actions of tree searches."""
     dreamer: tuple[str, int, int, int] = ("1m", 16, 64, 15)
     """Size, windows, their length and imagined steps of DreamerV3."""
+    tdmpc: tuple[str, int] = ("1m", 256)  # size and batch of TD-MPC2
     seeds: tuple[int, ...] = (1, 4, 16)
     waves: tuple[int, ...] = (1, 4, 16)
     many: tuple[tuple[int, int], ...] = ((256, 256), (64, 64))  # widths and batches of the many seeds
@@ -77,6 +79,7 @@ QUICK = Size(
     plans=((20, 3, 2, 4),),
     search=((4,), (4,), (3,)),
     dreamer=("nano", 2, 4, 2),
+    tdmpc=("nano", 8),
     seeds=(1, 2),
     waves=(1, 2),
     many=((16, 16),),
@@ -176,6 +179,11 @@ def dreamer(size: Size) -> Iterable[Case]:
     yield from benchmark_dreamer.rows(*size.dreamer)
 
 
+def tdmpc(size: Size) -> Iterable[Case]:
+    """One plan and one update of TD-MPC2."""
+    yield from benchmark_tdmpc.rows(*size.tdmpc)
+
+
 GROUPS: dict[str, Callable[[Size], Iterable[Case]]] = {
     "matmul": matmul,
     "sac": sac,
@@ -184,6 +192,7 @@ GROUPS: dict[str, Callable[[Size], Iterable[Case]]] = {
     "plan": plan,
     "search": search,
     "dreamer": dreamer,
+    "tdmpc": tdmpc,
     "loop": loop,
     "seeds": seeds,
 }

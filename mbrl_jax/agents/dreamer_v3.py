@@ -15,9 +15,9 @@ G is over the replayed rows, and the gradient of L_rv alone, of these three, goe
 one optimiser: LaProp behind clipping by tensor. The latents that `act` saw are stored as the context from which windows
 start, and replaced by fresher ones after every update.
 
-Differs from the paper in: evaluation takes the likeliest latents and action where the code samples; actions beyond
-[-1, 1] are clipped where they are taken, as the model sees them; the policy's share of uniform chances is the paper's,
-which the newest code leaves out; planes of zeros and ones have a Bernoulli decoder.
+Differs from the paper in: evaluation takes the latents' chances and the likeliest action where the code samples both;
+actions beyond [-1, 1] are clipped where they are taken, as the model sees them; the policy's share of uniform chances
+is the paper's, which the newest code leaves out; planes of zeros and ones have a Bernoulli decoder.
 """
 
 from __future__ import annotations
@@ -163,8 +163,7 @@ def make(cfg: DreamerV3Config, spec: Spec) -> Agent:
             action = policy.sample(key_action, outputs(nets, actor, features(latent)))
             action = action if isinstance(spec.action, Discrete) else jnp.clip(action, -1.0, 1.0)
         else:
-            chosen = jnp.argmax(at.posterior[0], -1)
-            latent = latent._replace(stoch=jax.nn.one_hot(chosen, latent.stoch.shape[-1]))
+            latent = latent._replace(stoch=jnp.exp(at.posterior[0]))  # all latents by their chances: nothing is drawn
             action = policy.mode(outputs(nets, params.actor, features(latent)))
         return action, Memory(latent, action_code(spec.action, action)), latent if cfg.context else ()
 

@@ -1,7 +1,7 @@
 """One plan and one update of TD-MPC2, as they run in training: compiled, in a loop, on a filled buffer. `rows(size)`
 gives the cases that `benchmark_timing.measure` times.
 
-    python scripts/bench_tdmpc.py [--size 1m] [--rounds 5]
+    python scripts/benchmark_tdmpc.py [--size 1m] [--rounds 5]
 """
 
 from __future__ import annotations
