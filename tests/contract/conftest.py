@@ -88,8 +88,10 @@ CASES = [(algo, kind) for algo, made in presets.AGENTS.items() for kind in made.
 NAMES = [f"{algo}-{kind.__name__.lower()}" for algo, kind in CASES]
 FIRST = [kind is presets.AGENTS[algo].actions[0] for algo, kind in CASES]
 
-# Near relations of other agents here: that loop and settings work the same from outside is left to the slow tests.
-ALIKE = {"dyna_dqn", "alphazero", "dreamer_v1", "dreamer_v2", "world_models"}
+# The largest programs: that loop and settings work from outside as they do with the others is left to the slow tests.
+LARGE = {
+    "dyna_dqn", "alphazero", "muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3", "world_models", "tdmpc2",
+}  # fmt: skip
 
 
 def params(fast: list[bool]) -> list[Any]:
@@ -99,7 +101,7 @@ def params(fast: list[bool]) -> list[Any]:
 
 
 FIRST_CASES = params(FIRST)
-UNLIKE_CASES = params([first and algo not in ALIKE for first, (algo, _) in zip(FIRST, CASES, strict=True)])
+SMALL_CASES = params([first and algo not in LARGE for first, (algo, _) in zip(FIRST, CASES, strict=True)])
 
 
 @cache

@@ -24,7 +24,7 @@ from conftest import (
     NAMES,
     PLANNING,
     SMALL,
-    UNLIKE_CASES,
+    SMALL_CASES,
     build,
     case,
     compiled,
@@ -35,7 +35,7 @@ from conftest import (
 
 every = pytest.mark.parametrize(("algo", "kind"), CASES, ids=NAMES)
 every_first = pytest.mark.parametrize(("algo", "kind"), FIRST_CASES)
-every_unlike = pytest.mark.parametrize(("algo", "kind"), UNLIKE_CASES)
+every_small = pytest.mark.parametrize(("algo", "kind"), SMALL_CASES)
 
 
 def numbers(state):
@@ -96,7 +96,7 @@ def test_chunk_keeps_structure_shapes_and_types_and_compiles_once(algo, kind):
     assert all(np.isfinite(value) for value in losses.values()), losses
 
 
-@every_unlike
+@every_small
 def test_train_equals_run_bitwise_and_evaluation_changes_nothing(algo, kind):
     """`train` evaluates and the chunks here do not: all that is learned and measured is the same to the bit."""
     init, chunk = compiled(algo, kind)
@@ -155,7 +155,7 @@ def test_seeds_differ_from_the_first_parameter_on(algo, kind):
     assert any((x != y).any() for x, y in zip(numbers(a.buffer), numbers(b.buffer), strict=True))
 
 
-@every_unlike
+@every_small
 def test_vmapped_traced_settings_equal_the_single_run(algo, kind):
     """One program over two learning rates and two seeds: its first lane is the plain run."""
     if algo in LEARNS_NOTHING:
