@@ -3,10 +3,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
+seeds=8
 train() {
   local out=results/$1
   shift
-  [ -e "$out/summary.json" ] || "$python" scripts/train.py "$@" --seeds 8 --out "$out"
+  [ -e "$out/summary.json" ] || "$python" scripts/train.py "$@" --seeds "$seeds" --out "$out"
 }
 train pendulum-mbpo mbpo --env Pendulum-v1
 train pendulum-sac sac --env Pendulum-v1 --steps 10000
@@ -37,6 +38,14 @@ train catch-muzero muzero --env Catch-bsuite
 train cartpole-uct uct --env CartPole-v1 --steps 600
 train frozenlake-uct uct --env FrozenLake-deterministic --steps 200
 train tictactoe-alphazero alphazero --env TicTacToe
+seeds=4
+train cartpole-dreamer-v3 dreamer_v3 --env CartPole-v1 --steps 10000
+train pendulum-dreamer-v3 dreamer_v3 --env Pendulum-v1 --steps 6000
+train catch-dreamer-v3 dreamer_v3 --env Catch-bsuite --steps 12000
+train cartpole-hidden-world-models world_models --env CartPole-hidden
+train cartpole-hidden-dqn dqn --env CartPole-hidden --steps 12000
+seeds=8
+train pendulum-tdmpc2 tdmpc2 --env Pendulum-v1
 
 plot() { "$python" scripts/plot.py curves "$@"; }
 plot results/pendulum-{mbpo,sac,sac-30} --labels MBPO "SAC, 1 update per step" "SAC, 30 updates per step" \
