@@ -140,6 +140,7 @@ def test_imagined_rows_obey_the_world_and_none_starts_behind_its_end():
     np.testing.assert_array_equal(rows.last, late)
 
 
+@pytest.mark.slow
 def test_rows_of_several_refreshes_are_kept():
     first, second, third = (int(learner.imagined.size) for learner in refreshed()[0])
     assert first + 40 < second < third <= 3 * 2 * 40

@@ -100,7 +100,11 @@ def test_terminated_rollouts_are_dropped():
 
 
 @pytest.mark.parametrize(
-    "continuous", [pytest.param(True, id="continuous"), pytest.param(False, id="discrete", marks=pytest.mark.slow)]
+    "continuous",
+    [
+        pytest.param(True, id="continuous", marks=pytest.mark.slow),
+        pytest.param(False, id="discrete", marks=pytest.mark.slow),
+    ],
 )
 def test_probe_policy_depends_on_the_observation(continuous):
     """With no real rows in its batches, all that the policy learns has gone through the model."""

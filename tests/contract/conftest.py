@@ -90,7 +90,7 @@ FIRST = [kind is presets.AGENTS[algo].actions[0] for algo, kind in CASES]
 
 # The largest programs: that loop and settings work from outside as they do with the others is left to the slow tests.
 LARGE = {
-    "dyna_dqn", "alphazero", "muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3", "world_models", "tdmpc2",
+    "mbpo", "dyna_dqn", "alphazero", "muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3", "world_models", "tdmpc2",
 }  # fmt: skip
 
 

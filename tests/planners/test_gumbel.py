@@ -102,7 +102,11 @@ def halving(p, drawn, simulations, considered):
 
 @pytest.mark.parametrize(
     ("actions", "simulations", "considered", "masked"),
-    [(7, 24, 16, True), pytest.param(18, 40, 16, True, marks=pytest.mark.slow), (6, 21, 4, False)],
+    [
+        (7, 24, 16, True),
+        pytest.param(18, 40, 16, True, marks=pytest.mark.slow),
+        pytest.param(6, 21, 4, False, marks=pytest.mark.slow),
+    ],
 )
 def test_parallel_is_sequential_halving(actions, simulations, considered, masked):
     p = made.problems(jax.random.key(actions), MANY, actions, all_legal=not masked)

@@ -22,7 +22,8 @@ QUIET = dict(gamma=made.GAMMA, dirichlet_fraction=0.0, tie_noise=0.0, temperatur
 
 
 @pytest.mark.parametrize(
-    ("actions", "simulations", "max_depth"), [(2, 12, 0), (5, 24, 3), pytest.param(18, 30, 0, marks=pytest.mark.slow)]
+    ("actions", "simulations", "max_depth"),
+    [(5, 24, 3), pytest.param(2, 12, 0, marks=pytest.mark.slow), pytest.param(18, 30, 0, marks=pytest.mark.slow)],
 )
 def test_visits_and_values_are_those_of_mctx(actions, simulations, max_depth, monkeypatch):
     p = made.problems(jax.random.key(actions), 67, actions)

@@ -25,9 +25,13 @@ SEARCHES = {
     "gumbel": lambda spec, **cfg: gumbel(Gumbel(gumbel_scale=0.0, **cfg), spec),
 }
 each = pytest.mark.parametrize("name", SEARCHES)
+slowly = pytest.mark.slow
+one_and_slowly_the_rest = pytest.mark.parametrize(
+    "name", [pytest.param("uct", marks=slowly), pytest.param("puct", marks=slowly), "gumbel"]
+)
 
 
-@each
+@one_and_slowly_the_rest
 def test_lanes_of_lanes_are_single_searches(name):
     planner = SEARCHES[name](made.spec(4), simulations=10)
     p = made.problems(jax.random.key(0), 6, 4)
@@ -138,7 +142,7 @@ def layered(key):
     return MDP(jnp.concatenate([moves, end]), rewards, jnp.arange(states) == states - 1, jax.nn.one_hot(0, states))
 
 
-@each
+@one_and_slowly_the_rest
 def test_the_optimum_of_small_worlds(name):
     """Against value iteration, in deterministic worlds: by rollouts, or from values that are nowhere too low."""
     planner = SEARCHES[name](Spec(Discrete(13), Discrete(3)), simulations=300, gamma=0.9)
