@@ -40,6 +40,10 @@ def test_every_preset_builds_and_fits_together(algo, env):
             presets.preset(algo, env)
         return
     it = presets.preset(algo, env)
+    if algo == "alphazero" and world(env).observe is None:
+        with pytest.raises(ValueError, match="must have `observe`"):
+            presets.build(algo, world(env), it.agent, it.loop)
+        return
     loop = presets.build(algo, world(env), it.agent, it.loop)
     if algo in SLOW_TO_TRACE and env != next(iter(getattr(settings, algo.upper()))):
         return  # tracing takes seconds: in the first of its own environments only

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
@@ -74,6 +75,8 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+EMITTERS = {"xla_cpu_use_fusion_emitters": True} if version("jaxlib").startswith("0.10.") else None
+
 LEARNS_NOTHING = ("mpc", "uct")
 PLANNING = ("pets", "mpc", "tdmpc2")  # act by drawing candidates, in evaluation too
 
@@ -139,7 +142,12 @@ def settings(algo: str) -> Any:
 def compiled(algo: str, kind: type) -> tuple[Any, Any]:
     """`init` and `chunk` without evaluation, jitted as `run` jits them."""
     loop = build(algo, kind, eval_episodes=0)
-    return jax.jit(loop.init), jax.jit(loop.chunk, donate_argnums=0)
+    return jit(loop.init, algo), jit(loop.chunk, algo, donate_argnums=0)
+
+
+def jit(fn: Any, algo: str, **how: Any) -> Any:
+    """As users compile it, where two programs are held to the same bits: see the flag in tests/conftest.py."""
+    return jax.jit(fn, compiler_options=None if algo in LARGE else EMITTERS, **how)
 
 
 @cache

@@ -28,6 +28,7 @@ from conftest import (
     build,
     case,
     compiled,
+    jit,
     loop_settings,
     settings,
     world,
@@ -105,7 +106,7 @@ def test_train_equals_run_bitwise_and_evaluation_changes_nothing(algo, kind):
         state, report = chunk(state)
         assert report.returns.shape == (0,)
         reports.append(report.metrics)
-    trained, stacked = jax.jit(case(algo, kind).loop.train, static_argnums=1)(jax.random.key(3), 2)
+    trained, stacked = jit(case(algo, kind).loop.train, algo, static_argnums=1)(jax.random.key(3), 2)
     assert stacked.returns.shape == (2, LOOP.eval_episodes)
     assert_same(state, trained)
     assert_same(tree.stack(reports), stacked.metrics)
