@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import figures
+import figures_dreams  # noqa: F401
 import figures_mpc  # noqa: F401, a figure looks its module up
 import figures_search
 from figures_lake import GAMMA, frozen_lake_figure, value_of
