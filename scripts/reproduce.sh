@@ -44,7 +44,6 @@ train pendulum-dreamer-v3 dreamer_v3 --env Pendulum-v1 --steps 6000
 train catch-dreamer-v3 dreamer_v3 --env Catch-bsuite --steps 12000
 train cartpole-hidden-world-models world_models --env CartPole-hidden
 train cartpole-hidden-dqn dqn --env CartPole-hidden --steps 12000
-train pendulum-tdmpc2 tdmpc2 --env Pendulum-v1 --steps 4000 --loop.eval-episodes 5
 
 plot() { "$python" scripts/plot.py curves "$@"; }
 plot results/pendulum-{mbpo,sac,sac-30} --labels MBPO "SAC, 1 update per step" "SAC, 30 updates per step" \
