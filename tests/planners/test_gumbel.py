@@ -140,6 +140,7 @@ def test_turns_by_hand():
     np.testing.assert_array_equal(module.considered_visits(2, 4), [[0, 1, 2, 3], [0, 1, 2, 3], [0, 0, 1, 1]])
 
 
+@pytest.mark.slow
 def test_without_noise_the_plan_does_not_depend_on_the_key():
     p = made.problems(jax.random.key(5), 8, 7)
     run = made.searched(gumbel(Gumbel(simulations=12, gumbel_scale=0.0), made.spec(7)))

@@ -56,6 +56,7 @@ def plain_choice(bounds, c1=1.25, c2=19652.0):
     return choose
 
 
+@pytest.mark.slow
 def test_values_scaled_by_the_whole_tree():
     """By a search in NumPy; its bounds hold every Q there ever was, as do those of the tree."""
     p, simulations = made.problems(jax.random.key(9), 12, 4), 25
