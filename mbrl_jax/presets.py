@@ -97,18 +97,7 @@ def _agent_settings(algo: str, env: str, spec: Spec) -> dict[str, Any]:
         return policy if algo == "dqn" else {**_under("policy.", policy), **settings.DYNA_DQN.get(env, {})}
     if algo == "mpc" and isinstance(spec.action, Discrete):  # what is not continuous has no colour
         return {"planner.kind": "cem"}
-    if algo in (
-        "ppo",
-        "pets",
-        "mpc",
-        "uct",
-        "alphazero",
-        "muzero",
-        "dreamer_v1",
-        "dreamer_v2",
-        "dreamer_v3",
-        "world_models",
-    ):
+    if not AGENTS[algo].table:
         return getattr(settings, algo.upper()).get(env, {})
     table = settings.TABLE.get(env, {})
     if algo == "q_learning":

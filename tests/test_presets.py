@@ -9,6 +9,7 @@ import pytest
 
 from mbrl_jax import presets, settings
 from mbrl_jax.core import Box, Discrete, replace
+from mbrl_jax.core.config import flat
 from mbrl_jax.train.loop import env_steps
 
 world = cache(presets.make_env)
@@ -58,6 +59,20 @@ def test_every_preset_builds_and_fits_together(algo, env):
     else:
         assert it.loop.capacity == it.loop.num_envs * it.loop.unroll
     assert (it.steps - env_steps(it.loop, 0)) >= 5 * (env_steps(it.loop, 1) - env_steps(it.loop, 0))
+
+
+OWN = [
+    (algo, env)
+    for algo in presets.AGENTS
+    for env in getattr(settings, algo.upper(), {})  # the table of the agent's own name
+]
+
+
+@pytest.mark.parametrize(("algo", "env"), OWN)
+def test_settings_of_an_agent_for_an_environment_reach_it(algo, env):
+    agent = flat(presets.preset(algo, env).agent)
+    for name, value in getattr(settings, algo.upper())[env].items():
+        assert agent[name] == value, name
 
 
 def test_environments_come_in_the_form_an_agent_takes():
