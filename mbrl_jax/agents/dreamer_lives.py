@@ -110,3 +110,9 @@ def targets(life: Life, values: Array, lam: Array | float) -> tuple[Array, Array
 def value_of(net: Net, params: Any, feature: Array) -> Array:
     """v(s) [] from features [F]."""
     return net.apply(params, feature)[0]
+
+
+def critic_loss(critic: Params, net: Net, life: Life, returns: Array, weight: Array) -> Array:
+    """L_v = mean w_t ½ (v(s_t) - R_t)² [] of N lives; their states, returns and weights [N, H] are constants."""
+    values = jax.vmap(jax.vmap(lambda x: value_of(net, critic, x)))(life.feature[:, :-1])
+    return jnp.mean(weight * 0.5 * jnp.square(values - returns))

@@ -12,7 +12,7 @@ from mbrl_jax.agents.imagination import Imaginer
 from mbrl_jax.buffers.sequence import Step
 from mbrl_jax.core import tree
 from mbrl_jax.core.types import Action, Array, Box, Discrete, Key, Obs, Space, Spec
-from mbrl_jax.models.rssm import RSSM, Latent, Rows, action_code, code_size, previous
+from mbrl_jax.models.rssm import RSSM, Latent, Rows, Tracked, action_code, code_size, previous
 from mbrl_jax.nets.net import Net
 from mbrl_jax.nets.observations import Decoder
 
@@ -27,6 +27,17 @@ class Memory(NamedTuple):
 def no_memory(rssm: RSSM, space: Space) -> Memory:
     """The memory before an episode: zeros, from which a step is the same as one that is told that it is the first."""
     return Memory(rssm.start(), jnp.zeros(code_size(space)))
+
+
+def sense(rssm: RSSM, params: Any, key: Key, memory: Memory, token: Array) -> Tracked:
+    """What one more observation makes of an actor's memory: the state, posterior and prior of one step."""
+    at = rssm.track(params, key, memory.latent, memory.action[None], token[None], jnp.zeros(1, bool))
+    return tree.take(at, 0)
+
+
+def driven_windows(steps: Step, rssm: RSSM, space: Space, context: bool) -> tuple[Latent, Rows]:
+    """`driven` of many windows [L, B, ...]: the states before the rows [B, ...], and the rows [T, B, ...]."""
+    return jax.vmap(lambda window: driven(window, rssm, space, context), 1, (0, 1))(steps)
 
 
 def driven(steps: Step, rssm: RSSM, space: Space, context: bool) -> tuple[Latent, Rows]:

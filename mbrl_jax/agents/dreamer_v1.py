@@ -27,8 +27,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mbrl_jax.agents.dreamer_lives import Life, Policy, live, policy_of, targets, value_of
-from mbrl_jax.agents.dreamer_parts import Memory, driven, need_unit_actions, no_memory, rssm_imaginer
+from mbrl_jax.agents.dreamer_lives import Life, Policy, critic_loss, live, policy_of, targets, value_of
+from mbrl_jax.agents.dreamer_parts import Memory, driven_windows, need_unit_actions, no_memory, rssm_imaginer, sense
 from mbrl_jax.agents.imagination import Imaginer
 from mbrl_jax.buffers.sequence import Window, sequence
 from mbrl_jax.core import tree
@@ -36,6 +36,7 @@ from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Action, Agent, Array, Buffer, Discrete, Key, Metrics, Obs, Params, Replay, Spec, Tree
 from mbrl_jax.models.dreamer_gru import DreamerNetConfig, ModelParams, head, losses, networks
 from mbrl_jax.models.rssm import Latent, action_code, features
+from mbrl_jax.ops.optim import descend
 
 
 @config
@@ -133,12 +134,11 @@ def make(cfg: DreamerV1Config, spec: Spec) -> Agent:
 
     def act(key: Key, learner: Learner, carry: Memory, obs: Obs, explore: bool) -> tuple[Action, Memory, Tree]:
         key_latent, key_action, key_noise = jax.random.split(key, 3)
-        params, model = learner.model, nets.rssm
-        token = nets.encoder.apply(params.encoder, obs)[None]
-        at = model.track(params.rssm, key_latent, carry.latent, carry.action[None], token, jnp.zeros(1, bool))
-        latent: Latent = tree.take(at.states, 0)
+        token = nets.encoder.apply(learner.model.encoder, obs)
+        at = sense(nets.rssm, learner.model.rssm, key_latent, carry, token)
+        latent: Latent = at.states
         if not explore:  # the likeliest
-            latent = latent._replace(stoch=tree.take(at.posterior.mean, 0))
+            latent = latent._replace(stoch=at.posterior.mean)
         out = actor_net.apply(learner.actor, features(latent))
         action = policy.real(policy.sample(key_action, out) if explore else policy.mode(out))
         action = explored(key_noise, action) if explore else action
@@ -171,31 +171,23 @@ def make(cfg: DreamerV1Config, spec: Spec) -> Agent:
         loss, lives = jax.vmap(one)(jax.random.split(key, starts.deter.shape[0]), starts)
         return jnp.mean(loss), lives
 
-    def of_critic(critic: Params, feature: Array, returns: Array, weight: Array) -> Array:
-        values = jax.vmap(jax.vmap(lambda x: value_of(critic_net, critic, x)))(feature)
-        return jnp.mean(weight * 0.5 * jnp.square(values - returns))
-
     def update(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
         key_sample, key_model, key_dream = jax.random.split(key, 3)
         sampled: Window = replay.sample(key_sample, cfg.batch)
-        cut = lambda steps: driven(steps, nets.rssm, spec.action, False)  # noqa: E731
-        start, rows = jax.vmap(cut, 1, (0, 1))(sampled.steps)
+        start, rows = driven_windows(sampled.steps, nets.rssm, spec.action, False)
         (model_loss, (states, metrics)), grad = jax.value_and_grad(of_model, has_aux=True)(
             learner.model, key_model, start, rows
         )
-        change, opt_model = rules[0].update(grad, learner.opts[0], learner.model)
-        model: Any = optax.apply_updates(learner.model, change)  # pyright: ignore[reportArgumentType]
+        model, opt_model = descend(rules[0], grad, learner.opts[0], learner.model)
 
         starts = tree.flatten_dims(jax.lax.stop_gradient(states), 2)
         (_, (life, returns, weight)), grad_actor = jax.value_and_grad(of_actor, has_aux=True)(
             learner.actor, key_dream, model, learner.critic, starts
         )
-        change, opt_actor = rules[1].update(grad_actor, learner.opts[1], learner.actor)
-        actor = optax.apply_updates(learner.actor, change)  # pyright: ignore[reportArgumentType]
+        actor, opt_actor = descend(rules[1], grad_actor, learner.opts[1], learner.actor)
 
-        value_loss, grad_critic = jax.value_and_grad(of_critic)(learner.critic, life.feature[:, :-1], returns, weight)
-        change, opt_critic = rules[2].update(grad_critic, learner.opts[2], learner.critic)
-        critic = optax.apply_updates(learner.critic, change)  # pyright: ignore[reportArgumentType]
+        value_loss, grad_critic = jax.value_and_grad(critic_loss)(learner.critic, critic_net, life, returns, weight)
+        critic, opt_critic = descend(rules[2], grad_critic, learner.opts[2], learner.critic)
         metrics |= {"model_loss": model_loss, "value_loss": value_loss, "imagined_return": jnp.mean(returns)}
         return Learner(model, actor, critic, (opt_model, opt_actor, opt_critic)), metrics, ()
 

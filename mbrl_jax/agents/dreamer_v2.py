@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mbrl_jax.agents.dreamer_lives import Life, Policy, live, policy_of, targets, value_of
-from mbrl_jax.agents.dreamer_parts import Memory, driven, need_unit_actions, no_memory, rssm_imaginer
+from mbrl_jax.agents.dreamer_lives import Life, Policy, critic_loss, live, policy_of, targets, value_of
+from mbrl_jax.agents.dreamer_parts import Memory, driven_windows, need_unit_actions, no_memory, rssm_imaginer, sense
 from mbrl_jax.agents.imagination import Imaginer
 from mbrl_jax.buffers.sequence import Window, sequence
 from mbrl_jax.core import tree
@@ -37,6 +37,7 @@ from mbrl_jax.models.dreamer_gru import DreamerNetConfig, ModelParams, head, los
 from mbrl_jax.models.rssm import Latent, action_code, features
 from mbrl_jax.ops import dists
 from mbrl_jax.ops.kl import balanced, two_way
+from mbrl_jax.ops.optim import descend
 
 
 @config
@@ -77,7 +78,7 @@ class Learner(NamedTuple):
     updates: Array  # [] int32
 
 
-def window(cfg: Any) -> int:
+def window(cfg: DreamerV2Config) -> int:
     """Rows of the windows that the buffer must give."""
     return cfg.length
 
@@ -137,12 +138,11 @@ def make(cfg: DreamerV2Config, spec: Spec) -> Agent:
 
     def act(key: Key, learner: Learner, carry: Memory, obs: Obs, explore: bool) -> tuple[Action, Memory, Tree]:
         key_latent, key_action = jax.random.split(key)
-        params, model = learner.model, nets.rssm
-        token = nets.encoder.apply(params.encoder, obs)[None]
-        at = model.track(params.rssm, key_latent, carry.latent, carry.action[None], token, jnp.zeros(1, bool))
-        latent: Latent = tree.take(at.states, 0)
+        token = nets.encoder.apply(learner.model.encoder, obs)
+        at = sense(nets.rssm, learner.model.rssm, key_latent, carry, token)
+        latent: Latent = at.states
         if not explore:  # the likeliest
-            latent = latent._replace(stoch=jax.nn.one_hot(jnp.argmax(at.posterior[0], -1), latent.stoch.shape[-1]))
+            latent = latent._replace(stoch=jax.nn.one_hot(jnp.argmax(at.posterior, -1), latent.stoch.shape[-1]))
         out = actor_net.apply(learner.actor, features(latent))
         action = policy.real(policy.sample(key_action, out) if explore else policy.mode(out))
         return action, Memory(latent, action_code(spec.action, action)), ()
@@ -186,31 +186,23 @@ def make(cfg: DreamerV2Config, spec: Spec) -> Agent:
             {"entropy": jnp.mean(nats), "imagined_return": jnp.mean(returns)},
         )
 
-    def of_critic(critic: Params, feature: Array, returns: Array, weight: Array) -> Array:
-        values = jax.vmap(jax.vmap(lambda x: value_of(critic_net, critic, x)))(feature)
-        return jnp.mean(weight * 0.5 * jnp.square(values - returns))
-
     def update(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
         key_sample, key_model, key_dream = jax.random.split(key, 3)
         sampled: Window = replay.sample(key_sample, cfg.batch)
-        cut = lambda steps: driven(steps, nets.rssm, spec.action, False)  # noqa: E731
-        start, rows = jax.vmap(cut, 1, (0, 1))(sampled.steps)
+        start, rows = driven_windows(sampled.steps, nets.rssm, spec.action, False)
         (model_loss, (states, metrics)), grad = jax.value_and_grad(of_model, has_aux=True)(
             learner.model, key_model, start, rows
         )
-        change, opt_model = rules[0].update(grad, learner.opts[0], learner.model)
-        model: Any = optax.apply_updates(learner.model, change)  # pyright: ignore[reportArgumentType]
+        model, opt_model = descend(rules[0], grad, learner.opts[0], learner.model)
 
         starts = tree.flatten_dims(jax.lax.stop_gradient(states), 2)
         grad_actor, (life, returns, weight, means) = jax.grad(of_actor, has_aux=True)(
             learner.actor, key_dream, model, learner.target, starts
         )
-        change, opt_actor = rules[1].update(grad_actor, learner.opts[1], learner.actor)
-        actor = optax.apply_updates(learner.actor, change)  # pyright: ignore[reportArgumentType]
+        actor, opt_actor = descend(rules[1], grad_actor, learner.opts[1], learner.actor)
 
-        value_loss, grad_critic = jax.value_and_grad(of_critic)(learner.critic, life.feature[:, :-1], returns, weight)
-        change, opt_critic = rules[2].update(grad_critic, learner.opts[2], learner.critic)
-        critic = optax.apply_updates(learner.critic, change)  # pyright: ignore[reportArgumentType]
+        value_loss, grad_critic = jax.value_and_grad(critic_loss)(learner.critic, critic_net, life, returns, weight)
+        critic, opt_critic = descend(rules[2], grad_critic, learner.opts[2], learner.critic)
 
         updates = learner.updates + 1
         target = tree.where(updates % cfg.copy_every == 0, critic, learner.target)

@@ -37,7 +37,7 @@ from mbrl_jax.agents.dreamer_behaviour import (
     policy_of,
     replay_targets,
 )
-from mbrl_jax.agents.dreamer_parts import Memory, driven, need_unit_actions, no_memory, rssm_imaginer
+from mbrl_jax.agents.dreamer_parts import Memory, driven_windows, need_unit_actions, no_memory, rssm_imaginer, sense
 from mbrl_jax.agents.imagination import Imaginer
 from mbrl_jax.agents.plan2explore import Plan2ExploreConfig
 from mbrl_jax.buffers.sequence import Feedback, Window, sequence
@@ -55,7 +55,7 @@ from mbrl_jax.models.dreamer_v3 import (
 from mbrl_jax.models.r2_dreamer import SCALE
 from mbrl_jax.models.rssm import Latent, Rows, action_code, code_size, features
 from mbrl_jax.ops import return_scale
-from mbrl_jax.ops.optim import laprop
+from mbrl_jax.ops.optim import descend, laprop
 from mbrl_jax.ops.return_scale import ReturnRange
 
 MODEL_LOSSES = ("kl_loss", "decoder_loss", "reward_loss", "continue_loss")
@@ -155,15 +155,14 @@ def make(cfg: DreamerV3Config, spec: Spec) -> Agent:
     def act(key: Key, learner: Learner, carry: Memory, obs: Obs, explore: bool) -> tuple[Action, Memory, Tree]:
         key_latent, key_action = jax.random.split(key)
         params = learner.params
-        token = nets.encoder.apply(params.encoder, obs)[None]
-        at = nets.rssm.track(params.rssm, key_latent, carry.latent, carry.action[None], token, jnp.zeros(1, bool))
-        latent: Latent = tree.take(at.states, 0)
+        at = sense(nets.rssm, params.rssm, key_latent, carry, nets.encoder.apply(params.encoder, obs))
+        latent: Latent = at.states
         if explore:
             actor = learner.explorer.actor if curious else params.actor
             action = policy.sample(key_action, outputs(nets, actor, features(latent)))
             action = action if isinstance(spec.action, Discrete) else jnp.clip(action, -1.0, 1.0)
         else:
-            latent = latent._replace(stoch=jnp.exp(at.posterior[0]))  # all latents by their chances: nothing is drawn
+            latent = latent._replace(stoch=jnp.exp(at.posterior))  # all latents by their chances: nothing is drawn
             action = policy.mode(outputs(nets, params.actor, features(latent)))
         return action, Memory(latent, action_code(spec.action, action)), latent if cfg.context else ()
 
@@ -205,8 +204,7 @@ def make(cfg: DreamerV3Config, spec: Spec) -> Agent:
         count = sampled.steps.reward.shape[0]
         if count != window(cfg):
             raise ValueError(f"windows must have length + context = {window(cfg)} rows, got {count}")
-        cut = lambda steps: driven(steps, nets.rssm, spec.action, cfg.context)  # noqa: E731
-        start, rows = jax.vmap(cut, 1, (0, 1))(sampled.steps)
+        start, rows = driven_windows(sampled.steps, nets.rssm, spec.action, cfg.context)
         params = learner.params
         (model_loss, states), back, metrics = jax.vjp(
             lambda params: of_model(params, key_model, start, rows, sampled.weight), params, has_aux=True
@@ -228,8 +226,7 @@ def make(cfg: DreamerV3Config, spec: Spec) -> Agent:
         (grads,) = back((jnp.ones_like(model_loss), into_states))
         grads = grads._replace(actor=of_actor, critic=jax.tree.map(jnp.add, of_critic, more))
 
-        change, opt = rule.update(grads, learner.opt, params)
-        new: DreamerParams = optax.apply_updates(params, change)  # pyright: ignore[reportAssignmentType]
+        new, opt = descend(rule, grads, learner.opt, params)
         followed = optax.incremental_update(new.critic, learner.slow, cfg.slow_share)
         metrics |= lesson.metrics | {"replay_value_loss": replayed}
         explorer = learner.explorer

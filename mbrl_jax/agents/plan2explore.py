@@ -26,6 +26,7 @@ from mbrl_jax.models.rssm import Latent, Rows, action_code, features
 from mbrl_jax.nets.layers import layers
 from mbrl_jax.nets.net import Net
 from mbrl_jax.ops import return_scale
+from mbrl_jax.ops.optim import descend
 from mbrl_jax.ops.return_scale import ReturnRange
 
 
@@ -132,8 +133,7 @@ def update(
     ensemble_loss_, grad = jax.value_and_grad(loss)(explorer.ensemble)
     lesson = learn(explorer, earns)
     trained = explorer.ensemble, explorer.actor, explorer.critic
-    change, opt = rule.update((grad, *lesson.grads), explorer.opt, trained)
-    ensemble, actor, critic = optax.apply_updates(trained, change)  # pyright: ignore[reportGeneralTypeIssues]
+    (ensemble, actor, critic), opt = descend(rule, (grad, *lesson.grads), explorer.opt, trained)
     slow = optax.incremental_update(critic, explorer.slow, slow_share)
     metrics = {"ensemble_loss": ensemble_loss_, "curiosity": lesson.metrics["imagined_return"]}
     return Explorer(ensemble, actor, critic, slow, lesson.range, opt), metrics

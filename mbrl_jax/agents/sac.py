@@ -31,6 +31,7 @@ from mbrl_jax.core.types import Agent, Array, Box, Discrete, Key, Metrics, Obs, 
 from mbrl_jax.nets.mlp import mlp
 from mbrl_jax.nets.net import Net
 from mbrl_jax.ops import dists, losses
+from mbrl_jax.ops.optim import descend
 
 
 @config
@@ -110,7 +111,7 @@ def make(cfg: SACConfig, spec: Spec) -> Agent:
             return jnp.mean(jax.vmap(losses.twin_loss)(q, targets)), jnp.mean(q)
 
         (loss_q, mean_q), grads = jax.value_and_grad(critic_loss, has_aux=True)(learner.critic)
-        critic, opt_critic = _step(adam, grads, learner.opt[1], learner.critic)
+        critic, opt_critic = descend(adam, grads, learner.opt[1], learner.critic)
 
         def policy_loss(policy: Params) -> tuple[Array, Array]:
             keys = jax.random.split(key_now, cfg.batch)
@@ -118,10 +119,10 @@ def make(cfg: SACConfig, spec: Spec) -> Agent:
             return -jnp.mean(value), jnp.mean(entropy)
 
         (loss_policy, entropy), grads = jax.value_and_grad(policy_loss, has_aux=True)(learner.policy)
-        policy, opt_policy = _step(adam, grads, learner.opt[0], learner.policy)
+        policy, opt_policy = descend(adam, grads, learner.opt[0], learner.policy)
 
         grad = jax.grad(losses.temperature_loss)(learner.log_alpha, entropy, cfg.target_entropy)
-        log_alpha, opt_alpha = _step(adam, grad, learner.opt[2], learner.log_alpha)
+        log_alpha, opt_alpha = descend(adam, grad, learner.opt[2], learner.log_alpha)
 
         moved = optax.incremental_update(critic, learner.target, cfg.tau)
         metrics = {"critic_loss": loss_q, "policy_loss": loss_policy, "q": mean_q, "entropy": entropy, "alpha": alpha}
@@ -182,11 +183,6 @@ def _discrete(cfg: SACConfig, spec: Spec) -> Form:
         return jax.random.categorical(key, logits) if explore else jnp.argmax(logits)
 
     return Form(policy, critic, q, value, act)
-
-
-def _step(optimiser: optax.GradientTransformation, grads: Tree, state: Any, params: Tree) -> tuple[Tree, Any]:
-    updates, state = optimiser.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
 
 
 def _obs_size(spec: Spec) -> int:

@@ -1,14 +1,22 @@
-"""Parts of DreamerV3's optimiser, as optax transformations."""
+"""A step of any optimiser, and the parts of DreamerV3's as optax transformations."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from mbrl_jax.core.types import Array, Tree
+
+P = TypeVar("P")
+
+
+def descend(rule: optax.GradientTransformation, grads: Tree, state: Any, params: P) -> tuple[P, Any]:
+    """One step of an optimiser: the new parameters, and its new state."""
+    change, state = rule.update(grads, state, params)  # pyright: ignore[reportArgumentType]
+    return optax.apply_updates(params, change), state  # pyright: ignore[reportArgumentType, reportReturnType]
 
 
 def clip_by_tensor(clip: Array | float = 0.3, smallest: Array | float = 1e-3) -> optax.GradientTransformation:
