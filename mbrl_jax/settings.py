@@ -14,6 +14,7 @@ THRESHOLD: dict[str, float] = {
     "MemoryChain-bsuite": 1.0,
     "ContinuousCartPole": 199.5,
     "CartPoleSwingUp": 150.0,
+    "MountainCarContinuous-v0": 90.0,
     "DynaMaze": 1.0,
     "FrozenLake": 0.7,
     "FrozenLake-deterministic": 1.0,

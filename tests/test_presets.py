@@ -13,7 +13,7 @@ from mbrl_jax.core.config import flat
 from mbrl_jax.train.loop import env_steps
 
 world = cache(presets.make_env)
-CONTINUOUS = {"Pendulum-v1", "ContinuousCartPole", "CartPoleSwingUp"}
+CONTINUOUS = {"Pendulum-v1", "ContinuousCartPole", "CartPoleSwingUp", "MountainCarContinuous-v0"}
 NUMBERED = {
     "DynaMaze",
     "BlockingMaze",

@@ -15,6 +15,7 @@ ENVS: dict[str, Callable[[], Env]] = {
     "ContinuousCartPole": cartpole.continuous_cartpole,
     "CartPoleSwingUp": cartpole.cartpole_swingup,
     "Catch-bsuite": lambda: _from_gymnax("Catch-bsuite"),
+    "MountainCarContinuous-v0": lambda: wrappers.scale_obs(_from_gymnax("MountainCarContinuous-v0")),
     "MemoryChain-bsuite": lambda: _from_gymnax("MemoryChain-bsuite"),
     "Breakout-MinAtar": lambda: _from_gymnax("Breakout-MinAtar"),
     "DynaMaze": lambda: maze.dyna_maze(time_limit=2_000),

@@ -76,6 +76,30 @@ def scale_action(env: Env) -> Env:
     return env._replace(spec=env.spec._replace(action=Box(space.shape, -1.0, 1.0)), step=step)
 
 
+def scale_obs(env: Env) -> Env:
+    """Observations within [-1, 1], each entry by its own bounds.
+
+        o' = (o - (high + low) / 2) / ((high - low) / 2)
+
+    A network sees a position of ±1 and a velocity of ±0.07 side by side as position alone; scaled, it sees both.
+
+    Args:
+      env: an environment with a bounded `Box` of observations.
+    Returns:
+      The same environment with scaled observations.
+    Raises:
+      ValueError: the observations are not a Box, or unbounded, or an entry's bounds are equal.
+    """
+    space = env.spec.obs
+    if not isinstance(space, Box):
+        raise ValueError(f"scale_obs needs a Box of observations, {env.spec.name} has {space}")
+    low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
+    if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high)) and np.all(low < high)):
+        raise ValueError(f"scale_obs needs finite bounds, the observations of {env.spec.name} are in [{low}, {high}]")
+    centre, half = (high + low) / 2, (high - low) / 2
+    return _map_obs(env, Box(space.shape, -1.0, 1.0), lambda obs: (obs - centre) / half)
+
+
 class Timed(NamedTuple):
     """The state of an environment with the steps taken in this episode."""
 

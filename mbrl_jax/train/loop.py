@@ -29,6 +29,7 @@ class LoopConfig:
     inner: int = setting(default=50, low=1, help="turns of the fast clock per refresh")
     cycles: int = setting(default=5, low=1, help="refreshes per chunk; logs and checkpoints lie between chunks")
     warmup: int = setting(default=200, low=0, help="turns of uniformly random actions before learning starts")
+    hold: int = setting(default=1, low=1, help="turns that each of those random actions is kept; more travels farther")
     eval_episodes: int = setting(default=10, low=0, help="deterministic evaluation episodes after every chunk")
     capacity: int = setting(default=10_000, low=1, help="transitions the buffer keeps")
 
@@ -98,14 +99,16 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, judge: En
     if cfg.eval_episodes and judged.spec.time_limit is None:
         raise ValueError(f"loop.eval_episodes must be 0: {judged.spec.name} has no time limit to end an episode")
 
-    def collect(key: Key, learner: Tree, actors: Actors, random: bool) -> tuple[Actors, Transition, Metrics]:
-        """One step in every environment, reset where an episode ended."""
+    def collect(
+        key: Key, learner: Tree, actors: Actors, random: bool, held: Key | None = None
+    ) -> tuple[Actors, Transition, Metrics]:
+        """One step in every environment, reset where an episode ended; the same `held` draws the same random actions."""
 
-        def one(key: Key, env_state: Tree, obs: Tree, carry: Tree, so_far: Array) -> tuple:
+        def one(key: Key, held: Key | None, env_state: Tree, obs: Tree, carry: Tree, so_far: Array) -> tuple:
             key_act, key_random, key_step, key_reset = jax.random.split(key, 4)
             action, new_carry, extras = agent.act(key_act, learner, carry, obs, True)
             if random:
-                action = env.spec.action.sample(key_random)
+                action = env.spec.action.sample(key_random if held is None else held)
             new_state, new_obs, reward, discount, last = env.step(key_step, env_state, action)
             row = Transition(obs, action, reward, discount, new_obs, last, extras)
             total = so_far + reward
@@ -114,15 +117,16 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, judge: En
             return Actors(*tree.where(last, fresh, going)), row, total
 
         keys = jax.random.split(key, cfg.num_envs)
-        actors, rows, totals = jax.vmap(one)(keys, *actors)
+        keys_held = None if held is None else jax.random.split(held, cfg.num_envs)
+        actors, rows, totals = jax.vmap(one)(keys, keys_held, *actors)
         ended = rows.last.astype(jnp.float32)
         return actors, rows, {"ended": jnp.sum(ended), "ended_return": jnp.sum(ended * totals)}
 
-    def gather(key: Key, state: LoopState, random: bool) -> tuple[LoopState, Metrics]:
+    def gather(key: Key, state: LoopState, random: bool, held: Key | None = None) -> tuple[LoopState, Metrics]:
         """`unroll` steps in every environment, stored."""
 
         def one(actors: Actors, key: Key) -> tuple[Actors, tuple[Transition, Metrics]]:
-            actors, rows, counts = collect(key, state.learner, actors, random)
+            actors, rows, counts = collect(key, state.learner, actors, random, held)
             return actors, (rows, counts)
 
         actors, (trajectory, counts) = jax.lax.scan(one, state.actors, jax.random.split(key, cfg.unroll))
@@ -169,10 +173,17 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, judge: En
         item = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], collect(key_run, learner, actors, True)[1]))
         state = LoopState(key_run, tree.strip_weak_types(learner), buffer.init(item), actors)
 
-        def one(state: LoopState, key: Key) -> tuple[LoopState, None]:
-            return gather(key, state, random=True)[0], None
+        if cfg.hold == 1:
+            one = lambda state, key: (gather(key, state, random=True)[0], None)  # noqa: E731
+            return jax.lax.scan(one, state, jax.random.split(key_warmup, cfg.warmup))[0]
 
-        return jax.lax.scan(one, state, jax.random.split(key_warmup, cfg.warmup))[0]
+        key_turns, key_held = jax.random.split(key_warmup)
+
+        def holding(state: LoopState, turn: Array) -> tuple[LoopState, None]:
+            held = jax.random.fold_in(key_held, turn // cfg.hold)
+            return gather(jax.random.fold_in(key_turns, turn), state, True, held)[0], None
+
+        return jax.lax.scan(holding, state, jnp.arange(cfg.warmup))[0]
 
     def chunk(state: LoopState) -> tuple[LoopState, Report]:
         key, key_cycles, key_evaluate = jax.random.split(state.key, 3)

@@ -76,6 +76,21 @@ def test_scale_action():
             wrappers.scale_action(counting(Box(()), space, lambda s: s))
 
 
+def test_scale_obs():
+    box = Box((2,), np.array([-1.0, 0.0]), np.array([3.0, 0.1]))
+    env = wrappers.scale_obs(counting(box, Box(()), lambda s: jnp.stack([s, s / 40.0])))
+    assert env.spec.obs == Box((2,), -1.0, 1.0)
+    state, obs = env.reset(KEY)
+    np.testing.assert_allclose(obs, [-0.5, -1.0], atol=1e-6)  # of (0, 0)
+    state, obs, *_ = env.step(KEY, state, jnp.float32(2.0))
+    np.testing.assert_allclose(obs, [0.5, 0.0], atol=1e-6)  # of (2, 0.05)
+    assert env.observe is not None
+    np.testing.assert_allclose(env.observe(state), obs)
+    for space in (Discrete(2), Box((2,)), Box((2,), 0.0, np.array([1.0, 0.0]))):
+        with pytest.raises(ValueError, match="scale_obs needs"):
+            wrappers.scale_obs(counting(space, Box(()), lambda s: s))
+
+
 def test_time_limit():
     env = wrappers.time_limit(counting(Box(()), Box(()), lambda s: s), 3)
     assert env.spec.time_limit == 3

@@ -83,6 +83,17 @@ def test_warm_up_takes_random_actions_and_training_the_agents():
     np.testing.assert_array_equal(actions[120:], 1)  # `explore` is True
 
 
+def test_held_warm_up_keeps_each_random_action_for_as_many_turns():
+    cfg = replace(CFG, {"warmup": 60, "hold": 5, "unroll": 1})
+    loop = make_loop(recorder(), counter(4, True), uniform(400), cfg)
+    state, _ = jax.jit(lambda key: loop.chunk(loop.init(key)))(jax.random.key(0))
+    drawn = np.asarray(state.buffer.rows.action[:120]).reshape(12, 5, 2)  # 12 times 5 turns of 2 environments
+    np.testing.assert_array_equal(drawn, np.broadcast_to(drawn[:, :1], drawn.shape))
+    assert 3 < drawn[:, 0].sum() < 21  # of 24 fair coins
+    assert np.any(drawn[:, 0, 0] != drawn[:, 0, 1])  # each environment draws its own
+    np.testing.assert_array_equal(state.buffer.rows.action[120:140], 1)
+
+
 def test_return_is_nan_where_no_episode_ended():
     short = replace(CFG, {"inner": 1, "cycles": 1, "unroll": 1, "warmup": 0})
     loop = make_loop(recorder(), counter(50, True), uniform(200), short)
