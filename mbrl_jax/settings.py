@@ -15,6 +15,7 @@ THRESHOLD: dict[str, float] = {
     "ContinuousCartPole": 199.5,
     "CartPoleSwingUp": 150.0,
     "MountainCarContinuous-v0": 90.0,
+    "MountainCarContinuous-v0-x8": 90.0,
     "DynaMaze": 1.0,
     "FrozenLake": 0.7,
     "FrozenLake-deterministic": 1.0,
@@ -313,5 +314,5 @@ TDMPC2: dict[str, dict[str, Any]] = {
     "Pendulum-v1": NANO_TDMPC | {"entropy_weight": 1e-3},
     "ContinuousCartPole": FAR_TDMPC,
     "CartPoleSwingUp": FAR_TDMPC | {"planner.population": 96},
-    "MountainCarContinuous-v0": FAR_TDMPC,
+    "MountainCarContinuous-v0-x8": FAR_TDMPC,
 }

@@ -63,7 +63,7 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("tdmpc2", "Pendulum-v1"): {"steps": 5_000, "updates": 2, "eval_episodes": 10},
     ("tdmpc2", "ContinuousCartPole"): {"steps": 10_000},
     ("tdmpc2", "CartPoleSwingUp"): {"warmup": 1_000, "steps": 20_000},
-    ("tdmpc2", "MountainCarContinuous-v0"): {"steps": 20_000, "warmup": 2_000, "hold": 30, "inner": 1_000},
+    ("tdmpc2", "MountainCarContinuous-v0-x8"): {"steps": 2_500, "updates": 4, "warmup": 250, "hold": 4, "inner": 250},
     ("uct", ""): {"steps": 1_000, "warmup": 0, "inner": 200, "cycles": 1, "eval_episodes": 0},
     ("mpc", ""): {"steps": 1_000, "warmup": 0, "inner": 200, "cycles": 1, "eval_episodes": 0},
     ("mbpo", "Pendulum-v1"): {"steps": 3_000, "updates": 30, "inner": 25, "cycles": 4},

@@ -9,6 +9,7 @@ mpc             returns of each planner with the true model, at equal budgets of
 search-tree     one tree of UCT drawn
 simulations     returns against the number of simulations at play, UCT and MuZero
 temperature     scores in the dream and in the world against the temperature of the dreams, World Models
+tasks           returns of one TD-MPC2 network for two tasks, beside a network for each
 
 Each writes a CSV and a PNG, and prints tables with its wall-clock. All seeds of one setting are one compiled program.
 """
@@ -32,6 +33,7 @@ FIGURES = {
     "search-tree": ("figures_search", "search_tree", None),
     "simulations": ("figures_search", "simulations_figure", 8),
     "temperature": ("figures_dreams", "temperature_figure", 4),
+    "tasks": ("figures_tasks", "tasks_figure", 4),
 }
 """Module, function and number of seeds of each figure; None where there are no seeds to choose."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 
 from mbrl_jax.core.types import Box, Discrete, Env
@@ -45,6 +46,7 @@ def _from_gymnax(name: str) -> Env:
 def make_env(name: str) -> Env:
     """An environment by name: one of `ENVS`, any of gymnax's with actions in [-1, 1], or a game of pgx as "NAME-pgx".
 
+    "NAME-x8" is the same with each action done 8 times, by any number from 2 on: its steps are decisions.
     gymnax's observations are flattened, but for numbered states and for planes [height, width, channels].
 
     Raises:
@@ -52,6 +54,9 @@ def make_env(name: str) -> Env:
     """
     if name in ENVS:
         return ENVS[name]()
+    if repeated := re.fullmatch(r"(.+)-x([2-9]|[1-9]\d+)", name):
+        env = wrappers.repeat_action(make_env(repeated[1]), int(repeated[2]))
+        return env._replace(spec=env.spec._replace(name=name))
     if name.endswith("-pgx"):
         return pgx.make(name.removesuffix("-pgx"))
     try:

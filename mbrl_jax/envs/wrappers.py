@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbrl_jax.core import Array, Box, Discrete, Env, Key, Space
+from mbrl_jax.core import Array, Box, Discrete, Env, Key, Space, tree
 from mbrl_jax.core.types import Action, Obs, State
 
 
@@ -98,6 +98,38 @@ def scale_obs(env: Env) -> Env:
         raise ValueError(f"scale_obs needs finite bounds, the observations of {env.spec.name} are in [{low}, {high}]")
     centre, half = (high + low) / 2, (high - low) / 2
     return _map_obs(env, Box(space.shape, -1.0, 1.0), lambda obs: (obs - centre) / half)
+
+
+def repeat_action(env: Env, times: int) -> Env:
+    """Every action is done so many times in a row: fewer decisions, each of which reaches further.
+
+        r = Σ_i r_i,   d = Π_i d_i,   up to the end of the episode
+
+    Steps are then decisions, of up to `times` real steps each.
+
+    Args:
+      env: any environment.
+      times: at least 1.
+    Returns:
+      The same environment by decisions; its time limit is a `times`-th, rounded up.
+    Raises:
+      ValueError: `times` is below 1.
+    """
+    if times < 1:
+        raise ValueError(f"repeat_action must be given at least 1, got {times}")
+
+    def step(key: Key, state: State, action: Action) -> tuple[State, Obs, Array, Array, Array]:
+        now = env.step(jax.random.fold_in(key, 0), state, action)
+
+        def again(i: Array, now: tuple) -> tuple:
+            state, _, reward, discount, last = now
+            new_state, obs, more, then, ends = env.step(jax.random.fold_in(key, i), state, action)
+            return tree.where(last, now, (new_state, obs, reward + more, discount * then, ends))
+
+        return jax.lax.fori_loop(1, times, again, now)
+
+    limit = env.spec.time_limit
+    return env._replace(spec=env.spec._replace(time_limit=None if limit is None else -(-limit // times)), step=step)
 
 
 class Timed(NamedTuple):

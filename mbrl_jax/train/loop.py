@@ -102,7 +102,7 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, judge: En
     def collect(
         key: Key, learner: Tree, actors: Actors, random: bool, held: Key | None = None
     ) -> tuple[Actors, Transition, Metrics]:
-        """One step in every environment, reset where an episode ended; the same `held` draws the same random actions."""
+        """One step in every environment, reset where an episode ended; a `held` key draws the random actions."""
 
         def one(key: Key, held: Key | None, env_state: Tree, obs: Tree, carry: Tree, so_far: Array) -> tuple:
             key_act, key_random, key_step, key_reset = jax.random.split(key, 4)

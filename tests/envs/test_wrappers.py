@@ -91,6 +91,28 @@ def test_scale_obs():
             wrappers.scale_obs(counting(space, Box(()), lambda s: s))
 
 
+def test_repeat_action():
+    env = wrappers.repeat_action(counting(Box(()), Box(()), lambda s: s, time_limit=7), 3)
+    assert env.spec.time_limit == 3
+    state, _ = env.reset(KEY)
+    state, obs, reward, discount, last = env.step(KEY, state, jnp.float32(1.0))
+    assert (float(obs), float(reward), float(discount), bool(last)) == (3.0, 10.0 + 20.0 + 30.0, 1.0, False)
+    state, obs, reward, discount, last = env.step(KEY, state, jnp.float32(1.0))  # ends at 5, one step before the third
+    assert (float(obs), float(reward), float(discount), bool(last)) == (5.0, 40.0 + 50.0, 0.0, True)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        wrappers.repeat_action(env, 0)
+
+
+def test_repeated_steps_draw_their_own_chances():
+    def step(key, state, action):
+        return state, state, jax.random.uniform(key), jnp.ones(()), jnp.zeros((), bool)
+
+    noisy = Env(Spec(Box(()), Box(()), None, name="noisy"), lambda key: (jnp.zeros(()), jnp.zeros(())), step)
+    env = wrappers.repeat_action(noisy, 4)
+    reward = env.step(KEY, jnp.zeros(()), jnp.zeros(()))[2]
+    assert float(reward) == pytest.approx(sum(float(jax.random.uniform(jax.random.fold_in(KEY, i))) for i in range(4)))
+
+
 def test_time_limit():
     env = wrappers.time_limit(counting(Box(()), Box(()), lambda s: s), 3)
     assert env.spec.time_limit == 3
