@@ -6,14 +6,13 @@ gives the cases that `benchmark_timing.measure` times.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from typing import Any
 
 import benchmark_jax as cases
 import jax
 import jax.numpy as jnp
-from benchmark_timing import Case, measure
+from benchmark_timing import Case, by_size
 
 from mbrl_jax.agents import tdmpc2
 from mbrl_jax.analysis.flops import backward, forward, product
@@ -135,19 +134,5 @@ def rows(size: str = "1m", batch: int = 256) -> Iterator[Case]:
     yield update(f"tdmpc2_{size}_update", cfg, matrix=shape)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="1m", help="a name in models.tdmpc_parts.SIZES")
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    for row in measure(list(rows(options.size)), options.rounds, 1.0):
-        share = f", {row.fraction:.0%} of bare products" if row.fraction else ""
-        print(
-            f"{row.name}: {row.best_us / 1e3:.2f} ms best, {row.median_us / 1e3:.2f} median, "
-            f"{row.mflop or 0:,.0f} MFLOP, {row.gflops or 0:.0f} GFLOP/s{share}; "
-            f"compiled in {row.compile_seconds:.1f} s"
-        )
-
-
 if __name__ == "__main__":
-    main()
+    by_size(__doc__, "models.tdmpc_parts.SIZES", rows)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 PAUSE = 0.02  # seconds between rounds, so that one library's waiting threads do not spin into the other's round
@@ -107,3 +108,24 @@ def _fit(case: Case, seconds: float) -> int:
     while (taken := _once(case, n)[0] * n * case.units) < seconds / 10:
         n *= 2
     return max(1, round(n * seconds / taken))
+
+
+def by_size(about: str | None, sizes: str, rows: Callable[[str], Iterable[Case]]) -> None:
+    """The command line of a benchmark with cases for each size of a network.
+
+    Args:
+      about: the script's help.
+      sizes: where the names of the sizes are kept.
+      rows: (name of a size) -> cases.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="1m", help=f"a name in {sizes}")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    for row in measure(list(rows(options.size)), options.rounds, 1.0):
+        share = f", {row.fraction:.0%} of bare products" if row.fraction else ""
+        print(
+            f"{row.name}: {row.best_us / 1e3:.2f} ms best, {row.median_us / 1e3:.2f} median, "
+            f"{row.mflop or 0:,.0f} MFLOP, {row.gflops or 0:.0f} GFLOP/s{share}; "
+            f"compiled in {row.compile_seconds:.1f} s"
+        )

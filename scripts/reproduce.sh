@@ -38,6 +38,9 @@ train catch-muzero muzero --env Catch-bsuite
 train cartpole-uct uct --env CartPole-v1 --steps 600
 train frozenlake-uct uct --env FrozenLake-deterministic --steps 200
 train tictactoe-alphazero alphazero --env TicTacToe
+train pendulum-tdmpc2 tdmpc2 --env Pendulum-v1
+train mountaincar-tdmpc2 tdmpc2 --env MountainCarContinuous-v0-x8
+train mountaincar-sac sac --env MountainCarContinuous-v0-x8 --steps 2500
 seeds=4
 train cartpole-dreamer-v3 dreamer_v3 --env CartPole-v1 --steps 10000
 train pendulum-dreamer-v3 dreamer_v3 --env Pendulum-v1 --steps 6000
@@ -57,3 +60,6 @@ plot results/catch-{dqn,dyna-5,dyna-10,dyna-50} --labels DQN "deep Dyna, n = 5" 
   "deep Dyna, n = 50" --threshold 1 --log --out results/catch-dyna.png
 plot results/swingup-pets{,-ts1,-mean,-shooting} --labels "CEM, TS-infinity" "CEM, TS1" "CEM, mean" \
   "random shooting, TS-infinity" --threshold 150 --out results/swingup-pets.png
+if [ -d results/cartpole-dreamer-v3/checkpoints ]; then  # they are not kept beside the results
+  "$python" scripts/plot.py imagine results/cartpole-dreamer-v3 --out results/figures/imagine-cartpole.png
+fi

@@ -27,12 +27,6 @@ SMALL = NET | {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def compiled_quickly(hardly_optimised):
-    """What these tests compile is large, and runs once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 def windows(spec: Spec) -> Window:
     """Two windows, with a terminal end in one of them."""
     rng = np.random.default_rng(0)

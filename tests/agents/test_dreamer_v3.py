@@ -31,12 +31,6 @@ from dreamer_reference import (
 )
 
 
-@pytest.fixture(autouse=True)
-def compiled_quickly(hardly_optimised):
-    """What these tests compile is large, and runs once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 def test_every_term_of_the_loss_is_that_of_numpy():
     up = updated()
     params = up.before.params

@@ -35,12 +35,6 @@ from dreamer_reference import (
 )
 
 
-@pytest.fixture(autouse=True)
-def compiled_quickly(hardly_optimised):
-    """What these tests compile is large, and runs once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 def test_targets_by_hand():
     told = Told(*map(jnp.array, ([9.0, 1.0, 2.0], [0.5, 0.8, 0.0], [7.0, 10.0, 20.0], [0.0, 0.0, 0.0])))
     returns, weight = imagined_targets(told, 0.5)

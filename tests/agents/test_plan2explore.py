@@ -20,12 +20,6 @@ from dreamer_reference import OBS, SPEC, B, T, always, settings, windows
 MEMBERS, F, A, Z = 3, 4, 2, 6
 
 
-@pytest.fixture(autouse=True)
-def compiled_quickly(hardly_optimised):
-    """What these tests compile is large, and runs once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 @cache
 def ensemble():
     cfg = plan2explore.Plan2ExploreConfig(members=MEMBERS, hidden=(5,))
