@@ -12,6 +12,7 @@ from mbrl_jax.agents import (
     dreamer_v3,
     dyna_dqn,
     dyna_q,
+    imaginers,
     mbpo,
     mpc_true,
     muzero,
@@ -153,10 +154,11 @@ AGENTS: dict[str, Algorithm] = {
     ),
     "world_models": Algorithm(
         world_models.WorldModelsConfig, world_models.make, _windows_of(world_models), planes=True,
-        window=world_models.window, summary="a linear controller that evolves in a learned dream",
+        window=world_models.window, imaginer=imaginers.dreams,
+        summary="a linear controller that evolves in a learned dream",
     ),
     "tdmpc2": Algorithm(
-        tdmpc2.TDMPC2Config, tdmpc2.make, _windows_of(tdmpc2), (Box,), window=tdmpc2.window,
+        tdmpc2.TDMPC2Config, tdmpc2.make, _windows_of(tdmpc2), (Box,), window=tdmpc2.window, imaginer=imaginers.latents,
         summary="planning in a learned latent model with a learned value and policy",
     ),
 }  # fmt: skip

@@ -80,7 +80,7 @@ def _imagine(args: Any) -> None:
     made = presets.algorithm(run.algo)
     if made.imaginer is None:
         able = ", ".join(name for name, known in presets.AGENTS.items() if known.imaginer is not None)
-        raise ValueError(f"run must be of an agent that rebuilds observations ({able}), got {run.algo}")
+        raise ValueError(f"run must be of an agent with a latent world model ({able}), got {run.algo}")
     seen = made.imaginer(run.config, run.env.spec, run.state.learner)
     sizes = args.context, args.horizon, args.samples
     play = jax.jit(lambda key: imagine_episode(key, run.agent, run.state.learner, run.env, seen, *sizes))
@@ -91,7 +91,7 @@ def _imagine(args: Any) -> None:
     real, rebuilt = np.asarray(told.real)[:length], np.asarray(told.rebuilt)[:length]
     imagined = np.asarray(told.imagined)[:, : length - args.context]
     title = f"{run.algo} on {run.name}, {args.context} observations seen, {length - args.context} imagined"
-    write_atomic(args.out, imagination.picture(real, rebuilt, imagined, title))
+    write_atomic(args.out, imagination.picture(real, rebuilt, imagined, title, labels=seen.labels))
     print(f"picture in {args.out}")
     if args.gif is not None:
         imagination.animation(str(args.gif), real, rebuilt, imagined, title)

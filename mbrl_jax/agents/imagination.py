@@ -17,13 +17,15 @@ class Imaginer(NamedTuple):
 
     track: Callable[[Key, Obs, Action], State]  # (key, observations [T], actions [T] taken there) -> states [T]
     step: Callable[[Key, State, Action], State]
-    decode: Callable[[State], Array]  # an observation in its own units
+    decode: Callable[[State], Array]  # an observation in its own units, or of `show`
+    show: Callable[[Obs], Array] | None = None  # what is drawn of an observation, where that is not the observation
+    labels: tuple[str, ...] = ()  # of the entries drawn, where they are not those of an observation
 
 
 class Imagination(NamedTuple):
     """A real episode from its start, and the same as the model has it."""
 
-    real: Array  # [T, ...] observations
+    real: Array  # [T, ...] observations, or what the model shows of them
     rebuilt: Array  # [T, ...] decoded from the states that they led to
     imagined: Array  # [N, T - context, ...] decoded from lives that saw the first `context` of them
     action: Action  # [T]
@@ -74,4 +76,5 @@ def imagine_episode(
 
     imagined = jax.vmap(life)(jax.random.split(key_lives, samples))
     rebuilt = jax.vmap(model.decode)(states)
+    real = real if model.show is None else jax.vmap(model.show)(real)
     return Imagination(real, rebuilt, imagined, action, jnp.minimum(length, context + horizon))

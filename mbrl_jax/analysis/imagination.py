@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,14 @@ PLANES = np.array(
 """Colours of planes, in turn."""
 
 
-def picture(real: np.ndarray, rebuilt: np.ndarray, imagined: np.ndarray, title: str = "", columns: int = 12) -> bytes:
+def picture(
+    real: np.ndarray,
+    rebuilt: np.ndarray,
+    imagined: np.ndarray,
+    title: str = "",
+    columns: int = 12,
+    labels: Sequence[str] = (),
+) -> bytes:
     """A PNG of an episode, of its reconstruction and of what was imagined from its first observations on.
 
     Args:
@@ -26,9 +34,10 @@ def picture(real: np.ndarray, rebuilt: np.ndarray, imagined: np.ndarray, title: 
       imagined: [N, T - context, ...] likewise, T - context at least 1.
       title: above it all.
       columns: most frames in a row, where there are frames.
+      labels: of a vector's entries; "o[0]" and so on where they are left out.
     """
     check_shapes(real, rebuilt, imagined)
-    figure = _curves(real, rebuilt, imagined) if real.ndim == 2 else _frames(real, rebuilt, imagined, columns)
+    figure = _curves(real, rebuilt, imagined, labels) if real.ndim == 2 else _frames(real, rebuilt, imagined, columns)
     figure.suptitle(title, fontsize=10)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110)
@@ -103,7 +112,7 @@ def _is_image(real: np.ndarray) -> bool:
     return real.dtype == np.uint8
 
 
-def _curves(real: np.ndarray, rebuilt: np.ndarray, imagined: np.ndarray) -> Figure:
+def _curves(real: np.ndarray, rebuilt: np.ndarray, imagined: np.ndarray, labels: Sequence[str]) -> Figure:
     steps, entries = min(real.shape[0], 10_000), min(real.shape[1], 8)
     context = steps - imagined.shape[1]
     figure = Figure(figsize=(7.2, 0.6 + 1.35 * entries), layout="constrained")
@@ -114,7 +123,7 @@ def _curves(real: np.ndarray, rebuilt: np.ndarray, imagined: np.ndarray) -> Figu
         panel.plot(rebuilt[:, i], color=REBUILT, linewidth=1.0)
         panel.plot(real[:, i], color=REAL, linewidth=1.4)
         panel.axvline(context - 1, color="#999999", linestyle=":")
-        panel.set_ylabel(f"o[{i}]")
+        panel.set_ylabel(labels[i] if labels else f"o[{i}]")
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
     panels[-1].set_xlabel("step")
