@@ -37,7 +37,7 @@ def plot(words: list[str]) -> int:
     kind.add_argument("--threshold", type=float, metavar="X", help="mark this return, and count the steps to it")
     kind.add_argument("--log", action="store_true", help="steps on a logarithmic axis")
     kind = kinds.add_parser("imagine", help="a real episode, its reconstruction and what the world model imagines")
-    kind.add_argument("run", metavar="RUN", type=Path, help="folder of a run of an agent with a decoder")
+    kind.add_argument("run", metavar="RUN", type=Path, help="folder of a run of an agent with a latent world model")
     kind.add_argument("--out", required=True, metavar="FILE.png", type=Path, help="the picture to write")
     kind.add_argument("--gif", metavar="FILE.gif", type=Path, help="an animation to write as well")
     kind.add_argument("--seed", type=int, default=0, metavar="I", help="which of the run's seeds, from 0 (default: 0)")

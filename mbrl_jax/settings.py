@@ -292,7 +292,7 @@ SMALL_DREAM: dict[str, Any] = {
 
 WORLD_MODELS: dict[str, dict[str, Any]] = {
     "CartPole-hidden": SMALL_DREAM | {"population": 32, "generations": 25},
-    "Pendulum-v1": SMALL_DREAM | {"population": 64, "generations": 100, "temperature": 1.0},
+    "Pendulum-v1": SMALL_DREAM | {"population": 64, "generations": 60, "tries": 3, "temperature": 1.0},
 }
 
 # TD-MPC2 --------------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import numpy as np
 from figures_common import canvas, mean_and_error, save, show, write_csv
 
 from mbrl_jax.agents import world_models as wm
+from mbrl_jax.agents.dream_control import controller_size, scorer
 from mbrl_jax.analysis.curves import COLOURS
 from mbrl_jax.core.config import replace
 from mbrl_jax.core.types import Array, Box, Env, Key, Replay, Spec
@@ -103,8 +104,8 @@ def scores(
     """A new controller's score in dreams of a temperature, where it evolved, and in real episodes, both [] means."""
     cfg = replace(cfg, {"temperature": temperature})
     key_evolve, key_dream, key_real = jax.random.split(key, 3)
-    score = wm.scorer(cfg, env.spec, learner, replay)
-    start = jnp.zeros(wm.controller_size(cfg, env.spec.obs.shape[0], env.spec.action))
+    score = scorer(cfg, env.spec, learner.memory, learner.vision, replay)
+    start = jnp.zeros(controller_size(cfg, env.spec.obs.shape[0], env.spec.action))
     found = evolve(key_evolve, start, score, cfg.sigma, cfg.population, cfg.generations, cfg.strategy)
     agent = wm.make(cfg, env.spec)
     real = evaluate(agent, env, key_real, learner._replace(controller=found.mean), episodes)[0]

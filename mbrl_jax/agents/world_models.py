@@ -15,55 +15,26 @@ step. A temperature above 1 makes dreams less certain than the world, so that fa
 steps between two fits are taken by C, with some random actions: the iterated form of the paper's section 5.
 
 Differs from the paper in: what `models.mdn_rnn` says; C sees the mean of z in the real environment; real steps come
-from C as soon as there is one; C is the mean of the strategy's last generation, from which the next fit's goes on.
+from C as soon as there is one; C is the mean of the strategy's last generation, from which the next fit's goes on; as
+an option further strategies start from 0 in each fit, for one that goes on stays where it is stuck.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from mbrl_jax.agents.dream_control import WorldModelsConfig, control, controller_size, evolved, features, scorer
 from mbrl_jax.agents.dreamer_parts import need_unit_actions
 from mbrl_jax.buffers.sequence import Step, Window, sequence
 from mbrl_jax.core import tree
-from mbrl_jax.core.config import check, config, setting
-from mbrl_jax.core.types import Action, Agent, Array, Buffer, Discrete, Key, Metrics, Obs, Replay, Space, Spec, Tree
-from mbrl_jax.models.mdn_rnn import MDNRNN, DreamState, MDNRNNConfig, MDNRNNParams, Memory, Rows, bind, mdn_rnn
-from mbrl_jax.models.rssm import code_size
-from mbrl_jax.models.vae import VAEConfig, draw, vae
-from mbrl_jax.ops.evolution import KINDS, evolve
-
-
-@config
-class WorldModelsConfig:
-    """Settings of World Models."""
-
-    lr: float = setting(default=1e-3, above=0, help="Adam's learning rate for M")
-    lr_end: float = setting(default=0.1, above=0, high=1, help="share of it that is left at the end of each fit")
-    vision: VAEConfig = VAEConfig()
-    memory: MDNRNNConfig = MDNRNNConfig()
-    vision_rate: float = setting(default=1e-4, above=0, help="Adam's learning rate for V")
-    batch: int = setting(default=32, low=1, help="windows per gradient step, for V too, which sees all their rows")
-    length: int = setting(default=32, low=1, help="steps of a window")
-    vision_updates: int = setting(default=500, low=0, help="gradient steps of V in a fit")
-    memory_updates: int = setting(default=1_000, low=1, help="gradient steps of M in a fit")
-    max_grad: float = setting(default=1.0, above=0, help="entries of M's gradient are clipped to it")
-    sees: str = setting(default="zh", choices=("z", "zh", "zhc"), help="what C sees: latent, and the LSTM's h and c")
-    temperature: float = setting(default=1.15, above=0, help="τ, of the dreams")
-    horizon: int = setting(default=200, low=1, help="steps of a dream")
-    dreams: int = setting(default=16, low=1, help="R, dreams of each candidate")
-    strategy: str = setting(default="cma", choices=tuple(KINDS), help="CMA-ES, or its separable form for large C")
-    population: int = setting(default=64, low=2, help="candidates of a generation")
-    generations: int = setting(default=25, low=1, help="in each fit")
-    sigma: float = setting(default=0.1, above=0, help="first deviation of candidates, at the start of each fit")
-    epsilon: float = setting(
-        default=0.1, low=0, high=1, help="chance of a random action while exploring, discrete ones"
-    )
-    noise: float = setting(default=0.2, low=0, help="deviation of normal noise added while exploring, continuous ones")
+from mbrl_jax.core.config import check
+from mbrl_jax.core.types import Action, Agent, Array, Buffer, Discrete, Key, Metrics, Obs, Replay, Spec, Tree
+from mbrl_jax.models.mdn_rnn import DreamState, MDNRNNParams, Memory, Rows, mdn_rnn
+from mbrl_jax.models.vae import draw, vae
 
 
 class Learner(NamedTuple):
@@ -90,95 +61,6 @@ def buffer(cfg: WorldModelsConfig, capacity: int, num_envs: int) -> Buffer:
       num_envs: environments side by side.
     """
     return sequence(capacity, window(cfg), num_envs)
-
-
-def features(sees: str, state: DreamState) -> Array:
-    """What a controller sees of a state, [F]."""
-    parts = {"z": (), "zh": (state.memory.h,), "zhc": (state.memory.h, state.memory.c)}
-    return jnp.concatenate([state.z, *parts[sees]])
-
-
-def controller_size(cfg: WorldModelsConfig, latent: int, space: Space) -> int:
-    """D, how many numbers a controller is, for latents of Z = `latent` entries."""
-    seen = latent + cfg.memory.hidden * (len(cfg.sees) - 1)
-    return code_size(space) * (seen + 1)
-
-
-def control(space: Space, controller: Array, seen: Array) -> Array:
-    """The action of a linear controller: the first of the largest entries, or tanh.
-
-    Args:
-      space: of the actions.
-      controller: [D], A rows of F weights and a bias.
-      seen: [F].
-    """
-    table = controller.reshape(code_size(space), seen.shape[0] + 1)
-    out = table[:, :-1] @ seen + table[:, -1]
-    return jnp.argmax(out).astype(jnp.int32) if isinstance(space, Discrete) else jnp.tanh(out)
-
-
-def dream_scores(
-    cfg: WorldModelsConfig, dynamics: MDNRNN, space: Space, key: Key, params: MDNRNNParams, starts: Array,
-    controllers: Array,
-) -> Array:  # fmt: skip
-    """What controllers gather in the same dreams, each [] the mean over them.
-
-    Args:
-      cfg: settings.
-      dynamics: M.
-      space: of the actions.
-      key: of the dreams, used once; for all candidates the same random numbers come of it.
-      params: of M.
-      starts: [R, Z] latents that dreams begin with.
-      controllers: [P, D].
-    Returns:
-      [P].
-    """
-    model = bind(dynamics, params, cfg.temperature)
-
-    def dream(controller: Array, key: Key, z: Array) -> Array:
-        def one(i: Array, at: tuple[DreamState, Array, Array]) -> tuple[DreamState, Array, Array]:
-            state, alive, total = at
-            action = control(space, controller, features(cfg.sees, state))
-            out = model.step(jax.random.fold_in(key, i), state, action)
-            return out.state, alive * out.discount, total + alive * out.reward
-
-        start = DreamState(z, dynamics.start()), jnp.ones(()), jnp.zeros(())
-        return jax.lax.fori_loop(0, cfg.horizon, one, start)[2]
-
-    keys = jax.random.split(key, starts.shape[0])
-    lives = jax.vmap(jax.vmap(dream, (None, 0, 0)), (0, None, None))
-    return jnp.mean(lives(controllers, keys, starts), axis=1)
-
-
-def beginnings(key: Key, replay: Replay, count: int) -> Obs:
-    """Observations [count, ...] that began episodes, drawn uniformly; any, where the buffer holds no beginning."""
-    rows = jnp.minimum(jnp.arange(replay.capacity), jnp.maximum(replay.size - 1, 0))
-    first = replay.take(rows).first & (jnp.arange(replay.capacity) < replay.size)
-    upto = jnp.cumsum(first | ~jnp.any(first))
-    drawn = jax.random.randint(key, (count,), 0, upto[-1])
-    return replay.take(rows[jnp.searchsorted(upto, drawn, side="right")]).obs
-
-
-def scorer(cfg: WorldModelsConfig, spec: Spec, learner: Learner, replay: Replay) -> Callable[[Key, Array], Array]:
-    """What C evolves by: (key, controllers [P, D]) -> [P], `dream_scores` from beginnings in the buffer.
-
-    Args:
-      cfg: settings.
-      spec: of the environment.
-      learner: V and M; its controller does not matter.
-      replay: the experience.
-    """
-    sight = vae(cfg.vision, spec.obs)
-    dynamics = mdn_rnn(cfg.memory, sight.size, spec)
-
-    def score(key: Key, controllers: Array) -> Array:
-        key_begin, key_latent, key_dream = jax.random.split(key, 3)
-        seen = jax.vmap(sight.encode, (None, 0))(learner.vision, beginnings(key_begin, replay, cfg.dreams))
-        starts = jax.vmap(draw)(jax.random.split(key_latent, cfg.dreams), seen)
-        return dream_scores(cfg, dynamics, spec.action, key_dream, learner.memory, starts, controllers)
-
-    return score
 
 
 def make(cfg: WorldModelsConfig, spec: Spec) -> Agent:
@@ -287,9 +169,7 @@ def make(cfg: WorldModelsConfig, spec: Spec) -> Agent:
         memory, memory_opt, more = fit_memory(key_memory, learner.memory, learner.memory_opt, vision, replay)
 
         learner = Learner(memory, memory_opt, vision, vision_opt, learner.controller)
-        score = scorer(cfg, spec, learner, replay)
-        sizes = cfg.population, cfg.generations, cfg.strategy
-        found = evolve(key_evolve, learner.controller, score, cfg.sigma, *sizes)
+        found = evolved(cfg, key_evolve, scorer(cfg, spec, memory, vision, replay), learner.controller)
         metrics |= more | {
             "dream/return": found.centre[-1],  # of the last generation's mean, in dreams it has not been chosen by
             "dream/best": found.best[-1],

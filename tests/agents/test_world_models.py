@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mbrl_jax.agents import dream_control
 from mbrl_jax.agents import world_models as wm
 from mbrl_jax.buffers.sequence import sequence
 from mbrl_jax.core import Array, Box, Discrete, Env, Spec, Transition
@@ -51,21 +52,21 @@ def drawn(init, scale=0.4):
 
 @pytest.mark.parametrize(("sees", "entries"), [("z", 3), ("zh", 7), ("zhc", 11)])
 def test_the_controller_is_linear_in_what_it_sees(sees, entries):
-    seen = wm.features(sees, STATE)
+    seen = dream_control.features(sees, STATE)
     np.testing.assert_array_equal(seen, np.concatenate([STATE.z, STATE.memory.h, STATE.memory.c])[:entries])
-    size = wm.controller_size(settings(sees=sees), SIZE, Discrete(A))
+    size = dream_control.controller_size(settings(sees=sees), SIZE, Discrete(A))
     assert size == A * (entries + 1)
     controller = np.random.default_rng(1).normal(size=size).astype(np.float32)
     rows = controller.reshape(A, entries + 1)
     out = rows @ np.append(seen, 1.0)
-    assert int(wm.control(Discrete(A), jnp.asarray(controller), seen)) == out.argmax()
-    action = wm.control(Box((A,), -1.0, 1.0), jnp.asarray(controller), seen)
+    assert int(dream_control.control(Discrete(A), jnp.asarray(controller), seen)) == out.argmax()
+    action = dream_control.control(Box((A,), -1.0, 1.0), jnp.asarray(controller), seen)
     np.testing.assert_allclose(action, np.tanh(out), rtol=1e-5)
     assert out.argmax() == 1  # so that a controller that takes the first is found out
 
 
 def test_the_first_of_equal_entries_is_taken():
-    assert int(wm.control(Discrete(A), jnp.zeros(A * 4), STATE.z)) == 0
+    assert int(dream_control.control(Discrete(A), jnp.zeros(A * 4), STATE.z)) == 0
 
 
 def test_acting_remembers_what_was_seen_and_done():
@@ -77,7 +78,7 @@ def test_acting_remembers_what_was_seen_and_done():
     obs, carry = jnp.array([0.4, -0.1, 2.0]), STATE.memory
     z = (obs - scale.mean) / scale.std
     action, after, extras = agent.act(KEY, learner, carry, obs, False)
-    assert int(action) == int(wm.control(SPEC.action, learner.controller, jnp.concatenate([z, carry.h])))
+    assert int(action) == int(dream_control.control(SPEC.action, learner.controller, jnp.concatenate([z, carry.h])))
     want = dynamics.remember(learner.memory, carry, z, action)
     np.testing.assert_allclose(after.h, want.h, rtol=1e-5)
     np.testing.assert_allclose(after.c, want.c, rtol=1e-5)
@@ -111,19 +112,29 @@ def test_a_score_is_the_mean_over_dreams_of_what_is_gathered_while_alive():
     params, rng = drawn(dynamics.init, 0.8), np.random.default_rng(0)
     starts, controllers = rng.normal(size=(3, SIZE)), rng.normal(size=(2, A * (SIZE + H + 1)))
     starts, controllers = jnp.asarray(starts, jnp.float32), jnp.asarray(controllers, jnp.float32)
-    scores = wm.dream_scores(cfg, dynamics, SPEC.action, KEY, params, starts, controllers)
+    scores = dream_control.dream_scores(cfg, dynamics, SPEC.action, KEY, params, starts, controllers)
     step = jax.jit(lambda state, action: dynamics.step(params, KEY, state, action, 1e-8))
     for controller, score in zip(controllers, scores, strict=True):
         totals = []
         for z in starts:
             state, alive, total = DreamState(z, dynamics.start()), 1.0, 0.0
             for _ in range(cfg.horizon):
-                out = step(state, wm.control(SPEC.action, controller, wm.features("zh", state)))
+                out = step(state, dream_control.control(SPEC.action, controller, dream_control.features("zh", state)))
                 total, alive, state = total + alive * float(out.reward), alive * float(out.discount), out.state
             totals.append(total)
         assert float(score) == pytest.approx(np.mean(totals), abs=1e-2)
         assert np.std(totals) > 0.05
     assert abs(float(scores[0] - scores[1])) > 0.05
+
+
+@pytest.mark.parametrize(("last", "tries", "near"), [(9.0, 1, 9.0), (9.0, 3, 0.0), (1.0, 3, 1.0)])
+def test_the_best_of_several_strategies_stays(last, tries, near):
+    cfg = settings(tries=tries, sigma=0.01)
+    score = lambda key, c: -jnp.sum(jnp.square(c - 1.5), -1)  # noqa: E731
+    found = jax.jit(lambda key: dream_control.evolved(cfg, key, score, jnp.full(2, last)))(KEY)
+    np.testing.assert_allclose(found.mean, near, atol=0.2)
+    assert found.centre.shape == (cfg.generations,)
+    np.testing.assert_allclose(found.centre[-1], score(KEY, jnp.full(2, near)), atol=1.0)
 
 
 def test_candidates_of_a_generation_dream_the_same():
@@ -132,7 +143,9 @@ def test_candidates_of_a_generation_dream_the_same():
     params = drawn(dynamics.init)
     other, same = np.random.default_rng(3).normal(size=(2, A * (SIZE + H + 1)))
     three = jnp.asarray(np.stack([same, other, same]), jnp.float32)
-    scores = jax.jit(lambda key: wm.dream_scores(cfg, dynamics, SPEC.action, key, params, jnp.zeros((3, SIZE)), three))
+    scores = jax.jit(
+        lambda key: dream_control.dream_scores(cfg, dynamics, SPEC.action, key, params, jnp.zeros((3, SIZE)), three)
+    )
     one, two = scores(KEY), scores(jax.random.key(2))
     assert float(one[0]) == float(one[2])
     assert float(one[0]) != float(one[1])
@@ -153,13 +166,13 @@ def test_dreams_begin_where_episodes_did():
     )
     trajectory = Transition(obs[..., None], zero.astype(jnp.int32), zero, 1 + zero, obs[..., None] - 7, last)
     empty, full = made.replay(data), made.replay(made.add(data, trajectory))
-    found = np.asarray(jax.jit(lambda key: wm.beginnings(key, full, 4000))(KEY))[:, 0]
+    found = np.asarray(jax.jit(lambda key: dream_control.beginnings(key, full, 4000))(KEY))[:, 0]
     names, counts = np.unique(found, return_counts=True)
     np.testing.assert_array_equal(names, [100, 103, 106, 109, 150, 153, 156, 159])
     np.testing.assert_allclose(counts, 500, rtol=0.2)
-    assert wm.beginnings(KEY, empty, 5).shape == (5, 1)  # nothing yet: zeros, and no failure
+    assert dream_control.beginnings(KEY, empty, 5).shape == (5, 1)  # nothing yet: zeros, and no failure
     no_first = full._replace(take=lambda index: full.take(index)._replace(first=jnp.zeros(index.shape, bool)))
-    assert len(np.unique(wm.beginnings(KEY, no_first, 200))) > 8
+    assert len(np.unique(dream_control.beginnings(KEY, no_first, 200))) > 8
 
 
 # Worlds solved in a dream -------------------------------------------------------------------------------------------
