@@ -203,7 +203,7 @@ def recall(delay: Array | int) -> Env:
 def test_worlds_are_solved_in_a_dream_where_the_observation_tells_and_where_the_memory_alone_does():
     """One fit to random steps. Without the memory half of the delayed actions would be wrong, whatever is done."""
     cfg = settings(
-        length=8, batch=32, memory_updates=400, lr=1e-2, memory__hidden=8, memory__heads=(16,), horizon=4, dreams=16,
+        length=8, batch=32, memory_updates=600, lr=1e-2, memory__hidden=16, memory__heads=(16,), horizon=4, dreams=16,
         population=16, generations=20, sigma=0.5, temperature=1.0,
     )  # fmt: skip
     clocks = LoopConfig(num_envs=8, inner=1, cycles=1, warmup=100, capacity=2000, eval_episodes=64)
