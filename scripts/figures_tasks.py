@@ -28,7 +28,7 @@ from mbrl_jax.train.evaluate import evaluate
 from mbrl_jax.train.loop import LoopConfig, make_loop
 from mbrl_jax.train.sweep import over_seeds
 
-TASKS = ("Pendulum-v1", "ContinuousCartPole")
+TASKS = ("Pendulum-v1", "MountainCarContinuous-v0-x8")
 SETTINGS: dict[str, Any] = settings.FAR_TDMPC | {"entropy_weight": 1e-3, "net.task_dim": 16}
 
 
@@ -41,7 +41,7 @@ def learning(
       names: of environments.
       key: of the seed.
       chunks: of the loop, each followed by episodes of every task.
-      clocks: of one environment with one update in a turn; there are as many of both as there are tasks.
+      clocks: of one environment; there are as many times the environments and the updates as there are tasks.
       episodes: of each task.
       changes: of settings by name.
     """
@@ -67,10 +67,10 @@ def tasks_figure(
     out: Path,
     seeds: int = 4,
     names: Sequence[str] = TASKS,
-    chunks: int = 11,
+    chunks: int = 7,
     inner: int = 500,
     warmup: int = 500,
-    episodes: int = 10,
+    episodes: int = 8,
     changes: dict[str, Any] | None = None,
     first: int = 0,
 ) -> dict[str, np.ndarray]:
@@ -90,7 +90,9 @@ def tasks_figure(
       {"all": [seeds, chunks, tasks], task: [seeds, chunks, 1] of its own network}.
     """
     begin = time.perf_counter()
-    clocks = LoopConfig(inner=inner, cycles=1, warmup=warmup, capacity=warmup + chunks * inner, eval_episodes=0)
+    clocks = LoopConfig(
+        updates=2, inner=inner, cycles=1, warmup=warmup, hold=4, capacity=warmup + chunks * inner, eval_episodes=0
+    )
     found: dict[str, np.ndarray] = {}
     for label, members in {"all": tuple(names)} | {name: (name,) for name in names}.items():
         fn = partial(learning, members, chunks=chunks, clocks=clocks, episodes=episodes, changes=changes or {})

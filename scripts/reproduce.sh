@@ -45,6 +45,10 @@ seeds=4
 train cartpole-dreamer-v3 dreamer_v3 --env CartPole-v1 --steps 10000
 train pendulum-dreamer-v3 dreamer_v3 --env Pendulum-v1 --steps 6000
 train catch-dreamer-v3 dreamer_v3 --env Catch-bsuite --steps 12000
+train swingup-tdmpc2 tdmpc2 --env CartPoleSwingUp
+train swingup-sac sac --env CartPoleSwingUp --steps 20000
+train continuous-cartpole-tdmpc2 tdmpc2 --env ContinuousCartPole --steps 8000
+train pendulum-world-models world_models --env Pendulum-v1
 train cartpole-hidden-world-models world_models --env CartPole-hidden
 train cartpole-hidden-dqn dqn --env CartPole-hidden --steps 12000
 
