@@ -94,7 +94,7 @@ def tasks_figure(
         updates=2, inner=inner, cycles=1, warmup=warmup, hold=4, capacity=warmup + chunks * inner, eval_episodes=0
     )
     found: dict[str, np.ndarray] = {}
-    for label, members in {"all": tuple(names)} | {name: (name,) for name in names}.items():
+    for label, members in (("all", tuple(names)), *((name, (name,)) for name in names)):
         fn = partial(learning, members, chunks=chunks, clocks=clocks, episodes=episodes, changes=changes or {})
         at = keys(seeds, first)
         run, _ = compiled(over_seeds(fn, 1, share(seeds)), at)

@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 QUICK = {"contract", "planners", "scripts", "models", "envs", "buffers", "test_cli.py", "test_readme.py"} | {
-    f"test_{name}.py" for name in ("dreamer_v1_v2", "dreamer_v3", "dreamer_v3_acting", "plan2explore")
+    f"test_{name}.py" for name in ("dreamer_v1_v2", "dreamer_v3", "dreamer_v3_acting", "plan2explore", "planted_faults")
 }
 """Folders and files of tests that do little but compile."""
 
