@@ -61,6 +61,9 @@ def _guarded(work: Callable[[], int]) -> int:
         if PACKAGE not in Path(last).resolve().parents:
             raise
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    except BrokenPipeError:  # who read the output has gone, `head` say: nothing can be printed any more, at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if error.filename is None:
             raise

@@ -122,6 +122,17 @@ def test_help_at_the_top_is_quick_and_lists_what_there_is():
         assert name in done.stdout
 
 
+def test_a_reader_that_goes_early_is_no_failure():
+    code = "import sys; from mbrl_jax import cli; sys.exit(cli.main(['sac', '--help']))"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # as `head` does when it has seen enough
+        said = process.stderr.read()
+    assert (process.returncode, said) == (1, "")
+
+
 def test_help_of_an_algorithm(capsys):
     assert main(["sac", "--env", "CartPole-v1", "--help"]) == 0
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
