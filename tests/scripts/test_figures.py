@@ -15,6 +15,7 @@ import figures
 import figures_dreams  # noqa: F401
 import figures_mpc  # noqa: F401, a figure looks its module up
 import figures_search
+import figures_tasks  # noqa: F401
 from figures_lake import GAMMA, frozen_lake_figure, value_of
 from figures_mazes import changes, changing_mazes_figure, finds_shortest, greedy_path, shortest
 from figures_pictures import best_moves, maze_pictures
