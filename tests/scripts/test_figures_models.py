@@ -19,7 +19,8 @@ TINY_LATENT = {
     "planner.elites": 2, "planner.proposals": 2, "planner.iterations": 1,
 }  # fmt: skip
 TINY_DREAM = {
-    "memory.hidden": 4, "length": 8, "memory_updates": 20, "dreams": 4, "population": 4, "generations": 2, "horizon": 20,
+    "memory.hidden": 4, "length": 8, "memory_updates": 20, "dreams": 4, "population": 4, "generations": 2,
+    "horizon": 20,
 }  # fmt: skip
 
 
