@@ -98,7 +98,8 @@ def _agent_settings(algo: str, env: str, spec: Spec) -> dict[str, Any]:
     if algo == "mpc" and isinstance(spec.action, Discrete):  # what is not continuous has no colour
         return {"planner.kind": "cem"}
     if not AGENTS[algo].table:
-        return getattr(settings, algo.upper()).get(env, {})
+        own = getattr(settings, algo.upper())
+        return own.get(env, own.get("", {}))
     table = settings.TABLE.get(env, {})
     if algo == "q_learning":
         return table

@@ -257,6 +257,7 @@ DREAMER_V3: dict[str, dict[str, Any]] = {
     "Catch-bsuite": NANO_DREAMER | {"lr": 1e-3, "gamma": 0.97, "imagined": 9, "entropy": 3e-3},
     "MemoryChain-bsuite": NANO_DREAMER | {"lr": 1e-3, "gamma": 0.97, "entropy": 3e-3},
     "Breakout-MinAtar": NANO_DREAMER | {"gamma": 0.98, "entropy": 3e-3},
+    "": {name: value for name, value in NANO_DREAMER.items() if name not in ("net.bins", "net.bound")},
 }
 
 # The first two, small.
@@ -273,9 +274,13 @@ SMALL_RSSM: dict[str, Any] = {
     "critic_lr": 3e-4,
 }
 
-DREAMER_V1: dict[str, dict[str, Any]] = {"Pendulum-v1": SMALL_RSSM | {"net.stoch": 16, "gamma": 0.98}}
+DREAMER_V1: dict[str, dict[str, Any]] = {
+    "Pendulum-v1": SMALL_RSSM | {"net.stoch": 16, "gamma": 0.98},
+    "": SMALL_RSSM,
+}
 DREAMER_V2: dict[str, dict[str, Any]] = {
-    "CartPole-v1": SMALL_RSSM | {"net.stoch": 8, "net.classes": 8, "reinforce": 1.0, "entropy": 1e-3}
+    "CartPole-v1": SMALL_RSSM | {"net.stoch": 8, "net.classes": 8, "reinforce": 1.0, "entropy": 1e-3},
+    "": SMALL_RSSM,
 }
 
 # World Models ---------------------------------------------------------------------------------------------------------
@@ -315,4 +320,5 @@ TDMPC2: dict[str, dict[str, Any]] = {
     "ContinuousCartPole": FAR_TDMPC,
     "CartPoleSwingUp": FAR_TDMPC | {"planner.population": 96},
     "MountainCarContinuous-v0-x8": FAR_TDMPC,
+    "": NANO_TDMPC,  # any other: minutes on a processor, where the default's 5m would take hours
 }

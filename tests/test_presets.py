@@ -65,6 +65,7 @@ OWN = [
     (algo, env)
     for algo in presets.AGENTS
     for env in getattr(settings, algo.upper(), {})  # the table of the agent's own name
+    if env
 ]
 
 
@@ -73,6 +74,14 @@ def test_settings_of_an_agent_for_an_environment_reach_it(algo, env):
     agent = flat(presets.preset(algo, env).agent)
     for name, value in getattr(settings, algo.upper())[env].items():
         assert agent[name] == value, name
+
+
+def test_an_environment_without_settings_of_its_own_gets_the_agents_general_ones():
+    assert presets.preset("tdmpc2", "Pendulum-v1").agent.net.size == "nano"
+    other = flat(presets.preset("tdmpc2", "MountainCarContinuous-v0").agent)
+    assert all(other[name] == value for name, value in settings.NANO_TDMPC.items())
+    assert presets.preset("dreamer_v3", "Acrobot-v1").agent.batch == 16
+    assert presets.preset("dreamer_v2", "Catch-bsuite").agent.net.deter == 128
 
 
 def test_environments_come_in_the_form_an_agent_takes():
