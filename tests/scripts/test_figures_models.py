@@ -37,9 +37,9 @@ def test_one_network_and_two_are_judged_on_each_task(tmp_path, capsys):
     table = read(tmp_path / "tasks.csv")
     assert [row["steps"] for row in table[:4]] == ["40", "60", "40", "60"]
     for k, task in enumerate(TASKS):
-        for kind, column in (("all", k), ("own", 0)):
+        for kind, column in (("one for all", k), ("its own", 0)):
             told = [float(row["return"]) for row in table if (row["task"], row["network"]) == (task, kind)]
-            scores = found["all" if kind == "all" else task][..., column]
+            scores = found["all" if kind == "one for all" else task][..., column]
             np.testing.assert_allclose(told, scores.ravel(), rtol=1e-4)
             assert np.all((scores < 0) if task.startswith("Pendulum") else (scores > -100))
     assert "one network for all" in capsys.readouterr().out
