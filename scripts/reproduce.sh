@@ -51,6 +51,7 @@ train continuous-cartpole-tdmpc2 tdmpc2 --env ContinuousCartPole --steps 8000
 train pendulum-world-models world_models --env Pendulum-v1
 train cartpole-hidden-world-models world_models --env CartPole-hidden
 train cartpole-hidden-dreamer-v3 dreamer_v3 --env CartPole-hidden --steps 10000
+train memory-dreamer-v3 dreamer_v3 --env MemoryChain-bsuite
 train cartpole-hidden-dqn dqn --env CartPole-hidden --steps 12000
 
 plot() { "$python" scripts/plot.py curves "$@"; }
