@@ -1,0 +1,96 @@
+"""Settings of the agents with latent models for pairs of agent and environment, taken up by `settings`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# The Dreamers --------------------------------------------------------------------------------------------------------
+
+# Minutes on a processor: few rows per update, and bins no further than returns of small tasks reach.
+NANO_DREAMER: dict[str, Any] = {
+    "batch": 16,
+    "length": 16,
+    "imagined": 12,
+    "lr": 5e-4,
+    "lr_warmup": 200,
+    "net.bins": 41,
+    "net.bound": 6,
+    "gamma": 0.99,
+}
+
+# Angles of a few hundredths decide, and a cart that drifts for a hundred steps: what is seen must be told apart finely,
+# and a nat of error in every imagined step is too much.
+POLE_DREAMER: dict[str, Any] = NANO_DREAMER | {"decoder_scale": 10.0, "free": 0.1, "entropy": 1e-3}
+
+DREAMER_V3: dict[str, dict[str, Any]] = {
+    "CartPole-v1": POLE_DREAMER,
+    "CartPole-hidden": POLE_DREAMER,
+    "Pendulum-v1": NANO_DREAMER | {"gamma": 0.98},
+    "Catch-bsuite": NANO_DREAMER | {"lr": 1e-3, "gamma": 0.97, "imagined": 9, "entropy": 3e-3},
+    "MemoryChain-bsuite": NANO_DREAMER | {"lr": 1e-3, "gamma": 0.97, "entropy": 3e-3},
+    "Breakout-MinAtar": NANO_DREAMER | {"gamma": 0.98, "entropy": 3e-3},
+    "": {name: value for name, value in NANO_DREAMER.items() if name not in ("net.bins", "net.bound")},
+}
+
+# The first two, small.
+SMALL_RSSM: dict[str, Any] = {
+    "net.deter": 128,
+    "net.units": 64,
+    "net.layers": 2,
+    "net.squash": True,
+    "batch": 16,
+    "length": 16,
+    "imagined": 12,
+    "model_lr": 1e-3,
+    "actor_lr": 3e-4,
+    "critic_lr": 3e-4,
+}
+
+DREAMER_V1: dict[str, dict[str, Any]] = {
+    "Pendulum-v1": SMALL_RSSM | {"net.stoch": 16, "gamma": 0.98},
+    "": SMALL_RSSM,
+}
+DREAMER_V2: dict[str, dict[str, Any]] = {
+    "CartPole-v1": SMALL_RSSM | {"net.stoch": 8, "net.classes": 8, "reinforce": 1.0, "entropy": 1e-3},
+    "": SMALL_RSSM,
+}
+
+# World Models ---------------------------------------------------------------------------------------------------------
+
+SMALL_DREAM: dict[str, Any] = {
+    "vision.latent": 0,  # observations are small vectors already
+    "memory.hidden": 32,
+    "length": 32,
+    "memory_updates": 1_000,
+    "lr": 3e-3,
+    "horizon": 200,
+    "sigma": 0.5,
+}
+
+WORLD_MODELS: dict[str, dict[str, Any]] = {
+    "CartPole-hidden": SMALL_DREAM | {"population": 32, "generations": 25},
+    "Pendulum-v1": SMALL_DREAM | {"population": 64, "generations": 60, "tries": 3, "temperature": 1.0},
+}
+
+# TD-MPC2 --------------------------------------------------------------------------------------------------------------
+
+NANO_TDMPC: dict[str, Any] = {
+    "net.size": "nano",
+    "batch": 64,
+    "lr": 1e-3,
+    "planner.population": 128,
+    "planner.elites": 16,
+    "planner.iterations": 3,
+    "planner.proposals": 16,
+}
+
+# Episodes of 200 steps let the discount rule look 40 steps ahead, and a pole needs more.
+FAR_TDMPC: dict[str, Any] = NANO_TDMPC | {"rho": 0.7, "gamma_low": 0.99, "gamma_high": 0.99}
+
+TDMPC2: dict[str, dict[str, Any]] = {
+    "Pendulum-v1": NANO_TDMPC | {"entropy_weight": 1e-3},
+    "ContinuousCartPole": FAR_TDMPC,
+    "CartPoleSwingUp": FAR_TDMPC | {"planner.population": 96},
+    "MountainCarContinuous-v0-x8": FAR_TDMPC,
+    "": NANO_TDMPC,  # any other: minutes on a processor, where the default's 5m would take hours
+}
