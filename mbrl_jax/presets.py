@@ -13,7 +13,7 @@ from mbrl_jax.core.config import check, flat, replace
 from mbrl_jax.core.types import Agent, Discrete, Env, Spec, no_refresh
 from mbrl_jax.envs import games, wrappers
 from mbrl_jax.envs.names import ENVS as ENVS
-from mbrl_jax.envs.names import JUDGES, make_env
+from mbrl_jax.envs.names import JUDGES, make_env, repetition
 from mbrl_jax.train.loop import Loop, LoopConfig, make_loop
 
 
@@ -69,7 +69,7 @@ def _as_arrays(env: Env) -> Env:
 
 
 def preset(algo: str, env: str) -> Preset:
-    """Settings of an agent for an environment; environments without their own get the agent's defaults.
+    """Settings of an agent for an environment; environments without their own get the agent's general ones.
 
     Raises:
       ValueError: no agent or environment has this name, or they do not go together.
@@ -82,7 +82,7 @@ def preset(algo: str, env: str) -> Preset:
     loop |= settings_loop.LOOP.get((algo, ""), {}) | settings_loop.LOOP.get((algo, env), {})
     steps = loop.pop("steps")
     loop.setdefault("capacity", steps if made.buffer is ring else loop.get("num_envs", 1) * loop.get("unroll", 1))
-    threshold = settings.THRESHOLD.get(env, math.inf)
+    threshold = settings.THRESHOLD.get(repetition(env)[0], math.inf)  # a repeated action changes no return
     return Preset(replace(made.config(), changes), LoopConfig(**loop), steps, threshold)
 
 

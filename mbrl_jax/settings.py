@@ -17,7 +17,6 @@ THRESHOLD: dict[str, float] = {
     "ContinuousCartPole": 199.5,
     "CartPoleSwingUp": 150.0,
     "MountainCarContinuous-v0": 90.0,
-    "MountainCarContinuous-v0-x8": 90.0,
     "DynaMaze": 1.0,
     "FrozenLake": 0.7,
     "FrozenLake-deterministic": 1.0,

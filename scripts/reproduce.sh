@@ -66,6 +66,8 @@ plot results/catch-{dqn,dyna-5,dyna-10,dyna-50} --labels DQN "deep Dyna, n = 5" 
   "deep Dyna, n = 50" --threshold 1 --log --out results/catch-dyna.png
 plot results/swingup-pets{,-ts1,-mean,-shooting} --labels "CEM, TS-infinity" "CEM, TS1" "CEM, mean" \
   "random shooting, TS-infinity" --threshold 150 --out results/swingup-pets.png
-if [ -d results/cartpole-dreamer-v3/checkpoints ]; then  # they are not kept beside the results
-  "$python" scripts/plot.py imagine results/cartpole-dreamer-v3 --out results/figures/imagine-cartpole.png
-fi
+imagine() {  # checkpoints are not kept beside the results
+  [ ! -d "results/$1/checkpoints" ] || "$python" scripts/plot.py imagine "results/$1" "${@:2}"
+}
+imagine cartpole-dreamer-v3 --out results/figures/imagine-cartpole.png
+imagine pendulum-tdmpc2 --horizon 40 --out results/figures/imagine-pendulum-tdmpc2.png

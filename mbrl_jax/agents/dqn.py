@@ -28,6 +28,7 @@ from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Key, Metrics, Obs, Params, Replay, Spec, Transition, Tree
 from mbrl_jax.nets.conv import network
 from mbrl_jax.ops import losses
+from mbrl_jax.ops.optim import descend
 
 
 @config
@@ -120,8 +121,7 @@ def make(cfg: DQNConfig, spec: Spec) -> Agent:
             return jnp.mean(error), jnp.mean(value)
 
         (error, value), grads = jax.value_and_grad(loss, has_aux=True)(learner.q)
-        change, opt = adam.update(grads, learner.opt, learner.q)
-        q: Params = optax.apply_updates(learner.q, change)
+        q, opt = descend(adam, grads, learner.opt, learner.q)
         target = optax.incremental_update(q, learner.target, cfg.tau)
         metrics = {"loss": error, "q": value, "epsilon": epsilon(cfg, learner.updates)}
         return Learner(q, target, opt, learner.updates + 1), metrics, ()

@@ -32,6 +32,7 @@ from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Buffer, Key, Metrics, Obs, Params, Replay, Spec, Tree
 from mbrl_jax.models.muzero import MuZeroNetConfig, bind, decode, muzero, root
 from mbrl_jax.models.unrolled import Searched, Targets, consistency_loss, make_targets, unroll_model, unrolled_losses
+from mbrl_jax.ops.optim import descend
 
 
 @config
@@ -174,8 +175,7 @@ def make(cfg: MuZeroConfig, spec: Spec) -> Agent:
             return sum((weights.get(name, 1.0) * mean for name, mean in means.items()), jnp.zeros(())), means
 
         grads, means = jax.grad(loss, has_aux=True)(learner.params)
-        change, opt = adam.update(grads, learner.opt, learner.params)
-        params = optax.apply_updates(learner.params, change)
+        params, opt = descend(adam, grads, learner.opt, learner.params)
         target = optax.incremental_update(params, learner.target, cfg.tau)
         metrics = {f"{name}_loss": mean for name, mean in means.items()}
         metrics |= {"value": jnp.mean(targets.value[:, 0]), "temperature": temperature(cfg.search, learner.updates)}

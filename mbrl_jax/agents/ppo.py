@@ -35,6 +35,7 @@ from mbrl_jax.core.types import Agent, Array, Box, Discrete, Key, Metrics, Obs, 
 from mbrl_jax.nets.conv import network
 from mbrl_jax.nets.mlp import ACTIVATIONS
 from mbrl_jax.ops import dists, losses
+from mbrl_jax.ops.optim import descend
 from mbrl_jax.ops.returns import gae
 
 
@@ -167,9 +168,8 @@ def make(cfg: PPOConfig, spec: Spec) -> Agent:
         def step(learner: Learner, batch: Row) -> tuple[Learner, Metrics]:
             old = learner.policy, learner.value
             grads, metrics = jax.grad(loss, has_aux=True)(old, batch)
-            updates, opt = optimiser.update(grads, learner.opt, old)
-            new: Any = optax.apply_updates(old, updates)
-            return Learner(new[0], new[1], opt), metrics
+            (policy, value), opt = descend(optimiser, grads, learner.opt, old)
+            return Learner(policy, value, opt), metrics
 
         def epoch(learner: Learner, key: Key) -> tuple[Learner, Metrics]:
             order = jax.random.permutation(key, size).reshape(cfg.minibatches, -1)

@@ -45,6 +45,7 @@ from mbrl_jax.models.muzero import decode
 from mbrl_jax.models.unrolled import Searched, n_step_returns
 from mbrl_jax.nets.conv import network
 from mbrl_jax.nets.net import Net
+from mbrl_jax.ops.optim import descend
 from mbrl_jax.ops.policies import greedy
 from mbrl_jax.ops.transforms import integer_bins, signed_hyperbolic, two_hot
 from mbrl_jax.planners.mcts import PUCT, UCT, Gumbel, gumbel, puct, uct
@@ -280,8 +281,7 @@ def make_alphazero(cfg: AlphaZeroConfig, env: Env) -> Agent:
             return of_policy + cfg.value_weight * of_value, (of_policy, of_value)
 
         grads, (of_policy, of_value) = jax.grad(loss, has_aux=True)(learner.params)
-        change, opt = adam.update(grads, learner.opt, learner.params)
-        params = optax.apply_updates(learner.params, change)
+        params, opt = descend(adam, grads, learner.opt, learner.params)
         metrics = {"policy_loss": of_policy, "value_loss": of_value, "value": jnp.mean(z)}
         return Learner(params, opt, learner.updates + 1), metrics, ()
 

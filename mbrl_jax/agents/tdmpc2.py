@@ -34,6 +34,7 @@ from mbrl_jax.envs.multitask import Tasks
 from mbrl_jax.models.tdmpc import Latent, TDMPCParams, World, bind, encode, tdmpc
 from mbrl_jax.models.tdmpc_losses import hold, policy_value, rows_of, world_losses
 from mbrl_jax.models.tdmpc_parts import TDMPCNetConfig, two_of
+from mbrl_jax.ops.optim import descend
 from mbrl_jax.planners.mppi import MPPIElites, mppi_elites
 
 WIDE_ACTION = 20  # entries of an action from which a plan takes two iterations more
@@ -176,8 +177,7 @@ def make(cfg: TDMPC2Config, spec: Spec, tasks: Tasks | None = None) -> Agent:
             return -jnp.mean(by_step(cfg.rho, gain) * gain), (scale, metrics)
 
         (total, (scale, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(learner.params.policy)
-        change, opt = policy_rule.update(grads, learner.opt[1], learner.params.policy)
-        policy = optax.apply_updates(learner.params.policy, change)
+        policy, opt = descend(policy_rule, grads, learner.opt[1], learner.params.policy)
         return policy, opt, scale, metrics | {"policy_loss": total}
 
     def update(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:

@@ -35,6 +35,7 @@ from mbrl_jax.core.config import check
 from mbrl_jax.core.types import Action, Agent, Array, Buffer, Discrete, Key, Metrics, Obs, Replay, Spec, Tree
 from mbrl_jax.models.mdn_rnn import DreamState, MDNRNNParams, Memory, Rows, mdn_rnn
 from mbrl_jax.models.vae import draw, vae
+from mbrl_jax.ops.optim import descend
 
 
 class Learner(NamedTuple):
@@ -112,7 +113,7 @@ def make(cfg: WorldModelsConfig, spec: Spec) -> Agent:
         if one is None or cfg.vision_updates == 0:
             return vision, opt, {}
 
-        def descend(at: tuple[Any, Any], i: Array) -> tuple[tuple[Any, Any], Metrics]:
+        def one_step(at: tuple[Any, Any], i: Array) -> tuple[tuple[Any, Any], Metrics]:
             (vision, opt), (key_sample, key_loss) = at, jax.random.split(jax.random.fold_in(key, i))
             obs = tree.flatten_dims(sampled(key_sample, replay).steps.obs, 2)
             keys = jax.random.split(key_loss, cfg.batch * window(cfg))
@@ -121,10 +122,9 @@ def make(cfg: WorldModelsConfig, spec: Spec) -> Agent:
                 return jax.tree.map(jnp.mean, jax.vmap(one, (None, 0, 0))(vision, keys, obs))
 
             grads, means = jax.grad(loss, has_aux=True)(vision)
-            change, opt = vision_rule.update(grads, opt, vision)
-            return (optax.apply_updates(vision, change), opt), means
+            return descend(vision_rule, grads, opt, vision), means
 
-        (vision, opt), means = jax.lax.scan(descend, (vision, opt), jnp.arange(cfg.vision_updates))
+        (vision, opt), means = jax.lax.scan(one_step, (vision, opt), jnp.arange(cfg.vision_updates))
         return vision, opt, {f"vision/{name}": jnp.mean(value) for name, value in means.items()}
 
     def fit_memory(
@@ -132,7 +132,7 @@ def make(cfg: WorldModelsConfig, spec: Spec) -> Agent:
     ) -> tuple[MDNRNNParams, Any, Metrics]:
         """M after its gradient steps, and means over them."""
 
-        def descend(at: tuple[MDNRNNParams, Any], i: Array) -> tuple[tuple[MDNRNNParams, Any], Metrics]:
+        def one_step(at: tuple[MDNRNNParams, Any], i: Array) -> tuple[tuple[MDNRNNParams, Any], Metrics]:
             (memory, opt), (key_sample, key_latent) = at, jax.random.split(jax.random.fold_in(key, i))
             found = sampled(key_sample, replay)
             steps: Step = found.steps
@@ -149,7 +149,7 @@ def make(cfg: WorldModelsConfig, spec: Spec) -> Agent:
             rate = cfg.lr * fading(i)
             return (jax.tree.map(lambda p, d: p - rate * d, memory, change), opt), means
 
-        (memory, opt), means = jax.lax.scan(descend, (memory, opt), jnp.arange(cfg.memory_updates))
+        (memory, opt), means = jax.lax.scan(one_step, (memory, opt), jnp.arange(cfg.memory_updates))
         return memory, opt, {f"model/{name}": jnp.mean(value) for name, value in means.items()}
 
     def calibrated(learner: Learner, replay: Replay) -> Learner:

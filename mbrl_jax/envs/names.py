@@ -43,6 +43,12 @@ def _from_gymnax(name: str) -> Env:
     return env if isinstance(env.spec.action, Discrete) else wrappers.scale_action(env)
 
 
+def repetition(name: str) -> tuple[str, int]:
+    """What "NAME-x8" repeats, and how often: the environment's own name, and 1 where nothing is repeated."""
+    repeated = re.fullmatch(r"(.+)-x([2-9]|[1-9]\d+)", name)
+    return (repeated[1], int(repeated[2])) if repeated else (name, 1)
+
+
 def make_env(name: str) -> Env:
     """An environment by name: one of `ENVS`, any of gymnax's with actions in [-1, 1], or a game of pgx as "NAME-pgx".
 
@@ -54,8 +60,9 @@ def make_env(name: str) -> Env:
     """
     if name in ENVS:
         return ENVS[name]()
-    if repeated := re.fullmatch(r"(.+)-x([2-9]|[1-9]\d+)", name):
-        env = wrappers.repeat_action(make_env(repeated[1]), int(repeated[2]))
+    base, times = repetition(name)
+    if times > 1:
+        env = wrappers.repeat_action(make_env(base), times)
         return env._replace(spec=env.spec._replace(name=name))
     if name.endswith("-pgx"):
         return pgx.make(name.removesuffix("-pgx"))

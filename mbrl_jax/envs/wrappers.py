@@ -62,13 +62,7 @@ def scale_action(env: Env) -> Env:
     Raises:
       ValueError: the actions are discrete, or unbounded.
     """
-    space = env.spec.action
-    if not isinstance(space, Box):
-        raise ValueError(f"scale_action needs a Box of actions, {env.spec.name} has {space}")
-    low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
-    if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
-        raise ValueError(f"scale_action needs finite bounds, the actions of {env.spec.name} are in [{low}, {high}]")
-    centre, half = (high + low) / 2, (high - low) / 2
+    space, centre, half = _bounded(env, env.spec.action, "scale_action", "actions")
 
     def step(key: Key, state: State, action: Action) -> tuple[State, Obs, Array, Array, Array]:
         return env.step(key, state, (centre + half * jnp.clip(action, -1.0, 1.0)).astype(space.dtype))
@@ -90,13 +84,9 @@ def scale_obs(env: Env) -> Env:
     Raises:
       ValueError: the observations are not a Box, or unbounded, or an entry's bounds are equal.
     """
-    space = env.spec.obs
-    if not isinstance(space, Box):
-        raise ValueError(f"scale_obs needs a Box of observations, {env.spec.name} has {space}")
-    low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
-    if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high)) and np.all(low < high)):
-        raise ValueError(f"scale_obs needs finite bounds, the observations of {env.spec.name} are in [{low}, {high}]")
-    centre, half = (high + low) / 2, (high - low) / 2
+    space, centre, half = _bounded(env, env.spec.obs, "scale_obs", "observations")
+    if not np.all(half > 0):
+        raise ValueError(f"scale_obs needs bounds that differ, those of {env.spec.name}'s observations do not: {space}")
     return _map_obs(env, Box(space.shape, -1.0, 1.0), lambda obs: (obs - centre) / half)
 
 
@@ -186,6 +176,16 @@ def reveal_state(env: Env) -> Env:
         return state, state, reward, discount, last
 
     return Env(env.spec, reset, step, observe=lambda state: state)
+
+
+def _bounded(env: Env, space: Space, wrapper: str, what: str) -> tuple[Box, np.ndarray, np.ndarray]:
+    """A bounded box, with its centre and its half ranges; what is none is refused in the wrapper's name."""
+    if not isinstance(space, Box):
+        raise ValueError(f"{wrapper} needs a Box of {what}, {env.spec.name} has {space}")
+    low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
+    if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
+        raise ValueError(f"{wrapper} needs finite bounds, the {what} of {env.spec.name} are in [{low}, {high}]")
+    return space, (high + low) / 2, (high - low) / 2
 
 
 def _map_obs(env: Env, space: Space, change: Callable[[Obs], Array]) -> Env:

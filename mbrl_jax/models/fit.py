@@ -31,6 +31,7 @@ from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Array, Key, Metrics, Params, Replay, Transition, Tree, WorldModel
 from mbrl_jax.models.ensemble import ensemble
+from mbrl_jax.ops.optim import descend
 
 WORST = 1e10  # the score of a member that never improved
 
@@ -176,14 +177,13 @@ def trainer(model: WorldModel, cfg: FitConfig) -> Trainer:
             orders = jax.vmap(random_order)(jax.random.split(key_order, cfg.members))
             batches = -(-trained // cfg.batch)
 
-            def descend(i: Array, at: tuple[Params, Tree, Array]) -> tuple[Params, Tree, Array]:
+            def one_step(i: Array, at: tuple[Params, Tree, Array]) -> tuple[Params, Tree, Array]:
                 params, opt, total = at
                 value_and_grad = jax.value_and_grad(members.loss, has_aux=True)
                 (loss, _), grads = value_and_grad(params, jax.random.fold_in(key_loss, i), batch(orders, i))
-                updates, opt = optimizer.update(grads, opt, params)
-                return optax.apply_updates(params, updates), opt, total + loss
+                return *descend(optimizer, grads, opt, params), total + loss
 
-            params, opt, total = jax.lax.fori_loop(0, batches, descend, (at.params, at.opt, jnp.zeros(())))
+            params, opt, total = jax.lax.fori_loop(0, batches, one_step, (at.params, at.opt, jnp.zeros(())))
             error = score(params)
             improved = (at.best - error) / at.best > cfg.improvement
             return Progress(

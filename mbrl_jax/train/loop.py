@@ -173,17 +173,14 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, judge: En
         item = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], collect(key_run, learner, actors, True)[1]))
         state = LoopState(key_run, tree.strip_weak_types(learner), buffer.init(item), actors)
 
-        if cfg.hold == 1:
-            one = lambda state, key: (gather(key, state, random=True)[0], None)  # noqa: E731
-            return jax.lax.scan(one, state, jax.random.split(key_warmup, cfg.warmup))[0]
+        key_turns, key_held = (key_warmup, None) if cfg.hold == 1 else jax.random.split(key_warmup)
 
-        key_turns, key_held = jax.random.split(key_warmup)
+        def one(state: LoopState, at: tuple[Array, Key]) -> tuple[LoopState, None]:
+            turn, key = at
+            held = None if key_held is None else jax.random.fold_in(key_held, turn // cfg.hold)
+            return gather(key, state, True, held)[0], None
 
-        def holding(state: LoopState, turn: Array) -> tuple[LoopState, None]:
-            held = jax.random.fold_in(key_held, turn // cfg.hold)
-            return gather(jax.random.fold_in(key_turns, turn), state, True, held)[0], None
-
-        return jax.lax.scan(holding, state, jnp.arange(cfg.warmup))[0]
+        return jax.lax.scan(one, state, (jnp.arange(cfg.warmup), jax.random.split(key_turns, cfg.warmup)))[0]
 
     def chunk(state: LoopState) -> tuple[LoopState, Report]:
         key, key_cycles, key_evaluate = jax.random.split(state.key, 3)
