@@ -47,7 +47,9 @@ SMALL_RSSM: dict[str, Any] = {
 }
 
 DREAMER_V1: dict[str, dict[str, Any]] = {
-    "Pendulum-v1": SMALL_RSSM | {"net.stoch": 16, "gamma": 0.98},
+    # Rewards down to -16 would be learned slowly by rates made for rewards up to 1.
+    "Pendulum-v1": SMALL_RSSM
+    | {"net.stoch": 16, "gamma": 0.98, "free": 1.0, "reward_scale": 0.1, "actor_lr": 1e-3, "critic_lr": 1e-3},
     "": SMALL_RSSM,
 }
 DREAMER_V2: dict[str, dict[str, Any]] = {

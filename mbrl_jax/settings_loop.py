@@ -43,6 +43,7 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
         "eval_episodes": 100,
     },
     ("dreamer_v1", ""): {"num_envs": 4, "warmup": 200, "inner": 250, "cycles": 1, "capacity": 100_000},
+    ("dreamer_v1", "Pendulum-v1"): {"steps": 10_000, "updates": 2},
     ("dreamer_v2", ""): {"num_envs": 4, "warmup": 200, "inner": 250, "cycles": 1, "capacity": 100_000},
     ("dreamer_v3", ""): {"num_envs": 4, "warmup": 100, "inner": 250, "cycles": 1, "capacity": 100_000},
     ("dreamer_v3", "Pendulum-v1"): {"steps": 10_000},
@@ -50,6 +51,7 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("dreamer_v3", "CartPole-hidden"): {"steps": 12_000, "updates": 2},
     ("dreamer_v3", "Catch-bsuite"): {"steps": 20_000, "updates": 2},
     ("dreamer_v3", "MemoryChain-bsuite"): {"steps": 20_000, "updates": 2, "eval_episodes": 50},
+    ("dreamer_v3", "Breakout-MinAtar"): {"steps": 40_000, "inner": 500},
     ("world_models", ""): {
         "num_envs": 4,
         "warmup": 500,

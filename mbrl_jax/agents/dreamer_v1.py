@@ -49,6 +49,11 @@ class DreamerV1Config:
     imagined: int = setting(default=15, low=1, help="H, imagined steps from each row")
     gamma: float = setting(default=0.99, low=0, below=1, help="discount per step")
     lam: float = setting(default=0.95, low=0, high=1, help="λ, of the returns")
+    reward_scale: float = setting(
+        default=1.0,
+        above=0,
+        help="by which rewards are multiplied before all else; the paper's tasks have them in [0, 1]",
+    )
     kl_scale: float = setting(default=1.0, low=0, help="β, of the latents' loss")
     free: float = setting(default=3.0, low=0, help="f, nats of the batch's mean without gradient")
     cont_scale: float = setting(default=10.0, low=0, help="κ, of the continuation's loss")
@@ -175,6 +180,7 @@ def make(cfg: DreamerV1Config, spec: Spec) -> Agent:
         key_sample, key_model, key_dream = jax.random.split(key, 3)
         sampled: Window = replay.sample(key_sample, cfg.batch)
         start, rows = driven_windows(sampled.steps, nets.rssm, spec.action, False)
+        rows = rows._replace(reward=cfg.reward_scale * rows.reward)
         (model_loss, (states, metrics)), grad = jax.value_and_grad(of_model, has_aux=True)(
             learner.model, key_model, start, rows
         )

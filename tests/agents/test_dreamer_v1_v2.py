@@ -268,3 +268,18 @@ def test_acting_explores_and_remembers():
     mean = np.tanh(5 * np.tanh(np.asarray(head.apply(up.before.actor, x))[0] / 5))
     np.testing.assert_allclose(action, [mean], rtol=1e-4)
     np.testing.assert_allclose(memory.action, action)
+
+
+def test_rewards_are_scaled_before_all_else():
+    window, key = windows(PUSH), jax.random.key(3)
+    halved = window._replace(steps=window.steps._replace(reward=0.5 * window.steps.reward))
+
+    def after(scale: float, window: Window) -> Any:
+        agent = dreamer_v1.make(replace(dreamer_v1.DreamerV1Config(), SMALL | {"reward_scale": scale}), PUSH)
+        replay = Replay(lambda key, n: window, lambda index: window, jnp.int32(9), 9)
+        return jax.jit(lambda learner: agent.update(key, learner, replay))(agent.init(jax.random.key(0)))
+
+    scaled, by_hand, other = after(0.5, window), after(1.0, halved), after(1.0, window)
+    for one, two in zip(*map(jax.tree.leaves, (scaled, by_hand)), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-7)
+    assert abs(float(scaled[1]["reward_loss"]) - float(other[1]["reward_loss"])) > 0.01
