@@ -23,9 +23,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(f"{item.path}:{part}{kind}"))
 
 
-QUICK = {"contract", "planners", "scripts", "models", "envs", "buffers", "test_cli.py", "test_readme.py"} | {
-    f"test_{name}.py" for name in ("dreamer_v1_v2", "dreamer_v3", "dreamer_v3_acting", "plan2explore", "planted_faults")
-}
+QUICK = {"contract", "planners", "scripts", "models", "envs", "buffers", "test_cli.py", "test_readme.py"}
+QUICK |= {f"test_{name}.py" for name in ("dreamer_v1_v2", "dreamer_v3", "dreamer_v3_acting", "dyna_dqn", "imaginers")}
+QUICK |= {f"test_{name}.py" for name in ("mbpo", "pets", "plan2explore", "planted_faults", "sac")}
 """Folders and files of tests that do little but compile."""
 
 
