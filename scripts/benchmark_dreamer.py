@@ -1,5 +1,6 @@
 """One gradient step of DreamerV3, as it runs in training: compiled, in a loop, on a filled buffer whose latents it
-renews. `rows(size)` gives the cases that `benchmark_timing.measure` times.
+renews; and one turn of the whole loop, acting and replay with it, at a gradient step per real step, which is a train
+ratio of batch times length. `rows(size)` gives the cases that `benchmark_timing.measure` times.
 
     python scripts/benchmark_dreamer.py [--size 1m] [--rounds 5]
 """
@@ -20,6 +21,8 @@ from mbrl_jax.core import tree
 from mbrl_jax.core.config import replace
 from mbrl_jax.core.types import Array, Box, Buffer, Discrete, Key, Spec, Transition
 from mbrl_jax.models.dreamer_v3 import DreamerV3NetConfig, Widths, widths
+from mbrl_jax.presets import make_env
+from mbrl_jax.train.loop import LoopConfig, make_loop
 
 OBS, ACTIONS = 4, 2
 SPEC = Spec(Box((OBS,)), Discrete(ACTIONS), name="CartPole-v1")
@@ -103,14 +106,30 @@ def update(name: str, cfg: dreamer_v3.DreamerV3Config, **rest: Any) -> Case:
     )
 
 
+def turn(name: str, cfg: dreamer_v3.DreamerV3Config, **rest: Any) -> Case:
+    """Turns of the loop: acting, storing, a gradient step on a sample, its latents written back."""
+    env = make_env("CartPole-v1")
+    loop_cfg = LoopConfig(inner=1, cycles=1, warmup=4 * dreamer_v3.window(cfg), capacity=10_000, eval_episodes=0)
+    buffer = dreamer_v3.buffer(cfg, loop_cfg.capacity, loop_cfg.num_envs)
+    loop = make_loop(dreamer_v3.make(cfg, env.spec), env, buffer, loop_cfg)
+
+    def turns(state: Any, n: Array) -> Any:
+        return jax.lax.fori_loop(0, n, lambda _, state: loop.chunk(state)[0], state)
+
+    state = jax.jit(lambda key: tree.strip_weak_types(loop.init(key)))(jax.random.key(1))
+    return cases.case(name, "turn", turns, (state,), flops=step_flops(cfg, OBS, ACTIONS), **rest)
+
+
 def rows(size: str = "1m", batch: int = 16, length: int = 64, imagined: int = 15) -> Iterator[Case]:
-    """One gradient step of DreamerV3, beside bare products at its most frequent shape."""
+    """One gradient step and one turn of DreamerV3, beside bare products at their most frequent shape."""
     net = DreamerV3NetConfig(size=size)
     cfg = replace(dreamer_v3.DreamerV3Config(net=net), {"batch": batch, "length": length, "imagined": imagined})
     lanes, deter = batch * length, widths(net).deter
     shape = f"matmul_{lanes}x{deter}"
     yield cases.products(shape, (lanes, deter), (deter, deter))
-    yield update(f"dreamer_v3_{size}_step", cfg, matrix=shape)
+    step = f"dreamer_v3_{size}_step"
+    yield update(step, cfg, matrix=shape)
+    yield turn(f"dreamer_v3_{size}_turn", cfg, matrix=shape, versus=step)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,7 @@ def by_size(about: str | None, sizes: str, rows: Callable[[str], Iterable[Case]]
     options = parser.parse_args()
     for row in measure(list(rows(options.size)), options.rounds, 1.0):
         share = f", {row.fraction:.0%} of bare products" if row.fraction else ""
+        share += f", {row.time_ratio:.3f} times {row.versus}" if row.time_ratio else ""
         print(
             f"{row.name}: {row.best_us / 1e3:.2f} ms best, {row.median_us / 1e3:.2f} median, "
             f"{row.mflop or 0:,.0f} MFLOP, {row.gflops or 0:.0f} GFLOP/s{share}; "
