@@ -71,7 +71,7 @@ def rgb(frames: np.ndarray, image: bool) -> np.ndarray:
     for plane in range(frames.shape[-1]):
         share = np.clip(frames[..., plane, None], 0, 1)
         out = (1 - share) * out + share * PLANES[plane % len(PLANES)]
-    return out
+    return np.clip(out, 0, 1)  # rounding can leave them outside
 
 
 def animation(path: str, real: np.ndarray, rebuilt: np.ndarray, imagined: np.ndarray, title: str = "") -> None:

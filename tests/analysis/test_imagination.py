@@ -19,6 +19,8 @@ def test_planes_lie_on_white_and_bytes_are_colours():
     np.testing.assert_allclose(got[0, 0], PLANES[1])
     np.testing.assert_allclose(got[0, 1], 1)
     np.testing.assert_allclose(got[1, 1], (1 + PLANES[0]) / 2)
+    mixed = rgb(np.random.default_rng(0).uniform(size=(100, 100, 4)).astype(np.float32) * 1e-6, image=False)
+    assert mixed.max() <= 1, "rounding leaves no colour outside, of which the plotting library would warn"
     np.testing.assert_allclose(rgb(np.full((1, 1, 1), 51), image=True), 0.2 * np.ones((1, 1, 3)))
 
 
