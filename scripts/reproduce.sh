@@ -44,6 +44,7 @@ train mountaincar-sac sac --env MountainCarContinuous-v0-x8 --steps 2500
 seeds=4
 train cartpole-dreamer-v3 dreamer_v3 --env CartPole-v1 --steps 10000
 train pendulum-dreamer-v3 dreamer_v3 --env Pendulum-v1 --steps 6000
+train pendulum-dreamer-v1 dreamer_v1 --env Pendulum-v1
 train catch-dreamer-v3 dreamer_v3 --env Catch-bsuite --steps 12000
 train swingup-tdmpc2 tdmpc2 --env CartPoleSwingUp
 train swingup-sac sac --env CartPoleSwingUp --steps 20000
