@@ -51,7 +51,7 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("dreamer_v3", "CartPole-hidden"): {"steps": 12_000, "updates": 2},
     ("dreamer_v3", "Catch-bsuite"): {"steps": 20_000, "updates": 2},
     ("dreamer_v3", "MemoryChain-bsuite"): {"steps": 20_000, "updates": 2, "eval_episodes": 50},
-    ("dreamer_v3", "Breakout-MinAtar"): {"steps": 40_000, "inner": 500},
+    ("dreamer_v3", "Breakout-MinAtar"): {"steps": 16_000, "inner": 500, "updates": 2},
     ("world_models", ""): {
         "num_envs": 4,
         "warmup": 500,

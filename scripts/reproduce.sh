@@ -27,6 +27,7 @@ train catch-dyna-50 dyna_dqn --env Catch-bsuite --agent.planning 50 --steps 2500
 train cartpole-ppo ppo --env CartPole-v1
 train catch-ppo ppo --env Catch-bsuite
 train breakout-ppo ppo --env Breakout-MinAtar --steps 2000000
+train breakout-ppo-8 ppo --env Breakout-MinAtar --steps 50000 --loop.num-envs 8
 train pendulum-pets pets --env Pendulum-v1 --steps 1000
 train continuous-cartpole-pets pets --env ContinuousCartPole
 train swingup-pets pets --env CartPoleSwingUp --steps 1200
@@ -52,6 +53,7 @@ train continuous-cartpole-tdmpc2 tdmpc2 --env ContinuousCartPole --steps 8000
 train pendulum-world-models world_models --env Pendulum-v1
 train cartpole-hidden-world-models world_models --env CartPole-hidden
 train cartpole-hidden-dreamer-v3 dreamer_v3 --env CartPole-hidden --steps 10000
+train breakout-dreamer-v3 dreamer_v3 --env Breakout-MinAtar
 train memory-dreamer-v3 dreamer_v3 --env MemoryChain-bsuite
 train cartpole-hidden-dqn dqn --env CartPole-hidden --steps 12000
 
@@ -67,8 +69,10 @@ plot results/catch-{dqn,dyna-5,dyna-10,dyna-50} --labels DQN "deep Dyna, n = 5" 
   "deep Dyna, n = 50" --threshold 1 --log --out results/catch-dyna.png
 plot results/swingup-pets{,-ts1,-mean,-shooting} --labels "CEM, TS-infinity" "CEM, TS1" "CEM, mean" \
   "random shooting, TS-infinity" --threshold 150 --out results/swingup-pets.png
+plot results/breakout-{dreamer-v3,ppo-8} --labels DreamerV3 "PPO, 8 environments" --out results/breakout.png
 imagine() {  # checkpoints are not kept beside the results
   [ ! -d "results/$1/checkpoints" ] || "$python" scripts/plot.py imagine "results/$1" "${@:2}"
 }
 imagine cartpole-dreamer-v3 --out results/figures/imagine-cartpole.png
+imagine breakout-dreamer-v3 --horizon 20 --out results/figures/imagine-breakout.png
 imagine pendulum-tdmpc2 --horizon 40 --out results/figures/imagine-pendulum-tdmpc2.png
