@@ -28,7 +28,7 @@ DREAMER_V3: dict[str, dict[str, Any]] = {
     "Pendulum-v1": NANO_DREAMER | {"gamma": 0.98},
     "Catch-bsuite": NANO_DREAMER | {"lr": 1e-3, "gamma": 0.97, "imagined": 9, "entropy": 3e-3},
     "MemoryChain-bsuite": NANO_DREAMER | {"lr": 1e-3, "gamma": 0.97, "entropy": 3e-3},
-    # With a third of this entropy the paddle settles for the three bricks of the ball's first way.
+    # With a third of this entropy, and half of the updates, the paddle was long content with three bricks.
     "Breakout-MinAtar": NANO_DREAMER | {"gamma": 0.98, "entropy": 1e-2, "imagined": 15},
     "": {name: value for name, value in NANO_DREAMER.items() if name not in ("net.bins", "net.bound")},
 }
