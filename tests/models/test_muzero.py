@@ -299,8 +299,8 @@ def test_the_unroll_is_the_model_step_by_step():
 
 def test_each_step_of_the_dynamics_halves_the_gradient():
     """Held against central differences in double precision, which see no scaling."""
+    nets, params = parts()  # out here, for they are kept for the tests after this one
     with jax.enable_x64(True):
-        nets, params = parts()
         params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
         obs, actions = jnp.array([1.0, 0.0, -0.5, 0.2]), jnp.array([2, 1, 0])
         along = jnp.linspace(-1, 2, 5)
