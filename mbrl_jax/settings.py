@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mbrl_jax.settings_latent import DREAMER_V1, DREAMER_V2, DREAMER_V3, FAR_TDMPC, NANO_TDMPC, TDMPC2, WORLD_MODELS  # noqa: F401
+from mbrl_jax.settings_latent import DREAMER_V1, DREAMER_V2, DREAMER_V3, TDMPC2, WORLD_MODELS  # noqa: F401
 
 THRESHOLD: dict[str, float] = {
     "Pendulum-v1": -200.0,

@@ -175,7 +175,7 @@ def seeds(size: Size) -> Iterable[Case]:
 
 
 def dreamer(size: Size) -> Iterable[Case]:
-    """One gradient step of DreamerV3: the model, lives imagined from every row, actor and critic."""
+    """One gradient step of DreamerV3 (model, lives imagined from every row, actor and critic), and a turn with it."""
     yield from benchmark_dreamer.rows(*size.dreamer)
 
 

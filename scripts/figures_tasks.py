@@ -18,18 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 from figures_common import band, canvas, compiled, keys, mean_and_error, save, share, show, timed, write_csv
 
-from mbrl_jax import settings
 from mbrl_jax.agents import tdmpc2
 from mbrl_jax.core.config import replace
 from mbrl_jax.core.types import Array, Key
 from mbrl_jax.envs.multitask import multitask
 from mbrl_jax.envs.names import make_env
+from mbrl_jax.settings_latent import FAR_TDMPC
 from mbrl_jax.train.evaluate import evaluate
 from mbrl_jax.train.loop import LoopConfig, make_loop
 from mbrl_jax.train.sweep import over_seeds
 
 TASKS = ("Pendulum-v1", "MountainCarContinuous-v0-x8")
-SETTINGS: dict[str, Any] = settings.FAR_TDMPC | {"entropy_weight": 1e-3, "net.task_dim": 16}
+SETTINGS: dict[str, Any] = FAR_TDMPC | {"entropy_weight": 1e-3, "net.task_dim": 16}
 
 
 def learning(

@@ -7,7 +7,7 @@ from functools import cache
 import jax
 import pytest
 
-from mbrl_jax import presets, settings
+from mbrl_jax import presets, settings, settings_latent
 from mbrl_jax.core import Box, Discrete, replace
 from mbrl_jax.core.config import flat
 from mbrl_jax.train.loop import env_steps
@@ -79,7 +79,7 @@ def test_settings_of_an_agent_for_an_environment_reach_it(algo, env):
 def test_an_environment_without_settings_of_its_own_gets_the_agents_general_ones():
     assert presets.preset("tdmpc2", "Pendulum-v1").agent.net.size == "nano"
     other = flat(presets.preset("tdmpc2", "MountainCarContinuous-v0").agent)
-    assert all(other[name] == value for name, value in settings.NANO_TDMPC.items())
+    assert all(other[name] == value for name, value in settings_latent.NANO_TDMPC.items())
     assert presets.preset("dreamer_v3", "Acrobot-v1").agent.batch == 16
     assert presets.preset("dreamer_v2", "Catch-bsuite").agent.net.deter == 128
 

@@ -13,9 +13,9 @@ runs through dynamics, rewards and values into the actor:
     L_v = mean w_t ½ (v(s_t) - sg R_t)²                                                                  (eq. 8)
 
 Differs from the paper in: the reward r_{t+1} is the one on arriving at s_{t+1}, where the authors' code takes that of
-s_t; the continuation is learned in every task; discrete actions are one-hot samples with a straight-through gradient;
-an evaluation takes the mean of latents, and tanh of the mean, where the code samples, and looks for the mode among
-samples.
+s_t, and rewards can be scaled first; the continuation is learned in every task; discrete actions are one-hot samples
+with a straight-through gradient; an evaluation takes the mean of latents, and tanh of the mean, where the code samples,
+and looks for the mode among samples.
 """
 
 from __future__ import annotations
