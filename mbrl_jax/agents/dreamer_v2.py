@@ -14,8 +14,9 @@ From every state of the batch, H steps are imagined. With v' the critic's copy, 
 Model, actor and critic have an Adam each, behind clipping of the global norm and with weight decay.
 
 Differs from the paper in: the reward r_{t+1} is the one on arriving at s_{t+1}, where the authors' code takes that of
-s_t; the first weight is the start's own continuation; continuous actions are normal, and clipped, where the paper cuts
-the distribution itself off at ±1; an evaluation takes the likeliest latents and action.
+s_t, and rewards can be scaled first; the first weight is the start's own continuation; continuous actions are normal,
+and clipped, where the paper cuts the distribution itself off at ±1; an evaluation takes the likeliest latents and
+action.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class DreamerV2Config:
     imagined: int = setting(default=15, low=1, help="H, imagined steps from each row")
     gamma: float = setting(default=0.99, low=0, below=1, help="discount per step (0.999)")
     lam: float = setting(default=0.95, low=0, high=1, help="λ, of the returns")
+    reward_scale: float = setting(default=1.0, above=0, help="by which rewards are multiplied before all else")
     kl_scale: float = setting(default=1.0, low=0, help="β, of the latents' loss (0.1)")
     balance: float = setting(default=0.8, low=0, high=1, help="α, the prior's share of it")
     free: float = setting(default=1.0, low=0, help="f, nats of the batch's mean without gradient (0)")
@@ -190,6 +192,7 @@ def make(cfg: DreamerV2Config, spec: Spec) -> Agent:
         key_sample, key_model, key_dream = jax.random.split(key, 3)
         sampled: Window = replay.sample(key_sample, cfg.batch)
         start, rows = driven_windows(sampled.steps, nets.rssm, spec.action, False)
+        rows = rows._replace(reward=cfg.reward_scale * rows.reward)
         (model_loss, (states, metrics)), grad = jax.value_and_grad(of_model, has_aux=True)(
             learner.model, key_model, start, rows
         )

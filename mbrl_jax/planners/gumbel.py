@@ -79,7 +79,7 @@ def gumbel(cfg: Gumbel, spec: Spec, state: State = None) -> Planner:
         return scaled(completed(node), node.visits, cfg.c_visit, cfg.c_scale)
 
     def score(node: tree.Node) -> Array:
-        improved = jax.nn.softmax(logits_of(node) + sigma(node))
+        improved = jax.nn.softmax(node.prior + sigma(node))
         return improved - node.visits / node.total[..., None]
 
     def plan(key: Key, model: Model, state: State, warm: Tree) -> tuple[Array, Tree, SearchInfo]:
@@ -88,25 +88,24 @@ def gumbel(cfg: Gumbel, spec: Spec, state: State = None) -> Planner:
         key_prior, key_value = jax.random.split(jax.random.fold_in(key_model, cfg.simulations))
 
         def logits(key: Key, state: State) -> Array:
-            """[2 A] log-probabilities, and probabilities, which every visit needs."""
+            """[A] log-probabilities."""
             legal = search.legal_at(model, state, num_actions)
             raw = search.logits_at(model, key, state, num_actions)
-            logs = jnp.where(legal, jax.nn.log_softmax(jnp.where(legal, raw, FORBIDDEN)), FORBIDDEN)
-            return jnp.concatenate([logs, jnp.exp(logs)])
+            return jnp.where(legal, jax.nn.log_softmax(jnp.where(legal, raw, FORBIDDEN)), FORBIDDEN)
 
         def value(key: Key, state: State) -> Array:
             return search.value_at(model, key, state)
 
         prior = logits(key_prior, state)
         noise = cfg.gumbel_scale * jax.random.gumbel(key_gumbel, (num_actions,))
-        legal = prior[:num_actions] > 0.5 * FORBIDDEN
+        legal = prior > 0.5 * FORBIDDEN
         row = tree.fresh(num_actions, prior, value(key_value, state))
         start = search.begin(tree.new_tree(row, state, cfg.simulations + keep + 1), warm, num_actions)
         before = tree.unpack(start.rows[0], num_actions).visits
 
         def ranked(root: tree.Node, visits: Array | int) -> Array:
             """[A] g + logits + σ(q̂), minus infinity but for allowed actions visited that often in this search."""
-            score = jnp.maximum(FORBIDDEN, noise + logits_of(root) + sigma(root))
+            score = jnp.maximum(FORBIDDEN, noise + root.prior + sigma(root))
             return jnp.where(legal & (root.visits - before == visits), score, -jnp.inf)
 
         rule = tree.Rule(num_actions, score)
@@ -178,22 +177,17 @@ def gumbel(cfg: Gumbel, spec: Spec, state: State = None) -> Planner:
         t = one_by_one(start) if serial else (all_allowed if model.legal is None else some_allowed)(start)
         root = root_of(t)
         action = tree.first_max(ranked(root, jnp.max(jnp.where(legal, root.visits - before, 0.0))))
-        policy = jax.nn.softmax(logits_of(root) + sigma(root))
+        policy = jax.nn.softmax(root.prior + sigma(root))
         warm = search.remember(t, action, num_actions, keep)
         return action, warm, search.summary(t, num_actions, policy, completed(root), cfg.keep_tree)
 
-    return Planner(lambda: search.memory(keep, num_actions, 2 * num_actions, state), plan)
-
-
-def logits_of(node: tree.Node) -> Array:
-    """[..., A]"""
-    return node.prior[..., : node.visits.shape[-1]]
+    return Planner(lambda: search.memory(keep, num_actions, num_actions, state), plan)
 
 
 def completed(node: tree.Node) -> Array:
-    """q̂ [..., A]: Q where tried, v_mix where not; `node.prior` holds log-probabilities and probabilities, [2 A]."""
+    """q̂ [..., A]: Q where tried, v_mix where not; `node.prior` holds log-probabilities."""
     tried = node.visits > 0
-    chances = jnp.maximum(node.prior[..., node.visits.shape[-1] :], jnp.finfo(node.prior.dtype).tiny)
+    chances = jnp.maximum(jnp.exp(node.prior), jnp.finfo(node.prior.dtype).tiny)
     weights = jnp.where(tried, chances, 0.0)
     total = jnp.sum(weights, -1, keepdims=True)
     mean = jnp.sum(weights * node.q, -1, keepdims=True) / jnp.where(total > 0.0, total, 1.0)

@@ -270,12 +270,17 @@ def test_acting_explores_and_remembers():
     np.testing.assert_allclose(memory.action, action)
 
 
-def test_rewards_are_scaled_before_all_else():
+@pytest.mark.parametrize("version", [1, 2])
+def test_rewards_are_scaled_before_all_else(version: int):
     window, key = windows(PUSH), jax.random.key(3)
+    module, config = {
+        1: (dreamer_v1, dreamer_v1.DreamerV1Config()),
+        2: (dreamer_v2, dreamer_v2.DreamerV2Config()),
+    }[version]
     halved = window._replace(steps=window.steps._replace(reward=0.5 * window.steps.reward))
 
     def after(scale: float, window: Window) -> Any:
-        agent = dreamer_v1.make(replace(dreamer_v1.DreamerV1Config(), SMALL | {"reward_scale": scale}), PUSH)
+        agent = module.make(replace(config, SMALL | {"reward_scale": scale}), PUSH)
         replay = Replay(lambda key, n: window, lambda index: window, jnp.int32(9), 9)
         return jax.jit(lambda learner: agent.update(key, learner, replay))(agent.init(jax.random.key(0)))
 
