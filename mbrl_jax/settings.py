@@ -202,6 +202,8 @@ SMALL_MUZERO: dict[str, Any] = {
 MUZERO: dict[str, dict[str, Any]] = {
     "CartPole-v1": SMALL_MUZERO | {"net.support": 10},
     "Catch-bsuite": SMALL_MUZERO | {"net.support": 2},
+    "Breakout-MinAtar": SMALL_MUZERO
+    | {"net.latent": 128, "net.hidden": (128,), "net.support": 6, "net.project": 32, "gamma": 0.98},
 }
 
 # Results at the end of a game are all there is to earn: returns reach it, or nearly.

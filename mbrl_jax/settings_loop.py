@@ -25,6 +25,7 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("muzero", ""): {"num_envs": 8, "warmup": 50, "inner": 125, "cycles": 2, "capacity": 50_000},
     ("muzero", "CartPole-v1"): {"steps": 60_000, "cycles": 4, "capacity": 80_000},
     ("muzero", "Catch-bsuite"): {"steps": 40_000, "capacity": 40_000},
+    ("muzero", "Breakout-MinAtar"): {"steps": 400_000, "cycles": 10, "capacity": 100_000},
     ("muzero", "TicTacToe"): {
         "steps": 100_000,
         "num_envs": 32,
@@ -65,6 +66,7 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("tdmpc2", ""): {"warmup": 500, "inner": 500, "cycles": 1, "capacity": 20_000, "eval_episodes": 5},
     ("tdmpc2", "Pendulum-v1"): {"steps": 5_000, "updates": 2, "eval_episodes": 10},
     ("tdmpc2", "ContinuousCartPole"): {"steps": 10_000},
+    ("tdmpc2", "ContinuousCartPole-x2"): {"steps": 5_000, "updates": 2},
     ("tdmpc2", "CartPoleSwingUp"): {"warmup": 1_000, "steps": 20_000},
     ("tdmpc2", "MountainCarContinuous-v0-x8"): {"steps": 2_500, "updates": 4, "warmup": 250, "hold": 4, "inner": 250},
     ("uct", ""): {"steps": 1_000, "warmup": 0, "inner": 200, "cycles": 1, "eval_episodes": 0},

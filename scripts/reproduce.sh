@@ -41,6 +41,8 @@ train frozenlake-uct uct --env FrozenLake-deterministic --steps 200
 train tictactoe-alphazero alphazero --env TicTacToe
 train pendulum-tdmpc2 tdmpc2 --env Pendulum-v1
 train mountaincar-tdmpc2 tdmpc2 --env MountainCarContinuous-v0-x8
+train continuous-cartpole-tdmpc2 tdmpc2 --env ContinuousCartPole-x2
+train continuous-cartpole-sac-x2 sac --env ContinuousCartPole-x2 --steps 5000 --agent.hidden 64 64 --agent.lr 1e-3
 train mountaincar-sac sac --env MountainCarContinuous-v0-x8 --steps 2500
 seeds=4
 train cartpole-dreamer-v3 dreamer_v3 --env CartPole-v1 --steps 10000
@@ -49,7 +51,6 @@ train pendulum-dreamer-v1 dreamer_v1 --env Pendulum-v1
 train catch-dreamer-v3 dreamer_v3 --env Catch-bsuite --steps 12000
 train swingup-tdmpc2 tdmpc2 --env CartPoleSwingUp
 train swingup-sac sac --env CartPoleSwingUp --steps 20000
-train continuous-cartpole-tdmpc2 tdmpc2 --env ContinuousCartPole --steps 8000
 train pendulum-world-models world_models --env Pendulum-v1
 train cartpole-hidden-world-models world_models --env CartPole-hidden
 train cartpole-hidden-dreamer-v3 dreamer_v3 --env CartPole-hidden --steps 10000
