@@ -210,6 +210,7 @@ MUZERO: dict[str, dict[str, Any]] = {
 GAME: dict[str, Any] = {"search.gumbel.simulations": 50, "gamma": 1.0, "n_steps": 9, "value_weight": 1.0}
 
 MUZERO["TicTacToe"] = GAME | {
+    "n_steps": 3,  # the rest from the target network: moves made to explore spoil the results of whole games
     "players": 2,
     "net.latent": 128,
     "net.hidden": (128,),

@@ -29,7 +29,7 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("muzero", "TicTacToe"): {
         "steps": 100_000,
         "num_envs": 32,
-        "updates": 4,
+        "updates": 8,
         "warmup": 30,
         "capacity": 100_000,
         "eval_episodes": 100,

@@ -54,6 +54,7 @@ train swingup-sac sac --env CartPoleSwingUp --steps 20000
 train pendulum-world-models world_models --env Pendulum-v1
 train cartpole-hidden-world-models world_models --env CartPole-hidden
 train cartpole-hidden-dreamer-v3 dreamer_v3 --env CartPole-hidden --steps 10000
+train breakout-muzero muzero --env Breakout-MinAtar --steps 170000
 train breakout-dreamer-v3 dreamer_v3 --env Breakout-MinAtar
 train memory-dreamer-v3 dreamer_v3 --env MemoryChain-bsuite
 train cartpole-hidden-dqn dqn --env CartPole-hidden --steps 12000
@@ -70,7 +71,8 @@ plot results/catch-{dqn,dyna-5,dyna-10,dyna-50} --labels DQN "deep Dyna, n = 5" 
   "deep Dyna, n = 50" --threshold 1 --log --out results/catch-dyna.png
 plot results/swingup-pets{,-ts1,-mean,-shooting} --labels "CEM, TS-infinity" "CEM, TS1" "CEM, mean" \
   "random shooting, TS-infinity" --threshold 150 --out results/swingup-pets.png
-plot results/breakout-{dreamer-v3,ppo-8} --labels DreamerV3 "PPO, 8 environments" --out results/breakout.png
+plot results/breakout-{dreamer-v3,muzero,ppo-8} --labels DreamerV3 "MuZero, 16 simulations" "PPO, 8 environments" \
+  --out results/breakout.png
 imagine() {  # checkpoints are not kept beside the results
   [ ! -d "results/$1/checkpoints" ] || "$python" scripts/plot.py imagine "results/$1" "${@:2}"
 }
