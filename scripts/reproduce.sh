@@ -48,7 +48,8 @@ seeds=4
 train cartpole-dreamer-v3 dreamer_v3 --env CartPole-v1 --steps 10000
 train pendulum-dreamer-v3 dreamer_v3 --env Pendulum-v1 --steps 6000
 train pendulum-dreamer-v1 dreamer_v1 --env Pendulum-v1
-train catch-dreamer-v3 dreamer_v3 --env Catch-bsuite --steps 12000
+train cartpole-dreamer-v2 dreamer_v2 --env CartPole-v1-x2
+train catch-dreamer-v3 dreamer_v3 --env Catch-bsuite
 train swingup-tdmpc2 tdmpc2 --env CartPoleSwingUp
 train swingup-sac sac --env CartPoleSwingUp --steps 20000
 train pendulum-world-models world_models --env Pendulum-v1
