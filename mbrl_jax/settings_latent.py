@@ -57,7 +57,7 @@ POLE_V2: dict[str, Any] = SMALL_RSSM | {"net.stoch": 8, "net.classes": 8, "reinf
 
 DREAMER_V2: dict[str, dict[str, Any]] = {
     "CartPole-v1": POLE_V2,
-    "CartPole-v1-x2": POLE_V2,  # a cart drifts for a hundred steps: half as many decisions are easier to look over
+    "CartPole-v1-x2": POLE_V2,  # with half as many decisions it wavers less
     "": SMALL_RSSM,
 }
 

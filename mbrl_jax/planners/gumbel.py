@@ -181,7 +181,7 @@ def gumbel(cfg: Gumbel, spec: Spec, state: State = None) -> Planner:
         warm = search.remember(t, action, num_actions, keep)
         return action, warm, search.summary(t, num_actions, policy, completed(root), cfg.keep_tree)
 
-    return Planner(lambda: search.memory(keep, num_actions, num_actions, state), plan)
+    return Planner(lambda: search.memory(keep, num_actions, state), plan)
 
 
 def completed(node: tree.Node) -> Array:

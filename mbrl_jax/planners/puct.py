@@ -104,7 +104,7 @@ def puct(cfg: PUCT, spec: Spec, state: State = None) -> Planner:
         warm = search.remember(t, action, num_actions, keep)
         return action, warm, search.summary(t, num_actions, policy, q, cfg.keep_tree)
 
-    return Planner(lambda: search.memory(keep, num_actions, num_actions, state), plan)
+    return Planner(lambda: search.memory(keep, num_actions, state), plan)
 
 
 def by_siblings(node: tree.Node) -> Array:

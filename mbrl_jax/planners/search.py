@@ -110,9 +110,9 @@ def rows_kept(wanted: bool, simulations: int, state: State) -> int:
     return simulations if wanted else 0
 
 
-def memory(keep: int, num_actions: int, prior: int, state: State) -> Any:
-    """What an episode starts with: a kept tree with nothing in it, or `()`; `prior` numbers are kept in a node."""
-    return reuse.empty(3 * num_actions + prior + SCALARS, state, keep) if keep else ()
+def memory(keep: int, num_actions: int, state: State) -> Any:
+    """What an episode starts with: a kept tree with nothing in it, or `()`; a node's prior is one number per action."""
+    return reuse.empty(4 * num_actions + SCALARS, state, keep) if keep else ()
 
 
 def begin(start: Tree, warm: Any, num_actions: int) -> Tree:

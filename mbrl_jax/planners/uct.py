@@ -95,7 +95,7 @@ def uct(cfg: UCT, spec: Spec, state: State = None) -> Planner:
         warm = search.remember(t, action, num_actions, keep)
         return action, warm, search.summary(t, num_actions, policy, q, cfg.keep_tree)
 
-    return Planner(lambda: search.memory(keep, num_actions, num_actions, state), plan)
+    return Planner(lambda: search.memory(keep, num_actions, state), plan)
 
 
 def upper_bounds(node: tree.Node, q: Array, c: Array | float) -> Array:

@@ -50,11 +50,13 @@ class Update(NamedTuple):
     tracked: Any  # [T, B, ...]
 
 
+VERSIONS = {1: (dreamer_v1, dreamer_v1.DreamerV1Config()), 2: (dreamer_v2, dreamer_v2.DreamerV2Config())}
+
+
 @cache
 def updated(version: int) -> Update:
     """An update of v1 with a continuous action, and of v2 with a choice, and the states by the same keys."""
-    module, spec = {1: (dreamer_v1, PUSH), 2: (dreamer_v2, CHOICE)}[version]
-    config = {1: dreamer_v1.DreamerV1Config, 2: dreamer_v2.DreamerV2Config}[version]()
+    (module, config), spec = VERSIONS[version], {1: PUSH, 2: CHOICE}[version]
     extra = {} if version == 1 else {"reinforce": 1.0, "entropy": 0.3, "balance": 0.7, "weight_decay": 0.0}
     cfg = replace(config, SMALL | extra)
     window, key = windows(spec), jax.random.key(3)
@@ -273,10 +275,7 @@ def test_acting_explores_and_remembers():
 @pytest.mark.parametrize("version", [1, 2])
 def test_rewards_are_scaled_before_all_else(version: int):
     window, key = windows(PUSH), jax.random.key(3)
-    module, config = {
-        1: (dreamer_v1, dreamer_v1.DreamerV1Config()),
-        2: (dreamer_v2, dreamer_v2.DreamerV2Config()),
-    }[version]
+    module, config = VERSIONS[version]
     halved = window._replace(steps=window.steps._replace(reward=0.5 * window.steps.reward))
 
     def after(scale: float, window: Window) -> Any:
