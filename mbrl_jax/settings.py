@@ -200,7 +200,7 @@ SMALL_MUZERO: dict[str, Any] = {
 }
 
 MUZERO: dict[str, dict[str, Any]] = {
-    "CartPole-v1": SMALL_MUZERO | {"net.support": 10},
+    "CartPole-v1": SMALL_MUZERO | {"net.support": 10, "net.project": 32},
     "Catch-bsuite": SMALL_MUZERO | {"net.support": 2},
     "Breakout-MinAtar": SMALL_MUZERO
     | {"net.latent": 128, "net.hidden": (128,), "net.support": 6, "net.project": 32, "gamma": 0.98},

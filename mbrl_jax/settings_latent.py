@@ -24,6 +24,7 @@ POLE_DREAMER: dict[str, Any] = NANO_DREAMER | {"decoder_scale": 10.0, "free": 0.
 
 DREAMER_V3: dict[str, dict[str, Any]] = {
     "CartPole-v1": POLE_DREAMER,
+    "CartPole-v1-x2": POLE_DREAMER,
     "CartPole-hidden": POLE_DREAMER,
     "Pendulum-v1": NANO_DREAMER | {"gamma": 0.98},
     "Catch-bsuite": NANO_DREAMER | {"lr": 1e-3, "gamma": 0.97, "imagined": 9, "entropy": 3e-3},

@@ -130,7 +130,9 @@ def make(cfg: MuZeroConfig, spec: Spec) -> Agent:
         search = jax.vmap(jax.vmap(lambda key, obs: plan(key, learner.target, learner.updates, obs, True)[1]))
         # An episode's last row stays as it is: nothing is done there.
         kept = 1.0 - steps.last[:, : cfg.reanalyse].astype(jnp.float32)
-        fresh = jax.tree.map(lambda leaf: leaf * kept.reshape(kept.shape + (1,) * (leaf.ndim - 2)), search(keys, obs))
+        found = search(keys, obs)
+        fresh = jax.tree.map(lambda leaf: leaf * kept.reshape(kept.shape + (1,) * (leaf.ndim - 2)), found)
+        fresh = fresh._replace(followed=stored.followed[:, : cfg.reanalyse])
         return jax.tree.map(lambda new, old: jnp.concatenate([new, old[:, cfg.reanalyse :]], 1), fresh, stored)
 
     def bootstraps(learner: Learner, steps: Step, found: Searched) -> Array:
@@ -142,7 +144,9 @@ def make(cfg: MuZeroConfig, spec: Spec) -> Agent:
         def value(obs: Obs) -> Array:
             return decode(nets.predict(learner.target, nets.represent(learner.target, obs))[1], nets.bins)
 
-        return jnp.where(steps.last, 0.0, jax.vmap(jax.vmap(value))(obs))
+        # Where the return ends at once for a random action, the network would learn from itself alone.
+        own = steps.last | ~found.followed
+        return jnp.where(own, found.value, jax.vmap(jax.vmap(value))(obs))
 
     def losses(params: Params, obs: Obs, target: Targets) -> dict[str, Array]:
         """Terms of one window's loss, from its observations [K + 1, ...]."""

@@ -50,6 +50,8 @@ from mbrl_jax.ops.policies import greedy
 from mbrl_jax.ops.transforms import integer_bins, signed_hyperbolic, two_hot
 from mbrl_jax.planners.mcts import PUCT, UCT, Gumbel, gumbel, puct, uct
 
+STRAY = 0x57A1  # sets the keys of random actions apart from those that a search splits off
+
 
 @config
 class SearchConfig:
@@ -60,6 +62,9 @@ class SearchConfig:
     puct: PUCT = PUCT(simulations=32)
     first_temperature: float = setting(default=1.0, above=0, help="of PUCT's choice among visits, before any update")
     temperature: float = setting(default=0.25, above=0, help="after the decay")
+    random: float = setting(
+        default=0.0, low=0, high=1, help="share of actions drawn from all legal ones instead, while exploring"
+    )
     decay_updates: int = setting(default=5_000, low=1, help="updates over which the temperature falls, linearly")
 
 
@@ -94,14 +99,28 @@ def searching(
 
     The value is that of acting by the improved policy, Σ_a π(a) Q(a): Sequential Halving spends visits on actions it
     then drops, so that the mean over visits would be lower. Without exploring nothing is random, ties neither.
+
+    A share `random` of the actions is drawn from all legal ones: a latent model that only ever saw good moves knows
+    neither what bad ones lead to nor what they do not earn.
     """
     chosen = planner(cfg, spec, gamma, updates, explore)
+
+    def stray(key: Key, model: Model, state: State, action: Array) -> tuple[Array, Array]:
+        """The action, or sometimes another, and whether it is the search's."""
+        key_whether, key_which = jax.random.split(jax.random.fold_in(key, STRAY))
+        legal = jnp.ones(spec.num_actions, bool) if model.legal is None else model.legal(state)
+        follow = ~jax.random.bernoulli(key_whether, cfg.random)
+        drawn = jax.random.categorical(key_which, jnp.where(legal, 0.0, -jnp.inf))
+        return jnp.where(follow, action, drawn).astype(action.dtype), follow
 
     def search(key: Key, model: Model, state: State) -> tuple[Array, Searched]:
         action, _, info = chosen.plan(key, model, state, chosen.init())
         if cfg.kind == "puct" and not explore:
             action = greedy(info.visits)
-        return action, Searched(info.policy, jnp.sum(info.policy * info.q))
+        followed = jnp.ones((), bool)
+        if explore:
+            action, followed = stray(key, model, state, action)
+        return action, Searched(info.policy, jnp.sum(info.policy * info.q), followed)
 
     return search
 
@@ -262,8 +281,9 @@ def make_alphazero(cfg: AlphaZeroConfig, env: Env) -> Agent:
         steps = sampled.steps
         if steps.reward.shape[0] != window(cfg):
             raise ValueError(f"windows must have n_steps + 1 = {window(cfg)} rows, got {steps.reward.shape[0]}")
-        returns = jax.vmap(n_step_returns, (1, 1, 1, 1, None, None))
-        z = returns(steps.reward, steps.discount, steps.last, steps.extras.value, cfg.gamma, cfg.n_steps)[:, 0]
+        found: Searched = steps.extras
+        returns = jax.vmap(n_step_returns, (1, 1, 1, 1, 1, None, None))
+        z = returns(steps.reward, steps.discount, steps.last, found.followed, found.value, cfg.gamma, cfg.n_steps)[:, 0]
         at = jax.tree.map(lambda leaf: leaf[0], steps)
         weight = jnp.where(at.last, 0.0, sampled.weight)  # nothing was searched at the end of an episode
 

@@ -101,7 +101,8 @@ def branch(
 
     Every step draws anew which of the model's worlds carries each lane: the lanes are shuffled, then split evenly, so
     each world is drawn with equal probability for each lane and step. Lanes that terminated are dropped: they stay in
-    the arrays with `alive` False. A lane goes on while the model gives it an even chance or better to.
+    the arrays with `alive` False. A lane goes on while the model gives it an even chance or better to; -1, where the
+    player to move changes, is a chance of 1.
 
     Args:
       model: `worlds` hypotheses over observations.
@@ -123,7 +124,7 @@ def branch(
         states, alive = tree.take((states, alive), order)
         actions = jax.vmap(policy)(jax.random.split(key_policy, lanes), states)
         out = spread(model, key_step, states, actions)
-        ended = out.discount < 0.5
+        ended = jnp.abs(out.discount) < 0.5
         data = store(data, Transition(states, actions, out.reward, out.discount, out.state, ended), alive)
         return out.state, alive & ~ended, data
 

@@ -6,9 +6,10 @@ recorded actions; after k of them it is held against the search policy π, the n
     L = Σ_{k=0..K} w_k [ H(π_k, p^k) + c H(z_k, v^k) + H(u_k, r^k) ],   w_0 = 1,  w_k = 1/K,  no reward for k = 0
     z_t = Σ_{i=1..n} (Π_{j<i} γ d_{t+j}) u_{t+i}  +  (Π_{j<=n} γ d_{t+j}) ν_{t+n}
 
-with the root values ν of searches, and d = 0 on reaching a terminal state, -1 where the player to move changes. Half of
-the gradient passes through each step of the dynamics. Rows are those of `buffers.sequence`: `reward` and `discount` are
-those of arriving at `obs`.
+with the root values ν of searches, and d = 0 on reaching a terminal state, -1 where the player to move changes. A
+return ends with ν where an action was drawn at random: what follows is not what the search would do (Watkins 1989 cuts
+the returns of Q(λ) for the same reason). Half of the gradient passes through each step of the dynamics. Rows are those
+of `buffers.sequence`: `reward` and `discount` are those of arriving at `obs`.
 
 Past a terminal state the episode is absorbed: reward and value are 0 whatever is done, and no policy is learned. What
 lies past a time limit is not known: nothing is learned of it, and n-step returns end with the last search before it.
@@ -32,6 +33,7 @@ class Searched(NamedTuple):
 
     policy: Array  # [A] probabilities
     value: Array  # [] of the root
+    followed: Array  # [] bool: the action taken there was the search's own
 
 
 class Targets(NamedTuple):
@@ -56,28 +58,32 @@ class Unrolled(NamedTuple):
     reward: Array  # [K, bins] logits
 
 
-def n_step_returns(reward: Array, discount: Array, last: Array, value: Array, gamma: Array | float, n: int) -> Array:
+def n_step_returns(
+    reward: Array, discount: Array, last: Array, followed: Array, value: Array, gamma: Array | float, n: int
+) -> Array:
     """n-step returns of the first rows of a window, each within its own episode (see the module's z_t).
 
     Args:
       reward: [L] received on arriving at each row.
       discount: [L] of arriving there: 0 where the row is terminal, -1 where the player to move changed, else 1.
       last: [L] bool: the row ends its episode, by termination or by a time limit.
+      followed: [L] bool: the action taken there was that of the search; those of last rows are not looked at.
       value: [L] search values to bootstrap from; those of last rows are not looked at.
       gamma: discount per step.
       n: steps, in 1..L-1.
     Returns:
       [L - n] returns. Where the episode runs out of time within n steps, the sum ends before its last row and
-      bootstraps there; the return of the row just before it is its own `value`. Last rows have no meaning.
+      bootstraps there; the return of the row just before it is its own `value`. Likewise at a row whose action was not
+      the search's. Last rows have no meaning.
     """
-    chex.assert_rank([reward, discount, last, value], 1)
-    chex.assert_equal_shape([reward, discount, last, value])
+    chex.assert_rank([reward, discount, last, followed, value], 1)
+    chex.assert_equal_shape([reward, discount, last, followed, value])
     rows = reward.shape[0] - n
     total, weight, running = jnp.zeros(rows), jnp.ones(rows), jnp.ones(rows, bool)
     for i in range(1, n + 1):
-        to = slice(i, rows + i)
-        cut = running & last[to] & (discount[to] != 0.0)
-        total = total + jnp.where(cut, weight * value[i - 1 : rows + i - 1], 0.0)
+        at, to = slice(i - 1, rows + i - 1), slice(i, rows + i)
+        cut = running & (~followed[at] | (last[to] & (discount[to] != 0.0)))
+        total = total + jnp.where(cut, weight * value[at], 0.0)
         running = running & ~cut
         total = total + jnp.where(running, weight * reward[to], 0.0)
         running = running & ~last[to]  # a terminal row: the return is complete
@@ -100,7 +106,7 @@ def make_targets(key: Key, steps: Any, searched: Searched, gamma: Array | float,
     """
     last, discount = steps.last, steps.discount
     rows = unroll + 1
-    value = n_step_returns(steps.reward, discount, last, searched.value, gamma, n)[:rows]
+    value = n_step_returns(steps.reward, discount, last, searched.followed, searched.value, gamma, n)[:rows]
     ends = jnp.cumsum(last[:rows])
     past = ends - last[:rows] > 0  # the row belongs to a later episode
     terminal = discount[jnp.argmax(last[:rows])] == 0.0  # how the first end, if there is one, came about

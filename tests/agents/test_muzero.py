@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -43,9 +43,11 @@ def windows(seed: int, rows: int = K + N + 1) -> Window:
     last[0] = [True, *[False] * (BATCH - 1)]
     discount = np.where(last & (rng.random(last.shape) < 0.7), 0.0, 1.0)
     policy = rng.dirichlet(np.ones(ACTIONS), last.shape) * ~last[..., None]
+    followed = rng.random(last.shape) < 0.8
+    followed[0, 1] = False
     steps = Step(
         rng.normal(size=(rows, BATCH, SIZE)), rng.integers(0, ACTIONS, last.shape), rng.normal(size=last.shape),
-        discount, np.roll(last, 1, 0), last, Searched(policy, rng.normal(size=last.shape) * ~last),
+        discount, np.roll(last, 1, 0), last, Searched(policy, rng.normal(size=last.shape) * ~last, followed & ~last),
     )  # fmt: skip
     steps = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32) if x.dtype == np.float64 else jnp.asarray(x), steps)
     weight = jnp.asarray(rng.uniform(0.5, 1.0, BATCH), jnp.float32).at[2].set(0.0)
@@ -116,12 +118,13 @@ def test_priorities_are_the_errors_of_the_search():
     _, _, window, _, _, _, _, feedback = updated()
     steps, value = window.steps, feedback.extras.value
     for b in range(BATCH):
-        row = (x[:, b] for x in (steps.reward, steps.discount, steps.last, value))
+        row = (x[:, b] for x in (steps.reward, steps.discount, steps.last, steps.extras.followed, value))
         z = un.n_step_returns(*row, 0.9, N)[0]
         expected = 0.0 if steps.last[0, b] else abs(float(z - value[0, b]))
         assert float(feedback.priority[b]) == pytest.approx(expected, abs=1e-5)
     assert float(feedback.priority[0]) == 0
-    assert float(feedback.priority[1:].max()) > 0.1
+    assert float(feedback.priority[1]) == 0  # a random action: its return is what the search said
+    assert float(feedback.priority[2:].max()) > 0.1
     np.testing.assert_array_equal(feedback.index, window.index)
 
 
@@ -130,6 +133,7 @@ def test_reanalyse_searches_some_windows_with_the_target_network_and_writes_that
     stored, fresh = window.steps.extras, feedback.extras
     np.testing.assert_array_equal(fresh.policy[:, 2:], stored.policy[:, 2:])
     np.testing.assert_array_equal(fresh.value[:, 2:], stored.value[:, 2:])
+    np.testing.assert_array_equal(fresh.followed, stored.followed)
     # Without noise a search says the same whatever the key: it is the search that evaluation acts by.
     of_target = learner._replace(params=learner.target)
     act = jax.jit(jax.vmap(jax.vmap(lambda key, obs: agent.act(key, of_target, (), obs, False))))
@@ -153,10 +157,13 @@ def test_returns_can_end_with_the_target_networks_values():
     def value(obs):
         return decode(nets.predict(params, nets.represent(params, obs))[1], nets.bins)
 
-    steps = window.steps
+    steps, found = window.steps, window.steps.extras
     values = jax.jit(jax.vmap(jax.vmap(value)))(steps.obs)
+    values = jnp.where(found.followed, values, found.value)  # at random actions what was found there
     z = [
-        un.n_step_returns(*(x[:, b] for x in (steps.reward, steps.discount, steps.last, values)), 0.9, N)[0]
+        un.n_step_returns(
+            *(x[:, b] for x in (steps.reward, steps.discount, steps.last, found.followed, values)), 0.9, N
+        )[0]
         for b in range(1, BATCH)  # the first window starts at the end of an episode
     ]
     assert float(mean) == pytest.approx(sum(map(float, z)) / BATCH, abs=1e-4)
@@ -189,6 +196,33 @@ def test_it_explores_legal_actions_and_evaluates_without_noise(kind, explore):
     np.testing.assert_allclose(found.policy, jnp.broadcast_to(jnp.array([0.5, 0, 0.5]), (64, 3)), atol=0.2)
     np.testing.assert_array_equal(found.policy[:, 1], 0)
     np.testing.assert_array_equal(found.value, 0)
+
+
+@pytest.mark.parametrize("kind", ["gumbel", "puct"])
+def test_a_share_of_the_actions_is_random(kind):
+    """And marked as such; what the search found, and what it would have done, is as without it."""
+    obs = Masked(jnp.array([0.1, -0.4, 1.0, 0.0]), jnp.array([True, False, True]))
+    keys = jax.random.split(jax.random.key(1), 2_000)
+
+    @partial(jax.jit, static_argnums=1)
+    def act(share, explore):
+        agent = muzero.make(settings(search__kind=kind, search__random=share), SPEC)
+        learner = agent.init(jax.random.key(0))
+        learner.params["policy"]["params"]["Dense_1"]["bias"] = jnp.array([0.0, 90.0, 9.0])  # the last is the best
+        action, _, found = jax.vmap(lambda key: agent.act(key, learner, (), obs, explore))(keys)
+        return action, found
+
+    plain, found = act(0.0, True)
+    assert np.all(found.followed)
+    action, stray = jax.tree.map(np.asarray, act(0.3, True))
+    np.testing.assert_allclose(stray.policy, found.policy, atol=1e-5)
+    np.testing.assert_array_equal(action[stray.followed], plain[stray.followed])
+    assert np.mean(stray.followed) == pytest.approx(0.7, abs=0.03)
+    drawn = np.bincount(action[~stray.followed], minlength=3) / np.sum(~stray.followed)
+    np.testing.assert_allclose(drawn, [0.5, 0, 0.5], atol=0.06)
+    greedy, quiet = act(0.3, False)
+    assert set(np.asarray(greedy).tolist()) == {2}
+    assert np.all(quiet.followed)
 
 
 def any_probe(which: jax.Array) -> Env:

@@ -91,6 +91,16 @@ def test_branch_continues_lanes_and_drops_the_terminated():
     assert discount[0][obs[0] == 4] == 0
 
 
+def test_branch_goes_on_where_the_player_to_move_changes():
+    def turns(key, state, action):
+        out = count_up(key, state, action)
+        return out._replace(discount=-out.discount)
+
+    *_, alive = collect_rows(Model(turns), 3, 6)
+    np.testing.assert_array_equal(alive, collect_rows(Model(count_up), 3, 6)[-1])
+    assert 0 < alive[2].sum() < 6
+
+
 def test_branch_draws_every_world_for_every_lane():
     _, _, world, _, _ = collect_rows(Model(drift(0).step, worlds=2, at=drift), 200, 10)
     np.testing.assert_array_equal(world.sum(axis=1), 5)  # an even split at each step

@@ -163,15 +163,18 @@ def experience(rng, rows, players):
         extras=Searched(
             (rng.dirichlet(np.ones(ACTIONS), rows) * ~last[:, None]).astype(np.float32),
             (rng.normal(size=rows) * ~last).astype(np.float32),
+            (rng.random(rows) < 0.85) & ~last,
         ),
     )
 
 
 def return_by_hand(steps, t, gamma, n):
-    """z_t by its words: rewards until n steps or the end; a bootstrap unless the episode terminated."""
+    """z_t by its words: rewards until n steps, a random action or the end; a bootstrap unless it terminated."""
     total, weight, at = 0.0, 1.0, t
     for _ in range(n):
         following = at + 1
+        if not steps.extras.followed[at]:
+            return total + weight * steps.extras.value[at]
         if steps.last[following] and steps.discount[following] != 0:
             return total + weight * steps.extras.value[at]  # out of time: the last search before it
         total += weight * steps.reward[following]
@@ -186,7 +189,7 @@ def return_by_hand(steps, t, gamma, n):
 def test_targets_are_those_of_a_loop_over_the_rows(players, n):
     rng, gamma = np.random.default_rng(n), 0.9
     make = jax.jit(lambda key, steps: un.make_targets(key, steps, steps.extras, gamma, n, K))
-    seen = {"absorbed": 0, "unknown": 0, "cut": 0, "whole": 0}
+    seen = {"absorbed": 0, "unknown": 0, "cut": 0, "stray": 0, "whole": 0}
     for trial in range(150):
         steps = experience(rng, K + n + 1, players)
         got = jax.tree.map(np.asarray, make(jax.random.key(trial), jax.tree.map(jnp.asarray, steps)))
@@ -198,6 +201,7 @@ def test_targets_are_those_of_a_loop_over_the_rows(players, n):
             elif k < end:
                 wanted = (1, 1, 1, return_by_hand(steps, k, gamma, n), steps.reward[k])
                 seen["cut"] += bool((steps.last & (steps.discount != 0))[k + 1 : k + n + 1].any())
+                seen["stray"] += not steps.extras.followed[k : k + n].all()
                 seen["whole"] += 1
             elif absorbs:
                 wanted = (0, 1, 1, 0.0, steps.reward[k] if k == end else 0.0)
@@ -223,17 +227,22 @@ def test_targets_are_those_of_a_loop_over_the_rows(players, n):
 
 def test_two_players_by_hand():
     """A win for the player who moves third from here on, two moves before: +1 for the first mover, -1 in between."""
-    rows = 5
+    rows, own = 5, jnp.ones(5, bool)
     steps = Step(
         obs=jnp.zeros((rows, SIZE)), action=jnp.zeros(rows, jnp.int32), reward=jnp.array([0.0, 0, 0, 1, 0]),
         discount=jnp.array([-1.0, -1, -1, 0, 1]), first=jnp.arange(rows) == 4, last=jnp.arange(rows) == 3,
     )  # fmt: skip
-    value = un.n_step_returns(steps.reward, steps.discount, steps.last, jnp.zeros(rows), 1.0, 3)
+    value = un.n_step_returns(steps.reward, steps.discount, steps.last, own, jnp.zeros(rows), 1.0, 3)
     np.testing.assert_array_equal(value, [1, -1])
-    assert float(un.n_step_returns(steps.reward, steps.discount, steps.last, jnp.zeros(rows), 0.9, 1)[2]) == 1
+    assert float(un.n_step_returns(steps.reward, steps.discount, steps.last, own, jnp.zeros(rows), 0.9, 1)[2]) == 1
     # Bootstrapping after one move from a position that is worth 0.5 to the opponent.
-    value = un.n_step_returns(steps.reward, steps.discount, steps.last, jnp.full(rows, 0.5), 1.0, 1)
+    value = un.n_step_returns(steps.reward, steps.discount, steps.last, own, jnp.full(rows, 0.5), 1.0, 1)
     np.testing.assert_array_equal(value[:3], [-0.5, -0.5, 1])
+    # The second move was made at random: what it led to says nothing of the first.
+    value = un.n_step_returns(
+        steps.reward, steps.discount, steps.last, own.at[1].set(False), jnp.arange(5) / 10, 1.0, 3
+    )
+    np.testing.assert_allclose(value, [-0.1, 0.1])
 
 
 def test_actions_past_the_end_are_drawn_uniformly():
@@ -242,7 +251,7 @@ def test_actions_past_the_end_are_drawn_uniformly():
         obs=jnp.zeros((rows, SIZE)), action=jnp.zeros(rows, jnp.int32), reward=jnp.zeros(rows),
         discount=(jnp.arange(rows) != 1).astype(jnp.float32), first=jnp.arange(rows) == 2, last=jnp.arange(rows) == 1,
     )  # fmt: skip
-    found = Searched(jnp.zeros((rows, ACTIONS)), jnp.zeros(rows))
+    found = Searched(jnp.zeros((rows, ACTIONS)), jnp.zeros(rows), jnp.ones(rows, bool))
     make = jax.vmap(lambda key: un.make_targets(key, steps, found, 1.0, 1, K).action)
     action = np.asarray(make(jax.random.split(jax.random.key(0), 3000)))
     np.testing.assert_array_equal(action[:, 0], 0)  # taken in the episode
