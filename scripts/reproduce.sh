@@ -46,6 +46,7 @@ train continuous-cartpole-sac-x2 sac --env ContinuousCartPole-x2 --steps 5000 --
 train mountaincar-sac sac --env MountainCarContinuous-v0-x8 --steps 2500
 seeds=4
 train cartpole-dreamer-v3 dreamer_v3 --env CartPole-v1 --steps 10000
+train cartpole-dreamer-v3-x2 dreamer_v3 --env CartPole-v1-x2
 train pendulum-dreamer-v3 dreamer_v3 --env Pendulum-v1 --steps 6000
 train pendulum-dreamer-v1 dreamer_v1 --env Pendulum-v1
 train cartpole-dreamer-v2 dreamer_v2 --env CartPole-v1-x2
