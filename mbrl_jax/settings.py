@@ -211,6 +211,7 @@ GAME: dict[str, Any] = {"search.gumbel.simulations": 50, "gamma": 1.0, "n_steps"
 
 MUZERO["TicTacToe"] = GAME | {
     "n_steps": 3,  # the rest from the target network: moves made to explore spoil the results of whole games
+    "search.random": 0.1,  # the model must learn what bad moves lead to
     "players": 2,
     "net.latent": 128,
     "net.hidden": (128,),

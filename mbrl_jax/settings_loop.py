@@ -23,7 +23,8 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("pets", "ContinuousCartPole"): {"steps": 1_000, "warmup": 100, "inner": 50, "cycles": 2},
     ("pets", "CartPoleSwingUp"): {"steps": 2_000},
     ("muzero", ""): {"num_envs": 8, "warmup": 50, "inner": 125, "cycles": 2, "capacity": 50_000},
-    ("muzero", "CartPole-v1"): {"steps": 60_000, "cycles": 4, "capacity": 80_000},
+    # Searches grow stale in replay: of a poor model long ago, they hold values and policies back.
+    ("muzero", "CartPole-v1"): {"steps": 60_000, "cycles": 4, "capacity": 20_000},
     ("muzero", "Catch-bsuite"): {"steps": 40_000, "capacity": 40_000},
     ("muzero", "Breakout-MinAtar"): {"steps": 400_000, "cycles": 10, "capacity": 100_000},
     ("muzero", "TicTacToe"): {
@@ -31,7 +32,7 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
         "num_envs": 32,
         "updates": 8,
         "warmup": 30,
-        "capacity": 100_000,
+        "capacity": 20_000,
         "eval_episodes": 100,
     },
     ("alphazero", ""): {"num_envs": 8, "warmup": 50, "inner": 125, "cycles": 2, "capacity": 50_000},

@@ -7,7 +7,7 @@ ratio of batch times length. `rows(size)` gives the cases that `benchmark_timing
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import benchmark_jax as cases
@@ -86,8 +86,8 @@ def filled(agent: Any, buffer: Buffer, rows: int, num_envs: int) -> Any:
     return buffer.add(buffer.init(jax.tree.map(lambda leaf: leaf[0, 0], data)), data)
 
 
-def update(name: str, cfg: dreamer_v3.DreamerV3Config, **rest: Any) -> Case:
-    """Updates of DreamerV3 with a vector of four numbers and two actions."""
+def updating(cfg: dreamer_v3.DreamerV3Config) -> tuple[Callable[..., Any], tuple]:
+    """`n` updates of DreamerV3 with a vector of four numbers and two actions, and what they take before `n`."""
     num_envs, steps = 4, 10 * dreamer_v3.window(cfg)
     agent = dreamer_v3.make(cfg, SPEC)
     buffer = dreamer_v3.buffer(cfg, 3 * num_envs * steps, num_envs)
@@ -101,9 +101,12 @@ def update(name: str, cfg: dreamer_v3.DreamerV3Config, **rest: Any) -> Case:
 
     learner = jax.jit(lambda key: tree.strip_weak_types(agent.init(key)))(jax.random.key(1))
     data = jax.jit(lambda: filled(agent, buffer, steps, num_envs))()
-    return cases.case(
-        name, "step", updates, (learner, data, jax.random.key(2)), flops=step_flops(cfg, OBS, ACTIONS), **rest
-    )
+    return updates, (learner, data, jax.random.key(2))
+
+
+def update(name: str, cfg: dreamer_v3.DreamerV3Config, **rest: Any) -> Case:
+    """Updates of DreamerV3."""
+    return cases.case(name, "step", *updating(cfg), flops=step_flops(cfg, OBS, ACTIONS), **rest)
 
 
 def turn(name: str, cfg: dreamer_v3.DreamerV3Config, **rest: Any) -> Case:
@@ -120,16 +123,21 @@ def turn(name: str, cfg: dreamer_v3.DreamerV3Config, **rest: Any) -> Case:
     return cases.case(name, "turn", turns, (state,), flops=step_flops(cfg, OBS, ACTIONS), **rest)
 
 
-def rows(size: str = "1m", batch: int = 16, length: int = 64, imagined: int = 15) -> Iterator[Case]:
-    """One gradient step and one turn of DreamerV3, beside bare products at their most frequent shape."""
+def settings(size: str, batch: int = 16, length: int = 64, imagined: int = 15) -> dreamer_v3.DreamerV3Config:
+    """The authors' settings at one size."""
     net = DreamerV3NetConfig(size=size)
-    cfg = replace(dreamer_v3.DreamerV3Config(net=net), {"batch": batch, "length": length, "imagined": imagined})
-    lanes, deter = batch * length, widths(net).deter
-    shape = f"matmul_{lanes}x{deter}"
-    yield cases.products(shape, (lanes, deter), (deter, deter))
+    return replace(dreamer_v3.DreamerV3Config(net=net), {"batch": batch, "length": length, "imagined": imagined})
+
+
+def rows(size: str = "1m", *shape: int) -> Iterator[Case]:
+    """One gradient step and one turn of DreamerV3, beside bare products at their most frequent shape."""
+    cfg = settings(size, *shape)
+    lanes, deter = cfg.batch * cfg.length, widths(cfg.net).deter
+    matrix = f"matmul_{lanes}x{deter}"
+    yield cases.products(matrix, (lanes, deter), (deter, deter))
     step = f"dreamer_v3_{size}_step"
-    yield update(step, cfg, matrix=shape)
-    yield turn(f"dreamer_v3_{size}_turn", cfg, matrix=shape, versus=step)
+    yield update(step, cfg, matrix=matrix)
+    yield turn(f"dreamer_v3_{size}_turn", cfg, matrix=matrix, versus=step)
 
 
 if __name__ == "__main__":
