@@ -38,6 +38,7 @@ train cartpole-muzero muzero --env CartPole-v1
 train catch-muzero muzero --env Catch-bsuite
 train cartpole-uct uct --env CartPole-v1 --steps 600
 train frozenlake-uct uct --env FrozenLake-deterministic --steps 200
+train tictactoe-muzero muzero --env TicTacToe
 train tictactoe-alphazero alphazero --env TicTacToe
 train pendulum-tdmpc2 tdmpc2 --env Pendulum-v1
 train mountaincar-tdmpc2 tdmpc2 --env MountainCarContinuous-v0-x8
