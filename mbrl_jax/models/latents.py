@@ -8,6 +8,7 @@ The share ε of uniform chances is DreamerV3's (Hafner et al. 2023); it keeps di
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ import jax.numpy as jnp
 
 from mbrl_jax.core.types import Array, Key
 from mbrl_jax.ops.kl import categorical_kl, gaussian_kl
+
+FEW = 8  # classes
 
 
 class Normal(NamedTuple):
@@ -67,14 +70,24 @@ def categorical(stoch: int, classes: int, unimix: Array | float | None = None) -
       unimix: ε, above 0 and below 1, may be traced; None for none.
     """
 
+    few = classes <= FEW  # then rows of classes are too short for a processor's vectors, and columns are taken
+
     def dist(raw: Array) -> Array:
         logits = raw.astype(jnp.float32).reshape(stoch, classes)
+        logits, axis = (logits.T, 0) if few else (logits, 1)
         if unimix is None:
-            return jax.nn.log_softmax(logits)
-        return jnp.log((1.0 - unimix) * jax.nn.softmax(logits) + unimix / classes)
+            out = jax.nn.log_softmax(logits, axis)
+        else:
+            out = jnp.log((1.0 - unimix) * jax.nn.softmax(logits, axis) + unimix / classes)
+        return out.T if few else out
 
     def sample(dist: Array, noise: Array) -> Array:
         """By the inverse of the cumulated chances: one number per latent, where Gumbel noise needs C."""
+        if few:
+            probs = jnp.exp(dist.T)
+            upto = list(itertools.accumulate(probs[:-1]))
+            chosen = sum((noise >= chance for chance in upto), jnp.zeros(stoch, jnp.int32))
+            return (jax.nn.one_hot(chosen, classes, axis=0) + probs - jax.lax.stop_gradient(probs)).T
         probs = jnp.exp(dist)
         upto = probs @ jnp.triu(jnp.ones((classes, classes)))  # in one product: quicker than a cumulated sum
         chosen = jnp.sum(noise[:, None] >= upto[:, :-1], axis=1)

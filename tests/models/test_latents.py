@@ -9,7 +9,9 @@ import pytest
 
 from mbrl_jax.models.latents import categorical, gaussian
 
-RAW = np.random.default_rng(0).normal(size=6).astype(np.float32) * 2
+RAW = np.random.default_rng(0).normal(size=24).astype(np.float32) * 2
+
+sizes = pytest.mark.parametrize("classes", [3, 12])  # few, and many: they are computed in different orders
 
 
 def softmax(x):
@@ -17,13 +19,14 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
+@sizes
 @pytest.mark.parametrize("unimix", [None, 0.1])
-def test_categorical_chances_and_how_often_they_are_drawn(unimix):
-    family = categorical(2, 3, unimix)
-    expected = softmax(RAW.reshape(2, 3))
+def test_categorical_chances_and_how_often_they_are_drawn(unimix, classes):
+    family, raw = categorical(2, classes, unimix), RAW[: 2 * classes]
+    expected = softmax(raw.reshape(2, classes))
     if unimix:
-        expected = 0.9 * expected + 0.1 / 3
-    dist = family.dist(jnp.asarray(RAW))
+        expected = 0.9 * expected + 0.1 / classes
+    dist = family.dist(jnp.asarray(raw))
     np.testing.assert_allclose(np.exp(dist), expected, rtol=1e-5)
     drawn = jax.jit(lambda key: jax.vmap(lambda n: family.sample(dist, n))(family.noise(key, 4000)))(jax.random.key(0))
     assert set(np.unique(np.round(drawn, 5))) == {0.0, 1.0}
@@ -33,17 +36,20 @@ def test_categorical_chances_and_how_often_they_are_drawn(unimix):
     np.testing.assert_allclose(joint, expected[0][:, None] * expected[1], atol=5 * 0.5 / 4000**0.5)
 
 
-def test_samples_at_the_ends_of_the_noise_are_the_outer_classes():
-    family = categorical(2, 3)
-    dist = family.dist(jnp.asarray(RAW))
-    np.testing.assert_allclose(family.sample(dist, jnp.array([0.0, 1.0 - 2**-24])), [[1, 0, 0], [0, 0, 1]], atol=1e-6)
+@sizes
+def test_samples_at_the_ends_of_the_noise_are_the_outer_classes(classes):
+    family = categorical(2, classes)
+    dist = family.dist(jnp.asarray(RAW[: 2 * classes]))
+    drawn = family.sample(dist, jnp.array([0.0, 1.0 - 2**-24]))
+    np.testing.assert_allclose(drawn, np.eye(classes)[[0, -1]], atol=1e-6)
 
 
-def test_the_gradient_of_a_categorical_sample_is_that_of_its_chances():
-    family, weights = categorical(2, 3, 0.1), jnp.arange(6.0).reshape(2, 3)
-    noise = jnp.array([0.3, 0.8])
-    through = jax.grad(lambda raw: jnp.sum(weights * family.sample(family.dist(raw), noise)))(jnp.asarray(RAW))
-    p = softmax(RAW.reshape(2, 3))
+@sizes
+def test_the_gradient_of_a_categorical_sample_is_that_of_its_chances(classes):
+    family, weights = categorical(2, classes, 0.1), jnp.arange(2.0 * classes).reshape(2, classes)
+    noise, raw = jnp.array([0.3, 0.8]), RAW[: 2 * classes]
+    through = jax.grad(lambda raw: jnp.sum(weights * family.sample(family.dist(raw), noise)))(jnp.asarray(raw))
+    p = softmax(raw.reshape(2, classes))
     w = np.asarray(weights)
     expected = 0.9 * p * (w - (p * w).sum(-1, keepdims=True))
     np.testing.assert_allclose(through, expected.reshape(-1), rtol=1e-4, atol=1e-6)
@@ -59,11 +65,12 @@ def test_unimix_keeps_divergences_finite():
 
 def test_gaussian_by_numpy():
     family = gaussian(3, least=0.2)
-    dist = family.dist(jnp.asarray(RAW))
-    mean, std = RAW[:3], np.log1p(np.exp(RAW[3:])) + 0.2
+    raw = RAW[:6]
+    dist = family.dist(jnp.asarray(raw))
+    mean, std = raw[:3], np.log1p(np.exp(raw[3:])) + 0.2
     np.testing.assert_allclose(dist.std, std, rtol=1e-5)
     np.testing.assert_allclose(family.sample(dist, jnp.array([1.0, -1.0, 0.0])), mean + std * [1, -1, 0], rtol=1e-5)
-    other = family.dist(jnp.asarray(RAW[::-1].copy()))
+    other = family.dist(jnp.asarray(raw[::-1].copy()))
     m, s = np.asarray(other.mean), np.asarray(other.std)
     expected = (np.log(s / std) + (std**2 + (mean - m) ** 2) / (2 * s**2) - 0.5).sum()
     assert float(family.kl(dist, other)) == pytest.approx(expected, rel=1e-4)
