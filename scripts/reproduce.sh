@@ -49,9 +49,8 @@ seeds=4
 train cartpole-dreamer-v3 dreamer_v3 --env CartPole-v1 --steps 10000
 train cartpole-dreamer-v3-x2 dreamer_v3 --env CartPole-v1-x2
 train cartpole-r2-dreamer dreamer_v3 --env CartPole-v1-x2 --agent.net.no-decoder
-train catch-muzero-puct muzero --env Catch-bsuite --steps 25000 --agent.search.kind puct
-train catch-muzero-priorities muzero --env Catch-bsuite --steps 25000 --agent.priorities
-train catch-muzero-reanalyse muzero --env Catch-bsuite --steps 25000 --agent.reanalyse 8
+train cartpole-hidden-r2-dreamer dreamer_v3 --env CartPole-hidden-x2 --agent.net.no-decoder
+train cartpole-hidden-dqn-x2 dqn --env CartPole-hidden-x2 --steps 6000
 train pendulum-dreamer-v3 dreamer_v3 --env Pendulum-v1 --steps 6000
 train pendulum-dreamer-v1 dreamer_v1 --env Pendulum-v1
 train cartpole-dreamer-v2 dreamer_v2 --env CartPole-v1-x2
