@@ -28,6 +28,7 @@ DREAMER_V3: dict[str, dict[str, Any]] = {
     "CartPole-hidden": POLE_DREAMER,
     "CartPole-hidden-x2": POLE_DREAMER,
     "Pendulum-v1": NANO_DREAMER | {"gamma": 0.98},
+    "MountainCarContinuous-v0-x8": NANO_DREAMER | {"gamma": 0.97},
     "Catch-bsuite": NANO_DREAMER | {"lr": 1e-3, "gamma": 0.97, "imagined": 9, "entropy": 3e-3},
     "MemoryChain-bsuite": NANO_DREAMER | {"lr": 1e-3, "gamma": 0.97, "entropy": 3e-3},
     # With a third of this entropy, and half of the updates, the paddle was long content with three bricks.

@@ -54,6 +54,7 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("dreamer_v3", "CartPole-v1-x2"): {"steps": 5_000},
     ("dreamer_v3", "CartPole-hidden-x2"): {"steps": 5_000},
     ("dreamer_v3", "CartPole-hidden"): {"steps": 12_000, "updates": 2},
+    ("dreamer_v3", "MountainCarContinuous-v0-x8"): {"steps": 4_000},
     ("dreamer_v3", "Catch-bsuite"): {"steps": 20_000, "updates": 2},
     ("dreamer_v3", "MemoryChain-bsuite"): {"steps": 20_000, "updates": 2, "eval_episodes": 50},
     ("dreamer_v3", "Breakout-MinAtar"): {"steps": 16_000, "inner": 500, "updates": 2},

@@ -51,6 +51,7 @@ train cartpole-dreamer-v3-x2 dreamer_v3 --env CartPole-v1-x2
 train cartpole-r2-dreamer dreamer_v3 --env CartPole-v1-x2 --agent.net.no-decoder
 train cartpole-hidden-r2-dreamer dreamer_v3 --env CartPole-hidden-x2 --agent.net.no-decoder
 train cartpole-hidden-dqn-x2 dqn --env CartPole-hidden-x2 --steps 6000
+train mountaincar-dreamer-v3 dreamer_v3 --env MountainCarContinuous-v0-x8
 train pendulum-dreamer-v3 dreamer_v3 --env Pendulum-v1 --steps 6000
 train pendulum-dreamer-v1 dreamer_v1 --env Pendulum-v1
 train cartpole-dreamer-v2 dreamer_v2 --env CartPole-v1-x2
