@@ -52,6 +52,7 @@ train cartpole-r2-dreamer dreamer_v3 --env CartPole-v1-x2 --agent.net.no-decoder
 train cartpole-hidden-r2-dreamer dreamer_v3 --env CartPole-hidden-x2 --agent.net.no-decoder
 train cartpole-hidden-dqn-x2 dqn --env CartPole-hidden-x2 --steps 6000
 train mountaincar-dreamer-v3 dreamer_v3 --env MountainCarContinuous-v0-x8
+train mountaincar-plan2explore dreamer_v3 --env MountainCarContinuous-v0-x8 --agent.explorer plan2explore
 train pendulum-dreamer-v3 dreamer_v3 --env Pendulum-v1 --steps 6000
 train pendulum-dreamer-v1 dreamer_v1 --env Pendulum-v1
 train cartpole-dreamer-v2 dreamer_v2 --env CartPole-v1-x2
