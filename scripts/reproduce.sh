@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every learning run under results/, each skipped where its folder holds a finished one; about an hour and a half on two cores.
+# Every learning run under results/, each skipped where its folder holds a finished one; hours on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}

@@ -28,6 +28,7 @@ import optax
 from mbrl_jax.agents.search import SearchConfig, searching, split_mask, temperature
 from mbrl_jax.buffers.prioritized import prioritized
 from mbrl_jax.buffers.sequence import Feedback, Step, Window, sequence
+from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Buffer, Key, Metrics, Obs, Params, Replay, Spec, Tree
 from mbrl_jax.models.muzero import MuZeroNetConfig, bind, decode, muzero, root
@@ -128,11 +129,10 @@ def make(cfg: MuZeroConfig, spec: Spec) -> Agent:
         obs = jax.tree.map(lambda leaf: leaf[:, : cfg.reanalyse], steps.obs)
         keys = jax.random.split(key, (rows, cfg.reanalyse))
         search = jax.vmap(jax.vmap(lambda key, obs: plan(key, learner.target, learner.updates, obs, True)[1]))
+        old = jax.tree.map(lambda leaf: leaf[:, : cfg.reanalyse], stored)
+        fresh = search(keys, obs)._replace(followed=old.followed)
         # An episode's last row stays as it is: nothing is done there.
-        kept = 1.0 - steps.last[:, : cfg.reanalyse].astype(jnp.float32)
-        found = search(keys, obs)
-        fresh = jax.tree.map(lambda leaf: leaf * kept.reshape(kept.shape + (1,) * (leaf.ndim - 2)), found)
-        fresh = fresh._replace(followed=stored.followed[:, : cfg.reanalyse])
+        fresh = tree.where(steps.last[:, : cfg.reanalyse], old, fresh)
         return jax.tree.map(lambda new, old: jnp.concatenate([new, old[:, cfg.reanalyse :]], 1), fresh, stored)
 
     def bootstraps(learner: Learner, steps: Step, found: Searched) -> Array:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +75,12 @@ def instruction_kinds(text: str) -> dict[str, str]:
     }
 
 
-def time_by_kind(compiled: Any, run: Callable[[], Any]) -> dict[str, float]:
+def time_by_kind(compiled: Any, *args: Any) -> dict[str, float]:
     """Seconds that a compiled program's instructions took, by kind, summed over the threads that ran them.
 
     Args:
       compiled: the program, from `jax.jit(f).lower(...).compile()`.
-      run: runs it; what it returns is waited for. It should have run before, so that no first time is measured.
+      *args: what it is run on, once; it should have run before, so that no first time is measured.
     Returns:
       {kind: seconds}, all of `KINDS`.
     """
@@ -89,7 +88,7 @@ def time_by_kind(compiled: Any, run: Callable[[], Any]) -> dict[str, float]:
     seconds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            jax.block_until_ready(run())
+            jax.block_until_ready(compiled(*args))
         (path,) = Path(folder).rglob("*.xplane.pb")
         trace = ProfileData.from_file(str(path))
         for plane in trace.planes:

@@ -53,6 +53,6 @@ def test_a_loop_of_one_kind_spends_its_time_there(step, kind):
     x = jnp.eye(512)
     compiled = jax.jit(lambda x: jax.lax.fori_loop(0, 20, lambda _, x: step(x), x)).lower(x).compile()
     jax.block_until_ready(compiled(x))
-    seconds = time_by_kind(compiled, lambda: compiled(x))
+    seconds = time_by_kind(compiled, x)
     assert set(seconds) == set(KINDS)
     assert max(seconds, key=lambda name: seconds[name]) == kind
