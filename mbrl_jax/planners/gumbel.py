@@ -32,6 +32,7 @@ from mbrl_jax.planners.lanes import in_any_lane
 from mbrl_jax.planners.search import SearchInfo
 
 EPSILON = 1e-8  # the least range of values that is scaled to [0, 1]
+LEAST = 1e-30  # probability of an allowed action in a node
 FORBIDDEN = -1e9  # logits of an action that is not allowed
 
 
@@ -79,8 +80,7 @@ def gumbel(cfg: Gumbel, spec: Spec, state: State = None) -> Planner:
         return scaled(completed(node), node.visits, cfg.c_visit, cfg.c_scale)
 
     def score(node: tree.Node) -> Array:
-        improved = jax.nn.softmax(node.prior + sigma(node))
-        return improved - node.visits / node.total[..., None]
+        return improved(node, sigma(node)) - node.visits / node.total[..., None]
 
     def plan(key: Key, model: Model, state: State, warm: Tree) -> tuple[Array, Tree, SearchInfo]:
         search.one_step(model)
@@ -99,13 +99,13 @@ def gumbel(cfg: Gumbel, spec: Spec, state: State = None) -> Planner:
         prior = logits(key_prior, state)
         noise = cfg.gumbel_scale * jax.random.gumbel(key_gumbel, (num_actions,))
         legal = prior > 0.5 * FORBIDDEN
-        row = tree.fresh(num_actions, prior, value(key_value, state))
+        row = tree.fresh(num_actions, chances(prior), value(key_value, state))
         start = search.begin(tree.new_tree(row, state, cfg.simulations + keep + 1), warm, num_actions)
         before = tree.unpack(start.rows[0], num_actions).visits
 
         def ranked(root: tree.Node, visits: Array | int) -> Array:
             """[A] g + logits + σ(q̂), minus infinity but for allowed actions visited that often in this search."""
-            score = jnp.maximum(FORBIDDEN, noise + root.prior + sigma(root))
+            score = jnp.maximum(FORBIDDEN, noise + prior + sigma(root))
             return jnp.where(legal & (root.visits - before == visits), score, -jnp.inf)
 
         rule = tree.Rule(num_actions, score)
@@ -115,7 +115,7 @@ def gumbel(cfg: Gumbel, spec: Spec, state: State = None) -> Planner:
 
         def visit(t: tree.Tree, turn: Array | int, first: Array, walking: Array, at: Array | int) -> tree.Tree:
             t, leaf = tree.descend(t, first, walking, rule, max_depth)
-            ask = search.asker(model, jax.random.fold_in(key_model, turn), logits, value)
+            ask = search.asker(model, jax.random.fold_in(key_model, turn), lambda *at: chances(logits(*at)), value)
             t, out, values = tree.expand(t, leaf, at, rule, ask, cfg.gamma)
             return tree.back_up(t, leaf, at, rule, out, values)
 
@@ -177,18 +177,29 @@ def gumbel(cfg: Gumbel, spec: Spec, state: State = None) -> Planner:
         t = one_by_one(start) if serial else (all_allowed if model.legal is None else some_allowed)(start)
         root = root_of(t)
         action = tree.first_max(ranked(root, jnp.max(jnp.where(legal, root.visits - before, 0.0))))
-        policy = jax.nn.softmax(root.prior + sigma(root))
+        policy = jax.nn.softmax(prior + sigma(root))
         warm = search.remember(t, action, num_actions, keep)
         return action, warm, search.summary(t, num_actions, policy, completed(root), cfg.keep_tree)
 
     return Planner(lambda: search.memory(keep, num_actions, state), plan)
 
 
+def chances(logits: Array) -> Array:
+    """What a node keeps: probabilities [..., A] of normalised logits, none of an allowed action 0."""
+    return jnp.where(logits > 0.5 * FORBIDDEN, jnp.maximum(jnp.exp(logits), LEAST), 0.0)
+
+
+def improved(node: tree.Node, sigma: Array) -> Array:
+    """softmax(logits + σ) [..., A], from probabilities: one exponential where logarithms would take two."""
+    most = jnp.max(jnp.where(node.prior > 0.0, sigma, -jnp.inf), -1, keepdims=True)
+    weights = node.prior * jnp.exp(jnp.minimum(sigma - most, 0.0))  # an action not allowed may lie above
+    return weights / jnp.sum(weights, -1, keepdims=True)
+
+
 def completed(node: tree.Node) -> Array:
-    """q̂ [..., A]: Q where tried, v_mix where not; `node.prior` holds log-probabilities."""
+    """q̂ [..., A]: Q where tried, v_mix where not."""
     tried = node.visits > 0
-    chances = jnp.maximum(jnp.exp(node.prior), jnp.finfo(node.prior.dtype).tiny)
-    weights = jnp.where(tried, chances, 0.0)
+    weights = jnp.where(tried, node.prior, 0.0)
     total = jnp.sum(weights, -1, keepdims=True)
     mean = jnp.sum(weights * node.q, -1, keepdims=True) / jnp.where(total > 0.0, total, 1.0)
     visits = node.total[..., None] - 1.0

@@ -24,7 +24,7 @@ class Nodes(NamedTuple):
 def nodes(tree: Tree, num_actions: int) -> Nodes:
     """Reads one tree: `nodes(info.tree, spec.num_actions)` of a planner with `keep_tree`.
 
-    The prior is a probability with PUCT, its logarithm with Gumbel, a random order with UCT.
+    The prior is a probability with PUCT and Gumbel, a random order with UCT.
 
     Args:
       tree: one, not several under `vmap`.

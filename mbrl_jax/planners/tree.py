@@ -29,6 +29,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.core.types import Array, State, StepOut
 from mbrl_jax.planners.lanes import in_any_lane, read, write
+from mbrl_jax.planners.one_piece import put, while_loop
 
 SCALARS = 5  # numbers of a row that are the node's own
 
@@ -163,7 +164,8 @@ def descend(tree: Tree, first: Array, walking: Array, rule: Rule, max_depth: int
     child = jnp.take(tree.rows[0, 2 * many : 3 * many], first, mode="clip").astype(jnp.int32)
     begun = jnp.where(walking & (max_depth > 1), child, 0)
     start = At(jnp.ones((), jnp.int32), begun, jnp.stack([jnp.zeros_like(first), first], -1), tree.path)
-    end = jax.lax.while_loop(lambda at: in_any_lane(jnp.any(at.node > 0)), step, start)
+    going = lambda at: in_any_lane(jnp.any(at.node > 0))  # noqa: E731
+    end = while_loop(going, step, start, "level", first.size * many)
     return tree._replace(path=end.path), Leaf(first, end.leaf[:, 0], end.leaf[:, 1], end.level, walking)
 
 
@@ -253,13 +255,13 @@ def back_up(
         places = beside(place, place, jnp.where(child > 0.0, place, room), place, place)
         columns = beside(action, many + action, 2 * many + action, own, own + 1)
         numbers = beside(visits, q, child, mean, total + 1.0)
-        rows = at.rows.at[places, columns].set(numbers, mode="drop")
+        rows = put(at.rows, places, columns, numbers)
         above = (total + 1.0, reward + onward(discount, mean), reward + onward(discount, returned), 0.0 * total)
         carried = jnp.where(on[:, None], beside(*above), at.carried)
         return At(level, rows, carried, *seen(at, on))
 
     end = At(leaf.levels, tree.rows, carried, tree.low, tree.high)
-    end = jax.lax.while_loop(lambda at: at.level > 1, up, end)
+    end = while_loop(lambda at: at.level > 1, up, end, "level", 5 * new.size)  # as many as are put
     low, high = seen(end, leaf.walking)
     return tree._replace(rows=_root_after(end.rows, leaf, many, end.carried), low=low, high=high)
 

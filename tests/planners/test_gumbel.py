@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax.planners import gumbel as module
+from mbrl_jax.planners import tree
 from mbrl_jax.planners.mcts import Gumbel, gumbel
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -138,6 +139,24 @@ def test_turns_by_hand():
     for considered in range(1, 17):
         assert sum(module.widths(considered, 37)) == 37
     np.testing.assert_array_equal(module.considered_visits(2, 4), [[0, 1, 2, 3], [0, 1, 2, 3], [0, 0, 1, 1]])
+
+
+def test_the_improved_policy_is_a_softmax_of_logits_and_values():
+    logits = jax.nn.log_softmax(3.0 * jax.random.normal(jax.random.key(0), (50, 6)))
+    sigma = 30.0 * jax.random.uniform(jax.random.key(1), (50, 6))
+    legal = jax.random.bernoulli(jax.random.key(2), 0.7, (50, 6)).at[:, 2].set(True)
+    sigma = sigma.at[:, 0].set(jnp.where(legal[:, 0], sigma[:, 0], 300.0))  # σ of what is not allowed counts nothing
+    prior = jnp.where(legal, logits, module.FORBIDDEN)
+    found = module.improved(node_with(module.chances(prior)), sigma)
+    total = np.where(legal, np.asarray(logits, np.float64) + sigma, -np.inf)
+    weights = np.exp(total - total.max(-1, keepdims=True))
+    np.testing.assert_allclose(found, weights / weights.sum(-1, keepdims=True), rtol=1e-4, atol=1e-7)
+
+
+def node_with(prior):
+    """Nodes whose prior is all that is asked for."""
+    nothing = jnp.zeros(prior.shape[:-1])
+    return tree.Node(0.0 * prior, 0.0 * prior, 0.0 * prior, prior, *[nothing] * 5)
 
 
 @pytest.mark.slow

@@ -33,9 +33,10 @@ one_and_slowly_the_rest = pytest.mark.parametrize(
 
 @one_and_slowly_the_rest
 def test_lanes_of_lanes_are_single_searches(name):
+    """And loops of many lanes are those of one, which a CPU runs in one piece."""
     planner = SEARCHES[name](made.spec(4), simulations=10)
-    p = made.problems(jax.random.key(0), 6, 4)
-    keys = jax.random.split(jax.random.key(1), 6)
+    p = made.problems(jax.random.key(0), 150, 4)
+    keys = jax.random.split(jax.random.key(1), 150)
 
     def one(key, p):
         return planner.plan(key, made.model(p), jnp.int32(0), ())[::2]
@@ -43,7 +44,7 @@ def test_lanes_of_lanes_are_single_searches(name):
     single = jax.jit(one)
     alone = [single(keys[i], jax.tree.map(lambda leaf: leaf[i], p)) for i in range(6)]  # noqa: B023
     square = jax.jit(jax.vmap(jax.vmap(one)))(
-        keys.reshape(2, 3), jax.tree.map(lambda leaf: leaf.reshape(2, 3, *leaf.shape[1:]), p)
+        keys.reshape(50, 3), jax.tree.map(lambda leaf: leaf.reshape(50, 3, *leaf.shape[1:]), p)
     )
     for i in range(6):
         jax.tree.map(
