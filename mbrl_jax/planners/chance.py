@@ -20,6 +20,7 @@ from mbrl_jax.core import tree as trees
 from mbrl_jax.core.config import check
 from mbrl_jax.core.types import Array, Key, Planner, Spec, State, StepOut, Tree
 from mbrl_jax.planners import tree
+from mbrl_jax.planners.backup import back_up
 from mbrl_jax.planners.puct import PUCT, by_siblings, by_tree, draw, exploration, noise_rows, prior_weights, with_noise
 from mbrl_jax.planners.search import SearchInfo, summary
 
@@ -98,11 +99,11 @@ def chance(cfg: PUCT, spec: Spec, outcomes: int) -> Planner:
                 decided = scaled + exploration(node, weights) + ties
                 return jnp.where(decision, decided, node.prior / (1.0 + node.visits))
 
-            rule = tree.Rule(edges, score)
+            rule = tree.by_score(edges, score)
             first = tree.first_max(score(tree.unpack(t.rows[:1], edges)))
             t, leaf = tree.descend(t, first, jnp.ones(1, bool), rule, max_depth)
             t, out, values = tree.expand(t, leaf, i + 1, rule, jax.vmap(ask), 1.0)
-            return tree.back_up(t, leaf, i + 1, rule, out, values, cfg.normalise == "tree")
+            return back_up(t, leaf, i + 1, rule, out, values, cfg.normalise == "tree")
 
         t = jax.lax.fori_loop(0, cfg.simulations, simulate, tree.with_room(start, max_depth))
         root = tree.unpack(t.rows[0], edges)

@@ -6,6 +6,7 @@ slice by gathering or scattering row by row. These functions keep such things un
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,17 +36,41 @@ def _any_over(axis_size: int, batched: list[bool], flag: Array) -> tuple[Array, 
     return _any(jnp.any(flag, 0) if batched[0] else flag), False
 
 
-def write(table: Any, new: Any, at: Array | int) -> Any:
-    """Writes rows [n, ...] into tables [M, ...] from row `at` on, leaf by leaf.
+def write(table: Any, new: Any, at: Array | int, column: int = 0) -> Any:
+    """Writes rows [n, ...] into tables [M, ...] from row `at` on, leaf by leaf; shorter ones from `column` on.
 
     `at` is the same in all lanes; this stays one slice under `vmap`, where an indexed update goes row by row.
     """
-    return jax.tree.map(lambda leaf, rows: _slice_at(0, leaf, rows.astype(leaf.dtype), jnp.asarray(at)), table, new)
+
+    def one(leaf: Array, rows: Array) -> Array:
+        return _slice_at(0, column, leaf, rows.astype(leaf.dtype), jnp.asarray(at))
+
+    return jax.tree.map(one, table, new)
 
 
 def read(table: Array, at: Array) -> Array:
     """Row `at` of a table [M, ...]; `at` is the same in all lanes, as for `write`."""
     return _slice_of(0, table, at)
+
+
+def together(f: Callable[..., Any], *args: Array) -> Any:
+    """f(*args), of arrays [k, ...]; under `vmap` f is handed all lanes' rows at once, as [lanes · k, ...].
+
+    For functions of each row by itself that do better with their rows last.
+    """
+
+    @custom_vmap
+    def call(*args: Array) -> Any:
+        return f(*args)
+
+    @call.def_vmap
+    def over(axis_size: int, batched: list[bool], *args: Array) -> tuple[Any, Any]:
+        every = (x if b else jnp.broadcast_to(x, (axis_size, *x.shape)) for x, b in zip(args, batched, strict=True))
+        out = together(f, *(x.reshape(-1, *x.shape[2:]) for x in every))
+        out = jax.tree.map(lambda x: x.reshape(axis_size, -1, *x.shape[1:]), out)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return call(*args)
 
 
 def _slice_of(axis: int, table: Array, at: Array) -> Array:
@@ -63,10 +88,11 @@ def _slice_of(axis: int, table: Array, at: Array) -> Array:
     return one(table, at)
 
 
-def _slice_at(axis: int, table: Array, rows: Array, at: Array) -> Array:
+def _slice_at(axis: int, column: int, table: Array, rows: Array, at: Array) -> Array:
     @custom_vmap
     def one(table: Array, rows: Array, at: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(table, rows, at, axis)
+        behind = [column, *[0] * table.ndim][: table.ndim - axis - 1]
+        return jax.lax.dynamic_update_slice(table, rows, [*[0] * axis, at, *behind])
 
     @one.def_vmap
     def over(axis_size: int, batched: list[bool], table: Array, rows: Array, at: Array) -> tuple[Array, bool]:
@@ -75,6 +101,6 @@ def _slice_at(axis: int, table: Array, rows: Array, at: Array) -> Array:
         table, rows = (
             x if b else jnp.broadcast_to(x, (axis_size, *x.shape)) for x, b in zip((table, rows), batched, strict=False)
         )
-        return _slice_at(axis + 1, table, rows, at), True
+        return _slice_at(axis + 1, column, table, rows, at), True
 
     return one(table, rows, at)

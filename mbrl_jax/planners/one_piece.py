@@ -20,7 +20,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from mbrl_jax.core.types import Array
 
-FEW = 320  # numbers; XLA hands reductions of some thousands to a library, which one function cannot call
+FEW = 150  # numbers; XLA hands reductions of some thousands to a library, which one function cannot call
 
 Run = Callable[..., tuple[Array, ...]]
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Array, Key, Model, Planner, Spec, State, Tree
 from mbrl_jax.planners import search, tree
+from mbrl_jax.planners.backup import back_up
 from mbrl_jax.planners.search import SearchInfo
 
 EPSILON = 1e-8  # the least range of values that is scaled to [0, 1]
@@ -89,12 +90,12 @@ def puct(cfg: PUCT, spec: Spec, state: State = None) -> Planner:
                 scaled = by_siblings(node) if cfg.normalise == "siblings" else by_tree(node, t.low, t.high)
                 return scaled + exploration(node, weights) + ties
 
-            rule = tree.Rule(num_actions, score)
+            rule = tree.by_score(num_actions, score)
             first = tree.first_max(score(tree.unpack(t.rows[:1], num_actions)))
             t, leaf = tree.descend(t, first, jnp.ones(1, bool), rule, max_depth)
             ask = search.asker(model, jax.random.fold_in(key_model, i), probabilities, value)
             t, out, values = tree.expand(t, leaf, keep + i + 1, rule, ask, cfg.gamma)
-            return tree.back_up(t, leaf, keep + i + 1, rule, out, values, cfg.normalise == "tree")
+            return back_up(t, leaf, keep + i + 1, rule, out, values, cfg.normalise == "tree")
 
         t = jax.lax.fori_loop(0, cfg.simulations, simulate, tree.with_room(start, max_depth))
         root = tree.unpack(t.rows[0], num_actions)

@@ -1,4 +1,4 @@
-"""A search tree over actions: descend, expand, back up; which action to follow is the caller's rule.
+"""A search tree over actions: descend, expand and, in `backup`, back up; which action to follow is the caller's rule.
 
 A node is one row of numbers, its statistics lying on the edges that leave it. With N(s, a) visits, r and d the reward
 and the discount (γ included) of the edge, v the model's value of a new node, and V(s) the mean of all returns from s:
@@ -28,8 +28,8 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.types import Array, State, StepOut
-from mbrl_jax.planners.lanes import in_any_lane, read, write
-from mbrl_jax.planners.one_piece import put, while_loop
+from mbrl_jax.planners.lanes import in_any_lane, write
+from mbrl_jax.planners.one_piece import while_loop
 
 SCALARS = 5  # numbers of a row that are the node's own
 
@@ -72,7 +72,17 @@ class Rule(NamedTuple):
     """How actions are chosen."""
 
     num_actions: int
-    score: Callable[[Node], Array]  # nodes [k, ...] -> scores [k, A]; the first of the largest is followed
+    best: Callable[[Array, int], tuple[Array, Array]]  # rows [k, R] and M -> actions [k], rows behind them [k]
+
+
+def by_score(num_actions: int, score: Callable[[Node], Array]) -> Rule:
+    """The rule that follows the first of the largest scores; score: nodes [k, ...] -> [k, A]."""
+
+    def best(rows: Array, room: int) -> tuple[Array, Array]:
+        node = unpack(rows, num_actions)
+        return first_best(score(node), node.child, room)
+
+    return Rule(num_actions, best)
 
 
 def pack(node: Node) -> Array:
@@ -128,6 +138,25 @@ def first_max(scores: Array) -> Array:
     return jnp.min(jnp.where(best, indices, scores.shape[-1] - 1), -1)
 
 
+def first_best(scores: Array, child: Array, room: int, axis: int = -1) -> tuple[Array, Array]:
+    """The first action of the largest score, and the row behind it; where no score is a number, the last action.
+
+    Args:
+      scores: with actions along an axis.
+      child: likewise, the rows behind them.
+      room: M, all rows.
+      axis: of the actions.
+    """
+    many, bits = scores.shape[axis], (room - 1).bit_length()  # of a row's number
+    ways = jnp.expand_dims(
+        jnp.arange(many, dtype=jnp.int32), [i for i in range(scores.ndim) if i != axis % scores.ndim]
+    )
+    code = (ways << bits) + child.astype(jnp.int32)  # both found in one reduction
+    best = scores == jnp.max(scores, axis, keepdims=True)
+    found = jnp.min(jnp.where(best, code, many << bits), axis)
+    return jnp.minimum(found >> bits, many - 1), found & ((1 << bits) - 1)
+
+
 def descend(tree: Tree, first: Array, walking: Array, rule: Rule, max_depth: int) -> tuple[Tree, Leaf]:
     """Walks from the root to edges with nothing behind them.
 
@@ -138,8 +167,7 @@ def descend(tree: Tree, first: Array, walking: Array, rule: Rule, max_depth: int
       rule: how actions are chosen.
       max_depth: the most edges of a path.
     """
-    many, ways = rule.num_actions, jnp.arange(rule.num_actions, dtype=jnp.int32)
-    bits = (tree.rows.shape[0] - 1).bit_length()  # of a row's number
+    many, room = rule.num_actions, tree.rows.shape[0]
 
     class At(NamedTuple):
         level: Array  # [] of the node, the same in all lanes
@@ -148,13 +176,9 @@ def descend(tree: Tree, first: Array, walking: Array, rule: Rule, max_depth: int
         path: Array
 
     def step(at: At) -> At:
-        node = unpack(jnp.take(tree.rows, at.node, axis=0, mode="clip"), many)
-        scores = rule.score(node)
-        # The first best action and what lies behind it in one reduction; where no score is a number, the last action.
-        code = (ways << bits) + node.child.astype(jnp.int32)
-        best = scores == jnp.max(scores, -1, keepdims=True)
-        found = jnp.min(jnp.where(best, code, many << bits), -1)
-        action, child = jnp.minimum(found >> bits, many - 1), found & ((1 << bits) - 1)
+        rows = jnp.take(tree.rows, at.node, axis=0, mode="clip")
+        action, child = rule.best(rows, room)
+        node = unpack(rows, many)
         note = (at.node, action, node.value, node.total, node.reward, node.discount)
         path = write(at.path, jnp.stack([x.astype(tree.path.dtype) for x in note], -1)[None], at.level)
         going = at.node > 0
@@ -180,7 +204,7 @@ def expand(
     """Asks the model for what lies behind the leaves' edges, and keeps it as new rows.
 
     Args:
-      tree: with room at the rows `at`.
+      tree: with room at the rows `at`, which nothing was written to.
       leaf: from `descend`.
       at: the row for the first walker's node, the others' behind it: one number, the same in all lanes; or [k] rows,
         not below M for a walker that stands by.
@@ -196,102 +220,11 @@ def expand(
     dtype = tree.rows.dtype
     out = StepOut(out.state, out.reward.astype(dtype), gamma * out.discount.astype(dtype))
     value = value.astype(dtype)
-    new = (fresh(rule.num_actions, prior.astype(dtype), value, out.reward, out.discount), out.state)
-    kept = (tree.rows, tree.states)
+    row = fresh(rule.num_actions, prior.astype(dtype), value, out.reward, out.discount)
     if jnp.ndim(at):
+        kept, new = (tree.rows, tree.states), (row, out.state)
         table, states = jax.tree.map(lambda leaves, rows: leaves.at[at].set(rows, mode="drop"), kept, new)
     else:
-        table, states = write(kept, new, at)
+        edges = 3 * rule.num_actions  # which are 0 before and after
+        table, states = write(tree.rows, row[:, edges:], at, edges), write(tree.states, out.state, at)
     return tree._replace(rows=table, states=states), out, value
-
-
-def back_up(
-    tree: Tree, leaf: Leaf, at: Array | int, rule: Rule, out: StepOut, value: Array, bounds: bool = False
-) -> Tree:
-    """Hangs the new nodes into the tree, and carries their values up their paths.
-
-    Args:
-      tree: with the new rows in it.
-      leaf: from `descend`.
-      at, rule: as for `expand`.
-      out, value: from `expand`.
-      bounds: whether to keep `low` and `high`.
-    """
-    many, (room, width) = rule.num_actions, tree.rows.shape
-    new = jnp.asarray(at) if jnp.ndim(at) else at + jnp.arange(leaf.action.shape[0], dtype=jnp.int32)
-
-    # The edge itself: its first visit, or one more of an edge that is not followed.
-    edge = tree.rows[leaf.parent[:, None], beside(leaf.action, many + leaf.action)]
-    visits, q = edge[:, 0], edge[:, 1]
-    returned = out.reward + onward(out.discount, value)
-    followed = (visits == 0.0) & (out.discount != 0.0)
-    child = jnp.where(followed, new.astype(tree.rows.dtype), 0.0)
-    carried = beside(visits + 1.0, q + (returned - q) / (visits + 1.0), returned, child)
-
-    class At(NamedTuple):
-        level: Array
-        rows: Array
-        carried: Array  # [k, 4] of the edge below: its visits, its Q, the return through it, its child if that is new
-        low: Array
-        high: Array
-
-    def seen(at: At, on: Array) -> tuple[Array, Array]:
-        if not bounds:
-            return at.low, at.high
-        q = at.carried[:, 1]
-        low = jnp.minimum(at.low, jnp.min(jnp.where(on, q, jnp.inf)))
-        return low, jnp.maximum(at.high, jnp.max(jnp.where(on, q, -jnp.inf)))
-
-    def up(at: At) -> At:
-        level = at.level - 1
-        note = read(tree.path, level)
-        node, action = note[:, 0].astype(jnp.int32), note[:, 1].astype(jnp.int32)
-        value, total, reward, discount = (note[:, i] for i in range(2, 6))
-        on = node > 0
-        visits, q, returned, child = (at.carried[:, i] for i in range(4))
-        mean = (value * total + returned) / (total + 1.0)
-        own = jnp.full_like(action, width - SCALARS)
-        place = jnp.where(on, node, room)
-        places = beside(place, place, jnp.where(child > 0.0, place, room), place, place)
-        columns = beside(action, many + action, 2 * many + action, own, own + 1)
-        numbers = beside(visits, q, child, mean, total + 1.0)
-        rows = put(at.rows, places, columns, numbers)
-        above = (total + 1.0, reward + onward(discount, mean), reward + onward(discount, returned), 0.0 * total)
-        carried = jnp.where(on[:, None], beside(*above), at.carried)
-        return At(level, rows, carried, *seen(at, on))
-
-    end = At(leaf.levels, tree.rows, carried, tree.low, tree.high)
-    end = while_loop(lambda at: at.level > 1, up, end, "level", 5 * new.size)  # as many as are put
-    low, high = seen(end, leaf.walking)
-    return tree._replace(rows=_root_after(end.rows, leaf, many, end.carried), low=low, high=high)
-
-
-def _root_after(rows: Array, leaf: Leaf, many: int, carried: Array) -> Array:
-    """The rows [M, R] after each walker's visit of its own edge of the root."""
-    row = rows[0]
-    columns = jnp.arange(row.shape[0], dtype=jnp.int32)
-    own = row.shape[0] - SCALARS
-    mine = lambda place: leaf.walking[:, None] & (columns == place)  # noqa: E731
-    put = lambda place, numbers: jnp.max(jnp.where(mine(place[:, None]), numbers[:, None], -jnp.inf), 0)  # noqa: E731
-    walks = jnp.sum(leaf.walking.astype(row.dtype))
-    returned = jnp.sum(jnp.where(leaf.walking, carried[:, 2], 0.0))
-    value = (row[own] * row[own + 1] + returned) / (row[own + 1] + walks)
-    new = jnp.maximum(put(leaf.first, carried[:, 0]), put(many + leaf.first, carried[:, 1]))
-    new = jnp.maximum(new, put(2 * many + leaf.first, carried[:, 3]))
-    new = jnp.where(columns == own, value, jnp.where(columns == own + 1, row + walks, new))
-    kept = (new == -jnp.inf) | ((columns >= 2 * many) & (columns < 3 * many) & (new == 0.0))
-    return write(rows, jnp.where(kept, row, new)[None], 0)
-
-
-def onward(discount: Array, value: Array) -> Array:
-    """Discount times value, and 0 where the discount is: behind an end even NaN means nothing."""
-    return jnp.where(discount == 0.0, 0.0, discount * value)
-
-
-def beside(*columns: Array) -> Array:
-    """Stacks [k] arrays to [k, n]. By selection, which a CPU does many times faster than putting pieces together."""
-    place = jnp.arange(len(columns), dtype=jnp.int32)
-    out = columns[-1][..., None]
-    for i, column in reversed(list(enumerate(columns[:-1]))):
-        out = jnp.where(place == i, column[..., None], out)
-    return out

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Array, Key, Model, Planner, Spec, State, Tree
 from mbrl_jax.planners import search, tree
+from mbrl_jax.planners.backup import back_up, onward
 from mbrl_jax.planners.lanes import in_any_lane
 from mbrl_jax.planners.puct import by_tree
 from mbrl_jax.planners.search import SearchInfo
@@ -80,12 +81,12 @@ def uct(cfg: UCT, spec: Spec, state: State = None) -> Planner:
                 q = by_tree(node, t.low, t.high) if cfg.normalise else node.q
                 return upper_bounds(node, q, cfg.c)
 
-            rule = tree.Rule(num_actions, score)
+            rule = tree.by_score(num_actions, score)
             first = tree.first_max(score(tree.unpack(t.rows[:1], num_actions)))
             t, leaf = tree.descend(t, first, jnp.ones(1, bool), rule, max_depth)
             ask = search.asker(model, jax.random.fold_in(key, i), order, value)
             t, out, values = tree.expand(t, leaf, keep + i + 1, rule, ask, cfg.gamma)
-            return tree.back_up(t, leaf, keep + i + 1, rule, out, values, cfg.normalise)
+            return back_up(t, leaf, keep + i + 1, rule, out, values, cfg.normalise)
 
         t = jax.lax.fori_loop(0, cfg.simulations, simulate, tree.with_room(start, max_depth))
         root = tree.unpack(t.rows[0], num_actions)
@@ -128,7 +129,7 @@ def rollout(model: Model, key: Key, state: State, num_actions: int, gamma: Array
             drawn = jax.random.uniform(key_action, (num_actions,))
             action = tree.first_max(jnp.where(model.legal(state), drawn, -1.0))
         out = model.step(key_step, state, action)
-        total = total + tree.onward(weight, out.reward)
+        total = total + onward(weight, out.reward)
         return t + 1, out.state, weight * gamma * out.discount, total
 
     def going(at: tuple[Array, State, Array, Array]) -> Array:
