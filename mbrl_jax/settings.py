@@ -220,6 +220,8 @@ MUZERO["TicTacToe"] = GAME | {
     "bootstrap": "network",
     "tau": 0.05,
     "lr": 1e-3,
+    "lr_decay": 0.1,  # at full rate one position in a hundred is played wrong, and which one keeps changing
+    "lr_decay_updates": 26_000,  # some 105,000 steps
 }
 
 ALPHAZERO: dict[str, dict[str, Any]] = {"TicTacToe": GAME | {"hidden": (128,), "support": 2}}

@@ -28,7 +28,7 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("muzero", "Catch-bsuite"): {"steps": 40_000, "capacity": 40_000},
     ("muzero", "Breakout-MinAtar"): {"steps": 400_000, "cycles": 10, "capacity": 100_000},
     ("muzero", "TicTacToe"): {
-        "steps": 100_000,
+        "steps": 130_000,
         "num_envs": 32,
         "updates": 8,
         "warmup": 30,

@@ -47,7 +47,9 @@ class MuZeroConfig:
     unroll: int = setting(default=5, low=1, help="K, steps of the dynamics in a loss")
     n_steps: int = setting(default=10, low=1, help="n, steps of a return before it bootstraps")
     batch: int = setting(default=128, low=1, help="windows per update")
-    lr: float = setting(default=2e-3, above=0, help="Adam's learning rate")
+    lr: float = setting(default=2e-3, above=0, help="Adam's learning rate, before it falls")
+    lr_decay: float = setting(default=1.0, above=0, high=1, help="what lr is multiplied by, every lr_decay_updates")
+    lr_decay_updates: int = setting(default=10_000, low=1, help="updates before lr falls, and falls again")
     weight_decay: float = setting(default=1e-4, low=0, help="decoupled, per update times lr")
     max_grad_norm: float = setting(default=5.0, above=0, help="longer gradients are scaled down to it")
     value_weight: float = setting(default=0.25, low=0, help="c, of the value's loss; 1 for board games")
@@ -102,10 +104,13 @@ def make(cfg: MuZeroConfig, spec: Spec) -> Agent:
     if cfg.reanalyse > cfg.batch:
         raise ValueError(f"reanalyse must be at most batch ({cfg.batch}), got {cfg.reanalyse}")
     nets = muzero(cfg.net, spec)
-    adam = optax.chain(
-        optax.clip_by_global_norm(cfg.max_grad_norm),  # pyright: ignore[reportArgumentType]
-        optax.adamw(cfg.lr, weight_decay=cfg.weight_decay),
-    )
+
+    def adam(updates: Array | int) -> optax.GradientTransformation:
+        lr = learning_rate(cfg, updates)
+        return optax.chain(
+            optax.clip_by_global_norm(cfg.max_grad_norm),  # pyright: ignore[reportArgumentType]
+            optax.adamw(lr, weight_decay=cfg.weight_decay),  # pyright: ignore[reportArgumentType]
+        )
 
     def plan(key: Key, params: Params, updates: Array, obs: Obs, explore: bool) -> tuple[Array, Searched]:
         obs, legal = split_mask(obs)
@@ -114,7 +119,7 @@ def make(cfg: MuZeroConfig, spec: Spec) -> Agent:
 
     def init(key: Key) -> Learner:
         params = nets.init(key)
-        return Learner(params, jax.tree.map(jnp.copy, params), adam.init(params), jnp.int32(0))
+        return Learner(params, jax.tree.map(jnp.copy, params), adam(0).init(params), jnp.int32(0))
 
     def act(key: Key, learner: Learner, carry: Tree, obs: Obs, explore: bool) -> tuple[Array, Tree, Searched]:
         action, found = plan(key, learner.params, learner.updates, obs, explore)
@@ -179,7 +184,7 @@ def make(cfg: MuZeroConfig, spec: Spec) -> Agent:
             return sum((weights.get(name, 1.0) * mean for name, mean in means.items()), jnp.zeros(())), means
 
         grads, means = jax.grad(loss, has_aux=True)(learner.params)
-        params, opt = descend(adam, grads, learner.opt, learner.params)
+        params, opt = descend(adam(learner.updates), grads, learner.opt, learner.params)
         target = optax.incremental_update(params, learner.target, cfg.tau)
         metrics = {f"{name}_loss": mean for name, mean in means.items()}
         metrics |= {"value": jnp.mean(targets.value[:, 0]), "temperature": temperature(cfg.search, learner.updates)}
@@ -191,6 +196,11 @@ def make(cfg: MuZeroConfig, spec: Spec) -> Agent:
         return Learner(params, target, opt, learner.updates + 1), metrics, feedback
 
     return Agent(init, lambda: (), act, update)
+
+
+def learning_rate(cfg: MuZeroConfig, updates: Array | int) -> Array:
+    """Adam's rate [] after `updates` of them: lr · lr_decay^⌊updates / lr_decay_updates⌋."""
+    return jnp.asarray(cfg.lr * cfg.lr_decay ** (updates // cfg.lr_decay_updates))
 
 
 def priorities(values: Array, targets: Targets) -> Array:

@@ -70,14 +70,14 @@ def updated():
     """One update with everything switched on, on one batch; a target network of its own and no noise in the search."""
     cfg = settings(
         net__project=4, consistency_weight=1.5, value_weight=0.7, priorities=True, reanalyse=2, tau=0.25,
-        search__gumbel__gumbel_scale=0.0,
+        search__gumbel__gumbel_scale=0.0, lr=0.02, lr_decay=0.5, lr_decay_updates=3,
     )  # fmt: skip
     agent, window, key = muzero.make(cfg, SPEC), windows(0), jax.random.key(3)
     learner = jax.jit(agent.init)(jax.random.key(0))
     # No layer of the target is at 0, so that searches differ from observation to observation.
     rng = np.random.default_rng(0)
     shaken = jax.tree.map(lambda x: x + jnp.asarray(rng.normal(size=x.shape), x.dtype), learner.params)
-    learner = learner._replace(target=shaken)
+    learner = learner._replace(target=shaken, updates=jnp.int32(7))  # the rate has fallen twice
     new, metrics, feedback = jax.jit(lambda learner: agent.update(key, learner, always(window)))(learner)
     return cfg, agent, window, jax.random.split(jax.random.split(key, 3)[2], BATCH), learner, new, metrics, feedback
 
@@ -104,14 +104,14 @@ def test_an_update_descends_the_weighted_sum_of_its_terms():
         assert abs(float(part)) > 1e-3
     norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)))
     grads = jax.tree.map(lambda leaf: leaf * jnp.minimum(1.0, cfg.max_grad_norm / norm), grads)
-    rule = optax.adamw(cfg.lr, weight_decay=1e-4)
+    rule = optax.adamw(0.02 * 0.5**2, weight_decay=1e-4)
     change, _ = rule.update(grads, rule.init(learner.params), learner.params)
     expected = optax.apply_updates(learner.params, change)
     # Adam divides each first gradient by its own size: where it is nearly 0, its sign alone decides.
     for got, want, grad in zip(*map(jax.tree.leaves, (new.params, expected, grads)), strict=True):
         clear = np.abs(grad) > 1e-5
         np.testing.assert_allclose(np.where(clear, got, 0), np.where(clear, want, 0), atol=1e-5)
-    assert int(new.updates) == 1
+    assert int(new.updates) == 8
 
 
 def test_priorities_are_the_errors_of_the_search():
@@ -175,6 +175,13 @@ def test_nothing_is_handed_back_but_where_it_is_asked_for():
     learner = jax.eval_shape(agent.init, jax.random.key(0))
     feedback = jax.eval_shape(lambda at: agent.update(jax.random.key(0), at, always(windows(0))), learner)[2]
     assert (feedback.priority, feedback.extras) == (None, None)
+
+
+def test_the_rate_falls_in_steps():
+    cfg = settings(lr=0.1, lr_decay=0.1, lr_decay_updates=20)
+    rates = [float(muzero.learning_rate(cfg, jnp.int32(n))) for n in (0, 19, 20, 39, 40)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
+    assert float(muzero.learning_rate(settings(lr=0.1), jnp.int32(50_000))) == pytest.approx(0.1)
 
 
 def test_the_temperature_falls_linearly_and_is_puct_alones():
