@@ -46,6 +46,10 @@ train continuous-cartpole-tdmpc2 tdmpc2 --env ContinuousCartPole-x2
 train continuous-cartpole-sac-x2 sac --env ContinuousCartPole-x2 --steps 5000 --agent.hidden 64 64 --agent.lr 1e-3
 train mountaincar-sac sac --env MountainCarContinuous-v0-x8 --steps 2500
 seeds=4
+small="muzero --env Catch-bsuite --steps 25000 --loop.capacity 20000"
+train catch-muzero-puct $small --agent.search.kind puct
+train catch-muzero-priorities $small --agent.priorities
+train catch-muzero-reanalyse $small --agent.reanalyse 8
 train cartpole-dreamer-v3 dreamer_v3 --env CartPole-v1 --steps 10000
 train cartpole-dreamer-v3-x2 dreamer_v3 --env CartPole-v1-x2
 train cartpole-r2-dreamer dreamer_v3 --env CartPole-v1-x2 --agent.net.no-decoder
