@@ -19,12 +19,12 @@ import optax
 from mbrl_jax.buffers.uniform import uniform
 from mbrl_jax.core import tree
 from mbrl_jax.core.types import Array, Env, Key, Metrics, Params, Transition
-from mbrl_jax.models import inverse as inverses
-from mbrl_jax.models.ensemble import member
-from mbrl_jax.models.fit import FitConfig, trainer
+from mbrl_jax.envs.registry import make_env
+from mbrl_jax.models.dynamics import inverse as inverses
+from mbrl_jax.models.dynamics.ensemble import member
+from mbrl_jax.models.dynamics.fit import FitConfig, trainer
 from mbrl_jax.nets.mlp import mlp
 from mbrl_jax.nets.net import Net
-from mbrl_jax.presets import make_env
 
 Policy = Callable[[Key, Array], Array]  # (key, obs) -> action
 

@@ -1,8 +1,9 @@
 """Draws runs: `python scripts/plot.py curves RUN [RUN ...] --out FILE.png`; `--help` tells the rest."""
 
+import shlex
 import sys
 
-from mbrl_jax.cli import plot
+from mbrl_jax.cli.plot import main
 
 if __name__ == "__main__":
-    sys.exit(plot())
+    sys.exit(main(prog=f"python {shlex.quote(sys.argv[0])}"))

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 import time
 
-import benchmark_dreamer as dreamer
 import jax
 import jax.numpy as jnp
+from benchmarks import dreamer
 
 from mbrl_jax.analysis.profile import time_by_kind
 

@@ -22,10 +22,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(f"{item.path}:{part}{kind}"))
 
 
-QUICK = {"contract", "planners", "scripts", "models", "envs", "buffers"}
-QUICK |= {f"test_{name}.py" for name in ("cli", "pictures", "readme", "dreamer_v1_v2", "dreamer_v3", "imaginers")}
-QUICK |= {f"test_{name}.py" for name in ("dreamer_v3_acting", "dyna_dqn", "mbpo", "pets", "plan2explore", "sac")}
-QUICK |= {"test_planted_faults.py"}
+QUICK = {"contract", "planners", "scripts", "models", "envs", "buffers", "cli", "dreamer"}
+QUICK |= {f"test_{name}.py" for name in ("readme", "open_loop_models", "dyna_dqn", "mbpo", "pets", "sac")}
 """Folders and files of tests that do little but compile."""
 
 

@@ -1,61 +1,56 @@
-"""Six floors and one direction of import (README, "Floors"), read from the source."""
+"""The floors of the package and one direction of import, read from the folders and the source."""
 
 from __future__ import annotations
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mbrl_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+ROOMS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists())
 
-FLOORS = {
-    "core": 0, "ops": 1, "nets": 1, "envs": 1, "buffers": 1, "models": 2, "planners": 2, "agents": 3, "train": 4,
-    "analysis": 4, "presets": 5, "cli": 5, "devices": 5, "flags": 5, "settings": 5,
-    "reload": 5, "pictures": 5, "algorithms": 5, "settings_loop": 5,
-}  # fmt: skip
-
-# A floor may import those below it, and of its own floor only what stands here (its own folder aside).
-BESIDE = {
-    ("nets", "ops"),
-    ("presets", "settings"),
-    ("presets", "settings_loop"),
-    ("presets", "algorithms"),
-    ("presets", "cli"),
-    ("cli", "presets"),
-    ("cli", "flags"),
-    ("cli", "devices"),
-    ("cli", "pictures"),
-    ("pictures", "presets"),
-    ("pictures", "reload"),
-    ("reload", "presets"),
-    ("analysis", "train"),
-}
-# These know the words of `core` and of floor 1, but no model, planner or agent.
-ONLY_UP_TO_ONE = {"train", "analysis"}
+FLOORS = (
+    {"core"},
+    {"ops", "buffers", "envs", "train"},
+    {"nets", "analysis"},
+    {"models", "planners"},
+    {"agents"},
+    {"presets"},
+    {"cli"},
+)
+"""From the ground up: a room imports from lower floors alone, and rooms of one floor do not know each other."""
 
 # Each of these libraries is known to the named places alone.
 HOMES = {
     "flax": {"nets"},
     "distrax": {"ops/dists.py", "nets/heads.py"},
-    "gymnax": {"envs/gymnax.py"},
-    "pgx": {"envs/pgx.py"},
+    "gymnax": {"envs/adapters/gymnax.py"},
+    "pgx": {"envs/adapters/pgx.py"},
     "evosax": {"ops/evolution.py"},
     "orbax": {"train/checkpoint.py"},
     "matplotlib": {"analysis"},
-    "tyro": {"flags.py", "cli.py"},
+    "tyro": {"cli/flags.py"},
     "rich": {"train/log.py"},
 }
-CORE_LIBRARIES = {"jax", "chex"}
-
-FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def imports(path: Path) -> set[str]:
-    """Modules a file imports, anywhere in it."""
+    """Modules a file imports, anywhere in it but for the sake of types."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    typed = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if node in typed:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -65,67 +60,95 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def rooms_in(found: set[str]) -> set[str]:
+    """The rooms of the package among imported modules."""
+    return {parts[1] for module in found if (parts := module.split("."))[0] == "mbrl_jax" and parts[1:2]} & set(ROOMS)
+
+
+def floor(room: str) -> int:
+    return next(i for i, rooms in enumerate(FLOORS) if room in rooms)
 
 
 def broken_rules(where: str, name: str, found: set[str]) -> list[str]:
-    """What a file at `where` (a floor's name) and `name` (its path) may not import of what it does."""
+    """What a file in the room `where` at the path `name` may not import of what it does."""
     out = []
+    for other in rooms_in(found) - {where}:
+        if floor(other) >= floor(where):
+            out.append(f"{name} must not import {other}")
     for module in found:
-        parts = module.split(".")
-        if parts[0] == "mbrl_jax" and len(parts) > 1 and parts[1] in FLOORS:
-            other = parts[1]
-            down = FLOORS[other] < FLOORS[where]
-            if where in ONLY_UP_TO_ONE and FLOORS[other] in (2, 3):
-                out.append(f"{name} knows no {other}")
-            elif other != where and not down and (where, other) not in BESIDE:
-                out.append(f"{name} must not import {other}")
-        home = HOMES.get(parts[0])
+        library = module.split(".")[0]
+        home = HOMES.get(library)
         if home is not None and not any(name == h or name.startswith(f"{h}/") for h in home):
-            out.append(f"{name} must not know {parts[0]}")
-        if where == "core" and parts[0] in {"flax", "optax", "distrax", "numpy", "tyro"}:
-            out.append(f"{name} must not know {parts[0]}")
+            out.append(f"{name} must not know {library}")
+        if where == "core" and library in {"flax", "optax", "distrax", "numpy", "tyro"}:
+            out.append(f"{name} must not know {library}")
     return out
+
+
+def test_every_room_is_on_a_floor_and_no_file_lies_loose():
+    assert sorted(room for rooms in FLOORS for room in rooms) == ROOMS
+    assert [path.name for path in PACKAGE.glob("*.py")] == ["__init__.py"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_go_down(path):
-    if path.name == "__init__.py" and path.parent == PACKAGE:
-        return
-    assert broken_rules(room(path), str(path.relative_to(PACKAGE)), imports(path)) == []
+    name = path.relative_to(PACKAGE)
+    if len(name.parts) > 1:  # the package itself offers what all rooms have
+        assert broken_rules(name.parts[0], str(name), imports(path)) == []
+
+
+def files_of(room: str) -> list[Path]:
+    return [path for path in FILES if path.relative_to(PACKAGE).parts[0] == room]
+
+
+def test_rooms_and_the_files_in_each_are_without_circles():
+    graph = {room: set().union(*(rooms_in(imports(path)) for path in files_of(room))) - {room} for room in ROOMS}
+    assert list(TopologicalSorter(graph).static_order())
+    depth = lambda room: 1 + max((depth(below) for below in graph[room]), default=0)  # noqa: E731
+    assert max(depth(room) for room in ROOMS) == len(FLOORS), "a floor that no import needs"
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES}
+    inner = {
+        name: {
+            other for other in modules if other != name and any(m == other or m.startswith(f"{other}.") for m in found)
+        }
+        for name, path in modules.items()
+        if not name.endswith("__init__") and (found := imports(path))
+    }
+    assert list(TopologicalSorter(inner).static_order())
 
 
 def test_the_rules_can_be_broken():
     assert broken_rules("core", "core/x.py", {"mbrl_jax.ops.losses"})
     assert broken_rules("models", "models/x.py", {"mbrl_jax.planners.mpc"})
     assert broken_rules("train", "train/x.py", {"mbrl_jax.agents.sac"})
+    assert broken_rules("presets", "presets/x.py", {"mbrl_jax.cli.train"})
     assert broken_rules("agents", "agents/x.py", {"flax.linen"})
-    assert not broken_rules("agents", "agents/mbpo.py", {"mbrl_jax.agents.sac", "mbrl_jax.models.fit"})
+    assert not broken_rules("agents", "agents/mbpo.py", {"mbrl_jax.agents.sac", "mbrl_jax.models.dynamics.fit"})
+    with pytest.raises(CycleError):
+        list(TopologicalSorter({"a": {"b"}, "b": {"a"}}).static_order())
+
+
+LONG = "# Long because"
+"""What a function over `MOST` lines says in a comment, and why."""
+MOST = 60
+
+
+def length(node: ast.FunctionDef) -> int:
+    """Lines of a function, those of its docstring not counted."""
+    first = node.body[0]
+    told = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    return (node.end_lineno or 0) - node.lineno + 1 - ((first.end_lineno or 0) - first.lineno + 1 if told else 0)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_files_stay_short(path):
-    assert len(path.read_text().splitlines()) <= 320
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_public_functions_and_modules_are_documented(path):
-    module = ast.parse(path.read_text())
-    if path.name == "__init__.py" and not module.body:
-        return
-    missing = [] if ast.get_docstring(module) else ["the module"]
-    for node in module.body:
-        public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
-        if public and not ast.get_docstring(node) and not _is_record(node):
-            missing.append(node.name)
-    assert missing == []
-
-
-def _is_record(node: ast.FunctionDef | ast.ClassDef) -> bool:
-    """NamedTuples may let their fields' comments speak, and Protocols their `__call__`."""
-    bases = [ast.unparse(base) for base in node.bases] if isinstance(node, ast.ClassDef) else []
-    if "Protocol" in bases:
-        call = next(item for item in node.body if isinstance(item, ast.FunctionDef))
-        return ast.get_docstring(call) is not None
-    return "NamedTuple" in bases
+def test_functions_stay_short(path):
+    text = path.read_text()
+    lines = text.splitlines()
+    long = [
+        f"{node.name}: {length(node)} lines"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef)
+        and length(node) > MOST
+        and not any(LONG in line for line in lines[node.lineno - 1 : node.end_lineno])
+    ]
+    assert long == []

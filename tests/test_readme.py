@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mbrl_jax import cli
-from mbrl_jax.train import run
+from mbrl_jax.cli import train as cli
+from mbrl_jax.train import compilation, run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -48,7 +48,7 @@ def test_training_commands_are_accepted(line, monkeypatch, tmp_path):
 
     monkeypatch.setattr(run, "run", reached)
     monkeypatch.setattr(run, "check_folder", lambda job, out, resume: None)
-    monkeypatch.setattr(cli, "_cache", lambda: None)
+    monkeypatch.setattr(compilation, "enable_compilation_cache", lambda: None)
     with pytest.raises(Reached):
         cli.main(words)
 

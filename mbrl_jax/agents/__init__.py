@@ -1,0 +1,5 @@
+"""Agents: a file each, with its configuration, losses, updates and `make`."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

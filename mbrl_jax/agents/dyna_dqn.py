@@ -30,9 +30,9 @@ from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.rollout import branch
 from mbrl_jax.core.types import Agent, Array, Key, Metrics, Obs, Replay, Spec, Transition, Tree
-from mbrl_jax.models.deterministic import DeterministicConfig, deterministic
-from mbrl_jax.models.ensemble import bind
-from mbrl_jax.models.fit import FitConfig, FitState, trainer
+from mbrl_jax.models.dynamics.deterministic import DeterministicConfig, deterministic
+from mbrl_jax.models.dynamics.ensemble import bind
+from mbrl_jax.models.dynamics.fit import FitConfig, FitState, trainer
 
 
 @config

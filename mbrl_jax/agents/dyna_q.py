@@ -40,6 +40,11 @@ class DynaQConfig:
     untried: bool = setting(default=False, help="plan also what was never tried in the states visited")
 
 
+def dyna_q_plus() -> DynaQConfig:
+    """Settings of Dyna-Q+: Dyna-Q with a bonus for pairs not tried for long, those never tried included."""
+    return DynaQConfig(bonus=1e-3, untried=True)
+
+
 class Learner(NamedTuple):
     """What Dyna-Q has learned so far."""
 

@@ -28,9 +28,9 @@ from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.rollout import branch
 from mbrl_jax.core.types import Agent, Array, Key, Metrics, Obs, Replay, Spec, Transition, Tree
-from mbrl_jax.models.ensemble import bind
-from mbrl_jax.models.fit import FitConfig, FitState, trainer
-from mbrl_jax.models.gaussian import GaussianConfig, gaussian
+from mbrl_jax.models.dynamics.ensemble import bind
+from mbrl_jax.models.dynamics.fit import FitConfig, FitState, trainer
+from mbrl_jax.models.dynamics.gaussian import GaussianConfig, gaussian
 
 
 @config

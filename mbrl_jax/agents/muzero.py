@@ -1,10 +1,10 @@
 """MuZero: planning by tree search in a latent model that is learned for nothing else.
 
-Schrittwieser et al. 2020 (arXiv 1911.08265), equations in `models.muzero` and `models.unrolled`; Reanalyse after
-Schrittwieser et al. 2021 (arXiv 2104.06294); Gumbel search after Danihelka et al. 2022, "Policy improvement by planning
-with Gumbel"; the consistency loss of EfficientZero (Ye et al. 2021, arXiv 2111.00210). Every step is a search from
-s = h(o) with prior p and value v; what is kept of it, its policy π and its value ν = Σ_a π(a) Q(a), is what the model
-learns from:
+Schrittwieser et al. 2020 (arXiv 1911.08265), equations in `models.muzero.networks` and `models.muzero.losses`;
+Reanalyse after Schrittwieser et al. 2021 (arXiv 2104.06294); Gumbel search after Danihelka et al. 2022, "Policy
+improvement by planning with Gumbel"; the consistency loss of EfficientZero (Ye et al. 2021, arXiv 2111.00210). Every
+step is a search from s = h(o) with prior p and value v; what is kept of it, its policy π and its value ν = Σ_a π(a)
+Q(a), is what the model learns from:
 
     L = Σ_k w_k [ H(π_k, p^k) + c H(z_k, v^k) + H(u_k, r^k) ] + c' L_consistency
 
@@ -25,14 +25,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mbrl_jax.agents.search import SearchConfig, searching, split_mask, temperature
+from mbrl_jax.agents.search_policy import SearchConfig, searching, split_mask, temperature
 from mbrl_jax.buffers.prioritized import prioritized
 from mbrl_jax.buffers.sequence import Feedback, Step, Window, sequence
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Buffer, Key, Metrics, Obs, Params, Replay, Spec, Tree
-from mbrl_jax.models.muzero import MuZeroNetConfig, bind, decode, muzero, root
-from mbrl_jax.models.unrolled import Searched, Targets, consistency_loss, make_targets, unroll_model, unrolled_losses
+from mbrl_jax.models.muzero.losses import (
+    SearchTargets,
+    Targets,
+    consistency_loss,
+    make_targets,
+    unroll_model,
+    unrolled_losses,
+)
+from mbrl_jax.models.muzero.networks import MuZeroNetConfig, bind, decode, muzero, root
 from mbrl_jax.ops.optim import descend
 
 
@@ -112,7 +119,7 @@ def make(cfg: MuZeroConfig, spec: Spec) -> Agent:
             optax.adamw(lr, weight_decay=cfg.weight_decay),  # pyright: ignore[reportArgumentType]
         )
 
-    def plan(key: Key, params: Params, updates: Array, obs: Obs, explore: bool) -> tuple[Array, Searched]:
+    def plan(key: Key, params: Params, updates: Array, obs: Obs, explore: bool) -> tuple[Array, SearchTargets]:
         obs, legal = split_mask(obs)
         model = bind(nets, params, cfg.players, masked=legal is not None)
         return searching(cfg.search, spec, cfg.gamma, updates, explore)(key, model, root(nets, params, obs, legal))
@@ -121,13 +128,13 @@ def make(cfg: MuZeroConfig, spec: Spec) -> Agent:
         params = nets.init(key)
         return Learner(params, jax.tree.map(jnp.copy, params), adam(0).init(params), jnp.int32(0))
 
-    def act(key: Key, learner: Learner, carry: Tree, obs: Obs, explore: bool) -> tuple[Array, Tree, Searched]:
+    def act(key: Key, learner: Learner, carry: Tree, obs: Obs, explore: bool) -> tuple[Array, Tree, SearchTargets]:
         action, found = plan(key, learner.params, learner.updates, obs, explore)
         return action, carry, found
 
-    def reanalysed(key: Key, learner: Learner, steps: Step) -> Searched:
+    def reanalysed(key: Key, learner: Learner, steps: Step) -> SearchTargets:
         """Searches [L, B] with the first `reanalyse` windows' afresh."""
-        stored: Searched = steps.extras
+        stored: SearchTargets = steps.extras
         if not cfg.reanalyse:
             return stored
         rows = steps.reward.shape[0]
@@ -140,7 +147,7 @@ def make(cfg: MuZeroConfig, spec: Spec) -> Agent:
         fresh = tree.where(steps.last[:, : cfg.reanalyse], old, fresh)
         return jax.tree.map(lambda new, old: jnp.concatenate([new, old[:, cfg.reanalyse :]], 1), fresh, stored)
 
-    def bootstraps(learner: Learner, steps: Step, found: Searched) -> Array:
+    def bootstraps(learner: Learner, steps: Step, found: SearchTargets) -> Array:
         """Values [L, B] for returns to end with."""
         if cfg.bootstrap == "search":
             return found.value

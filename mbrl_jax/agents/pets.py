@@ -33,11 +33,12 @@ from mbrl_jax.core.types import (
     StepOut,
     Tree,
     WorldModel,
+    no_update,
 )
-from mbrl_jax.models.ensemble import bind, ensemble
-from mbrl_jax.models.fit import FitConfig, FitState, trainer
-from mbrl_jax.models.gaussian import GaussianConfig, gaussian
-from mbrl_jax.planners.choice import PlannerConfig, make_planner
+from mbrl_jax.models.dynamics.ensemble import bind, ensemble
+from mbrl_jax.models.dynamics.fit import FitConfig, FitState, trainer
+from mbrl_jax.models.dynamics.gaussian import GaussianConfig, gaussian
+from mbrl_jax.planners.mpc.choice import PlannerConfig, make_planner
 
 RewardFn = Callable[[Obs, Action], Array]  # (next observation, action) -> []
 
@@ -75,7 +76,7 @@ def bound(cfg: PETSConfig, member: WorldModel, params: Params) -> Model:
     """
     if cfg.propagation == "mean":
         return bind(ensemble(member, cfg.fit.members, "mean"), params)
-    return bind(member, params, members=cfg.fit.members, mixed=cfg.propagation == "ts1")
+    return bind(member, params, members=cfg.fit.members, resample_member=cfg.propagation == "ts1")
 
 
 def make(cfg: PETSConfig, spec: Spec, reward: RewardFn | None = None) -> Agent:
@@ -109,12 +110,8 @@ def make(cfg: PETSConfig, spec: Spec, reward: RewardFn | None = None) -> Agent:
         action, carry, _ = planner.plan(key, bound(cfg, carrying, learner.params), obs, carry)
         return action, carry, ()
 
-    def update(key: Key, learner: FitState, replay: Replay) -> tuple[FitState, Metrics, Tree]:
-        del key, replay
-        return learner, {}, ()
-
     def refresh(key: Key, learner: FitState, replay: Replay) -> tuple[FitState, Metrics]:
         fitted, metrics = fitting.fit(key, learner, replay)
         return fitted, {f"model/{name}": value for name, value in metrics.items()}
 
-    return Agent(fitting.init, planner.init, act, update, refresh)
+    return Agent(fitting.init, planner.init, act, no_update, refresh)

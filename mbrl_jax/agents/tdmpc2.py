@@ -1,8 +1,8 @@
 """TD-MPC2: planning with a learned latent model, value and policy.
 
 Hansen et al. 2024, "TD-MPC2: Scalable, Robust World Models for Continuous Control" (arXiv 2310.16828), and the authors'
-code. Networks are those of `models.tdmpc`, losses of one window those of `models.tdmpc_losses`. With the mean over the
-windows of a batch whose step t is in their first episode,
+code. Networks are those of `models.tdmpc2.networks`, losses of one window those of `models.tdmpc2.losses`. With the
+mean over the windows of a batch whose step t is in their first episode,
 
     L_world = Σ_t ρ^t / H [ c_z consistency_t + c_r reward_t + c_q value_t ] + c_d / H Σ_t termination_t
     L_π     = mean_{t<=H} ρ^t [ -( Q(z_t, a) / S + η scaled_entropy_t ) ],   a ~ π(sg z_t),  Q the mean of two of N
@@ -27,15 +27,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.buffers.sequence import Window, sequence
 from mbrl_jax.core.config import check, config, replace, setting
-from mbrl_jax.core.types import Agent, Array, Buffer, Key, Metrics, Obs, Params, Planner, Replay, Spec, Tree
+from mbrl_jax.core.types import Action, Agent, Array, Buffer, Key, Metrics, Obs, Params, Planner, Replay, Spec, Tree
 from mbrl_jax.envs.multitask import Tasks
-from mbrl_jax.models.tdmpc import Latent, TDMPCParams, World, bind, encode, tdmpc
-from mbrl_jax.models.tdmpc_losses import hold, policy_value, rows_of, world_losses
-from mbrl_jax.models.tdmpc_parts import TDMPCNetConfig, two_of
+from mbrl_jax.models.tdmpc2.losses import hold, policy_value, rows_of, world_losses
+from mbrl_jax.models.tdmpc2.networks import Latent, TDMPCParams, World, advance, bind, draw, encode, tdmpc, value_logits
+from mbrl_jax.models.tdmpc2.sizes import TDMPCNetConfig, two_of
+from mbrl_jax.models.tdmpc2.sizes import decode as decode_bins
 from mbrl_jax.ops.optim import descend
-from mbrl_jax.planners.mppi import MPPIElites, mppi_elites
+from mbrl_jax.planners.mpc.mppi import MPPIElites, mppi_elites
 
 WIDE_ACTION = 20  # entries of an action from which a plan takes two iterations more
 
@@ -242,3 +244,38 @@ def moved_scale(scale: Array, values: Array, live: Array, rate: Array | float) -
     counted = jax.lax.stop_gradient(jnp.where(live > 0.0, values, jnp.nan))
     low, high = jnp.nanpercentile(counted, jnp.array([5.0, 95.0]))
     return jnp.where(jnp.any(live > 0.0), scale + rate * (jnp.maximum(1.0, high - low) - scale), scale)
+
+
+LATENTS = 5  # entries of the latent that are shown
+
+
+def open_loop_model(cfg: TDMPC2Config, spec: Spec, learner: Learner) -> OpenLoopModel:
+    """TD-MPC2's rollout: nothing is decode_bins, so values and latents stand beside those of the encoded observations.
+
+    Args:
+      cfg: settings.
+      spec: of the environment.
+      learner: what was learned.
+    Returns:
+      Shown are the mean of all values at the policy's mean action, and the first entries of the latent.
+    """
+    nets = tdmpc(cfg.net, spec)
+    world, policy = learner.params
+
+    def step(key: Key, state: Latent, action: Action) -> Latent:
+        del key
+        return advance(nets, world, state, action)
+
+    def decode(state: Latent) -> Array:
+        action = draw(nets, policy, jax.random.key(0), state).mean
+        logits = value_logits(nets, world.values, state, action)
+        value = jnp.mean(jax.vmap(decode_bins, (0, None))(logits, nets.bins))
+        return jnp.concatenate([value[None], state.z[:LATENTS]])
+
+    def show(obs: Obs) -> Array:
+        return decode(encode(nets, world, obs))
+
+    names = ("value", *(f"z[{i}]" for i in range(LATENTS)))
+    return OpenLoopModel(
+        lambda key, obs, action: jax.vmap(lambda obs: encode(nets, world, obs))(obs), step, decode, show, names
+    )

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mbrl_jax.analysis.statistics import bootstrap_interval, interquartile_mean, median_steps, steps_to_threshold
+from mbrl_jax.train.log import write_atomic
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the yellow one, faint on white, left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -151,3 +152,24 @@ def table(curves: Sequence[Curve], threshold: float | None = None) -> str:
 
 def _count(reached: Sequence[int | None]) -> str:
     return f"{sum(step is not None for step in reached)}/{len(reached)}"
+
+
+def draw(
+    path: Path, folders: Sequence[Path], labels: Sequence[str] | None, threshold: float | None, log: bool = False
+) -> str:
+    """Writes one picture of several runs.
+
+    Args:
+      path: of the PNG.
+      folders: of the runs.
+      labels: one for each run; the algorithms' names if None.
+      threshold: a return to mark; None for the runs' own.
+      log: steps on a logarithmic axis.
+    Returns:
+      a table of the runs.
+    Raises:
+      ValueError: a folder holds no run, or one without results yet.
+    """
+    loaded = [load(folder, labels[i] if labels else None) for i, folder in enumerate(folders)]
+    write_atomic(path, picture(loaded, threshold, log))
+    return table(loaded, threshold)

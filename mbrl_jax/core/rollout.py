@@ -67,9 +67,9 @@ def spread(model: Model, key: Key, states: State, actions: Action) -> StepOut:
     product: lane i goes through world `i // (N / worlds)`. Shuffle the lanes to draw worlds at random.
 
     Args:
-      model: `worlds` hypotheses, reached by `at`.
+      model: `members` hypotheses, reached by `at`.
       key: used once.
-      states: [N, ...], N a multiple of `worlds`.
+      states: [N, ...], N a multiple of `members`.
       actions: [N, ...].
     Returns:
       StepOut of [N, ...].
@@ -78,13 +78,13 @@ def spread(model: Model, key: Key, states: State, actions: Action) -> StepOut:
     keys = jax.random.split(key, lanes)
     if model.at is None:
         return jax.vmap(model.step)(keys, states, actions)
-    if lanes % model.worlds:
-        raise ValueError(f"lanes must be a multiple of the model's {model.worlds} worlds, got {lanes}")
+    if lanes % model.members:
+        raise ValueError(f"lanes must be a multiple of the model's {model.members} members, got {lanes}")
     at = model.at
     grouped = jax.tree.map(
-        lambda leaf: leaf.reshape(model.worlds, lanes // model.worlds, *leaf.shape[1:]), (keys, states, actions)
+        lambda leaf: leaf.reshape(model.members, lanes // model.members, *leaf.shape[1:]), (keys, states, actions)
     )
-    out = jax.vmap(lambda w, group: jax.vmap(at(w).step)(*group))(jnp.arange(model.worlds), grouped)
+    out = jax.vmap(lambda w, group: jax.vmap(at(w).step)(*group))(jnp.arange(model.members), grouped)
     return tree.flatten_dims(out, 2)
 
 
@@ -105,10 +105,10 @@ def branch(
     player to move changes, is a chance of 1.
 
     Args:
-      model: `worlds` hypotheses over observations.
+      model: `members` hypotheses over observations.
       policy: (key, state) -> action.
       key: used once.
-      states: [N, ...] where the rollouts branch off, N a multiple of `worlds`.
+      states: [N, ...] where the rollouts branch off, N a multiple of `members`.
       horizon: steps to take; may be traced, so that it can grow during a run.
       store: (data, rows [N, ...], alive [N] bool) -> data, called once a step.
       data: what `store` folds the rows into.

@@ -186,6 +186,12 @@ def no_refresh(key: Key, learner: Tree, replay: Replay) -> tuple[Tree, Metrics]:
     return learner, {}
 
 
+def no_update(key: Key, learner: Tree, replay: Replay) -> tuple[Tree, Metrics, Tree]:
+    """The `update` of agents that learn nothing on the fast clock."""
+    del key, replay
+    return learner, {}, ()
+
+
 # Records of functions -----------------------------------------------------------------------------------------------
 
 
@@ -196,9 +202,9 @@ class Model(NamedTuple):
     value: Callable[[Key, State], Array] | None = None  # [] bootstrap at the horizon or leaf
     prior: Callable[[Key, State], Array] | None = None  # logits [A], or a proposed action
     legal: Callable[[State], Array] | None = None  # mask [A]
-    worlds: int = 1  # hypotheses held, e.g. ensemble members
-    at: Callable[[Array], Model] | None = None  # (w) -> one of them, a Model with `worlds` 1
-    mixed: bool = False  # lives change worlds at random in every step; else each keeps its own
+    members: int = 1  # of an ensemble
+    at: Callable[[Array], Model] | None = None  # (i) -> member i, a Model with `members` 1
+    resample_member: bool = False  # each step of a rollout draws its member anew; else a rollout keeps its own
 
 
 class WorldModel(NamedTuple):

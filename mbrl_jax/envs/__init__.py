@@ -1,4 +1,5 @@
-"""Environments as records of pure functions: floor 1, which imports core alone.
+"""Environments as records of pure functions; each environment library has one adapter, imported on first use."""
 
-Each environment library has one adapter here, imported when it is asked for; nothing is imported with the folder.
-"""
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -23,7 +23,7 @@ import numpy as np
 
 from mbrl_jax.core import Array, Discrete, Env, Key
 from mbrl_jax.core.types import Action, Obs, State
-from mbrl_jax.envs import gymnax
+from mbrl_jax.envs.adapters import gymnax
 from mbrl_jax.envs.maze import Layout
 from mbrl_jax.envs.mdp import MDP
 

@@ -79,7 +79,7 @@ class Record:
         self.metrics: list[str] = []
         self.evals: list[str] = []
         self.scores: list[tuple[int, list[float]]] = []  # env_steps, mean evaluation return of each seed
-        self.judged: list[tuple[int, list[float]]] = []  # the same, or without evaluation the mean return in training
+        self.scored: list[tuple[int, list[float]]] = []  # the same, or without evaluation the mean return in training
         self.wall_seconds = 0.0
 
     def add(
@@ -111,7 +111,7 @@ class Record:
                 self.evals.append(f"{seed},{env_steps},{episode},{cell(score)},{int(length)}")
         self.scores.append((env_steps, means))
         training = [float(value) for value in values.get("return", means)]
-        self.judged.append((env_steps, means if returns.size else training))
+        self.scored.append((env_steps, means if returns.size else training))
         self.wall_seconds = wall_seconds
 
     def write(self) -> None:
@@ -138,14 +138,14 @@ class Record:
             )
         self.columns, self.metrics = header.split(","), rows
         self.evals = [row for row in evals if int(row.split(",", 2)[1]) <= env_steps]
-        self.scores, self.judged = [], []
+        self.scores, self.scored = [], []
         trained = self.columns.index("return") if "return" in self.columns else -1
         for i in range(0, len(rows), len(self.seeds)):
             cells = [row.split(",") for row in rows[i : i + len(self.seeds)]]
             self.scores.append((int(cells[0][1]), [float(row[-1] or "nan") for row in cells]))
             evaluated = any(row[-1] for row in cells)
             training = [float(row[trained] or "nan") for row in cells]
-            self.judged.append((int(cells[0][1]), self.scores[-1][1] if evaluated else training))
+            self.scored.append((int(cells[0][1]), self.scores[-1][1] if evaluated else training))
         self.wall_seconds = float(rows[-1].split(",")[3]) if rows else 0.0
 
     def reached(self, threshold: float | None) -> list[int | None]:
@@ -154,7 +154,7 @@ class Record:
         Of evaluation; in a run without it, of the training episodes that ended since the row before.
         """
         out: list[int | None] = [None] * len(self.seeds)
-        for steps, means in reversed(self.judged):
+        for steps, means in reversed(self.scored):
             out = [
                 steps if threshold is not None and mean >= threshold else old
                 for old, mean in zip(out, means, strict=True)

@@ -84,20 +84,20 @@ def chunks_for(cfg: LoopConfig, steps: int) -> int:
     return max(1, -(-(steps - env_steps(cfg, 0)) // per_chunk))
 
 
-def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, judge: Env | None = None) -> Loop:
+def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env: Env | None = None) -> Loop:
     """Binds an agent, an environment and a buffer to one compiled loop over one seed; `vmap` it for more.
 
     Args:
       agent, env, buffer: what learns, where, and what keeps the experience.
       cfg: the clocks.
-      judge: what evaluation episodes are played in, with the same observations and actions; `env` if None.
+      eval_env: what evaluation episodes are played in, with the same observations and actions; `env` if None.
     Raises:
       ValueError: a setting out of its range, or evaluation in an environment without a time limit.
     """
     check(cfg, "loop.")
-    judged = env if judge is None else judge
-    if cfg.eval_episodes and judged.spec.time_limit is None:
-        raise ValueError(f"loop.eval_episodes must be 0: {judged.spec.name} has no time limit to end an episode")
+    played = env if eval_env is None else eval_env
+    if cfg.eval_episodes and played.spec.time_limit is None:
+        raise ValueError(f"loop.eval_episodes must be 0: {played.spec.name} has no time limit to end an episode")
 
     def collect(
         key: Key, learner: Tree, actors: Actors, random: bool, held: Key | None = None
@@ -188,7 +188,7 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, judge: En
         ended, total = jnp.sum(metrics.pop("ended")), jnp.sum(metrics.pop("ended_return"))
         mean_return = jnp.where(ended > 0, total / jnp.maximum(ended, 1), jnp.nan)
         means = jax.tree.map(jnp.mean, {**metrics, **refreshed})
-        returns, lengths = evaluate(agent, judged, key_evaluate, state.learner, cfg.eval_episodes)
+        returns, lengths = evaluate(agent, played, key_evaluate, state.learner, cfg.eval_episodes)
         report = Report({"return": mean_return, "episodes": ended, **means}, returns, lengths)
         return state._replace(key=key), report
 

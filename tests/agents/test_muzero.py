@@ -11,17 +11,17 @@ import optax
 import pytest
 
 from mbrl_jax.agents import muzero
-from mbrl_jax.agents.search import SearchConfig, temperature
+from mbrl_jax.agents.search_policy import SearchConfig, temperature
 from mbrl_jax.buffers.sequence import Step, Window
 from mbrl_jax.core import Box, Discrete, Env, Replay, Spec
 from mbrl_jax.core.config import replace
 from mbrl_jax.envs import wrappers
 from mbrl_jax.envs.games import Masked
 from mbrl_jax.envs.probes import PROBES
-from mbrl_jax.models import unrolled as un
-from mbrl_jax.models.muzero import bind, decode, root
-from mbrl_jax.models.muzero import muzero as networks
-from mbrl_jax.models.unrolled import Searched
+from mbrl_jax.models.muzero import losses as un
+from mbrl_jax.models.muzero.losses import SearchTargets
+from mbrl_jax.models.muzero.networks import bind, decode, root
+from mbrl_jax.models.muzero.networks import muzero as networks
 from mbrl_jax.train.loop import LoopConfig, make_loop
 
 ACTIONS, SIZE, BATCH, K, N = 3, 4, 6, 2, 2
@@ -47,7 +47,8 @@ def windows(seed: int, rows: int = K + N + 1) -> Window:
     followed[0, 1] = False
     steps = Step(
         rng.normal(size=(rows, BATCH, SIZE)), rng.integers(0, ACTIONS, last.shape), rng.normal(size=last.shape),
-        discount, np.roll(last, 1, 0), last, Searched(policy, rng.normal(size=last.shape) * ~last, followed & ~last),
+        discount, np.roll(last, 1, 0), last,
+        SearchTargets(policy, rng.normal(size=last.shape) * ~last, followed & ~last),
     )  # fmt: skip
     steps = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32) if x.dtype == np.float64 else jnp.asarray(x), steps)
     weight = jnp.asarray(rng.uniform(0.5, 1.0, BATCH), jnp.float32).at[2].set(0.0)

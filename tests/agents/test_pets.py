@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax.agents import mpc_true, pets
+from mbrl_jax.agents import mpc, pets
 from mbrl_jax.buffers.uniform import uniform
 from mbrl_jax.core import Box, Env, Spec
 from mbrl_jax.core.config import replace
 from mbrl_jax.envs import wrappers
-from mbrl_jax.models.ensemble import member
-from mbrl_jax.models.gaussian import gaussian
+from mbrl_jax.models.dynamics.ensemble import member
+from mbrl_jax.models.dynamics.gaussian import gaussian
 from mbrl_jax.train.loop import LoopConfig, make_loop
 
 SMALL = {
@@ -76,13 +76,13 @@ def test_propagation_decides_what_the_planner_is_shown():
     x, a, key = jnp.array([0.7]), jnp.array([0.2]), jax.random.key(1)
 
     held = pets.bound(cfg, single, params)
-    assert held.worlds == 3
+    assert held.members == 3
     for w in range(3):
         own = single.step(member(params, w), key, x, a)
         np.testing.assert_allclose(held.at(w).step(key, x, a).state, own.state, rtol=1e-5)
 
     mean = pets.bound(replace(cfg, {"propagation": "mean"}), single, params)
-    assert (mean.worlds, mean.at) == (1, None)
+    assert (mean.members, mean.at) == (1, None)
     draws = jax.vmap(lambda key: mean.step(key, x, a).state[0])(jax.random.split(key, 4000))
     each = jax.vmap(lambda w: jax.vmap(lambda k: held.at(w).step(k, x, a).state[0])(jax.random.split(key, 4000)))(
         jnp.arange(3)
@@ -91,7 +91,7 @@ def test_propagation_decides_what_the_planner_is_shown():
     assert float(draws.var()) == pytest.approx(float(each.var(1).mean()) / 3, rel=0.15)  # of the mean of three draws
 
     drawn = pets.bound(replace(cfg, {"propagation": "ts1"}), single, params)
-    assert (drawn.worlds, drawn.mixed, held.mixed) == (3, True, False)
+    assert (drawn.members, drawn.resample_member, held.resample_member) == (3, True, False)
     mixed = jax.vmap(lambda key: drawn.step(key, x, a).state[0])(jax.random.split(key, 4000))
     assert float(mixed.mean()) == pytest.approx(float(each.mean()), abs=0.05)
     assert float(mixed.var()) == pytest.approx(float(each.reshape(-1).var()), rel=0.15)
@@ -111,11 +111,9 @@ def test_a_known_reward_is_that_of_the_predicted_state():
 
 def test_plans_start_anew_with_every_episode():
     env = wrappers.reveal_state(point())
-    cfg = replace(
-        mpc_true.MPCTrueConfig(), {"planner.kind": "cem", "planner.cem.horizon": 4, "planner.cem.population": 16}
-    )
+    cfg = replace(mpc.MPCConfig(), {"planner.kind": "cem", "planner.cem.horizon": 4, "planner.cem.population": 16})
     cfg = replace(cfg, {"planner.cem.elites": 4})
-    agent = mpc_true.make(cfg, env)
+    agent = mpc.make(cfg, env)
     loop = make_loop(
         agent, env, uniform(64), LoopConfig(warmup=0, inner=1, cycles=LENGTH - 1, capacity=64, eval_episodes=0)
     )
@@ -133,9 +131,9 @@ def test_plans_start_anew_with_every_episode():
 @pytest.mark.parametrize("kind", ["shooting", "cem", "icem", "mppi", "gradient"])
 def test_every_planner_comes_near_the_best_in_the_true_dynamics(kind):
     env = wrappers.reveal_state(point())
-    cfg = replace(mpc_true.MPCTrueConfig(), {"planner.kind": kind, f"planner.{kind}.horizon": 3})
+    cfg = replace(mpc.MPCConfig(), {"planner.kind": kind, f"planner.{kind}.horizon": 3})
     cfg = replace(cfg, {"planner.mppi.kappa": 50.0, "planner.gradient.iterations": 40})
-    agent = mpc_true.make(cfg, env)
+    agent = mpc.make(cfg, env)
 
     def step(at, key):
         state, plan = at

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_dyna_q import SPEC, A, S, replayed, stream
 
 from mbrl_jax.agents import q_learning, sweeping
 from mbrl_jax.buffers.latest import latest
@@ -16,9 +14,6 @@ from mbrl_jax.core import Transition
 from mbrl_jax.envs.mdp import as_env, random_mdp, value_iteration
 from mbrl_jax.models import tabular
 from mbrl_jax.train.loop import LoopConfig, make_loop
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_dyna_q import SPEC, A, S, replayed, stream
 
 
 def fed(cfg, rows):

@@ -16,10 +16,10 @@ from mbrl_jax.core.config import replace
 from mbrl_jax.envs import wrappers
 from mbrl_jax.envs.multitask import Tasks
 from mbrl_jax.envs.probes import PROBES
-from mbrl_jax.models.tdmpc import Latent, bind, encode, tdmpc
-from mbrl_jax.models.tdmpc_losses import hold, policy_value, rows_of, world_losses
-from mbrl_jax.models.tdmpc_parts import two_of
-from mbrl_jax.planners.mppi import mppi_elites
+from mbrl_jax.models.tdmpc2.losses import hold, policy_value, rows_of, world_losses
+from mbrl_jax.models.tdmpc2.networks import Latent, bind, encode, tdmpc
+from mbrl_jax.models.tdmpc2.sizes import two_of
+from mbrl_jax.planners.mpc.mppi import mppi_elites
 from mbrl_jax.train.loop import LoopConfig, make_loop
 
 SIZE, ACTIONS, BATCH, H = 3, 2, 16, 3

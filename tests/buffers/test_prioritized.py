@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.histories import ITEM, World, as_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbrl_jax.buffers.prioritized import _find, prioritized
 from mbrl_jax.buffers.sequence import Feedback
-
-sys.path.insert(0, str(Path(__file__).parent))
-from histories import ITEM, World, as_rows
 
 ENVS, STEPS, LENGTH, ROWS, BATCH, ALPHA, BETA = 2, 2, 3, 7, 5, 0.5, 0.7
 BUFFER = prioritized(ENVS * ROWS, LENGTH, ENVS, ALPHA, BETA)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.histories import ITEM, World, as_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,9 +16,6 @@ from mbrl_jax.core import Agent, Transition
 from mbrl_jax.envs import wrappers
 from mbrl_jax.envs.probes import observation_action_reward
 from mbrl_jax.train.loop import LoopConfig, make_loop
-
-sys.path.insert(0, str(Path(__file__).parent))
-from histories import ITEM, World, as_rows
 
 ENVS, STEPS, LENGTH, ROWS = 2, 2, 3, 7
 BUFFER = sequence(ENVS * ROWS + 1, LENGTH, ENVS)

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from mbrl_jax import presets
-from mbrl_jax.core import Box, Discrete, axes, tree
-from mbrl_jax.core.config import flat, replace
-from mbrl_jax.train import checkpoint
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import (
+from helpers.contract import (
     CASES,
     FIRST_CASES,
     LEARNS_NOTHING,
@@ -33,6 +23,11 @@ from conftest import (
     settings,
     world,
 )
+
+from mbrl_jax import presets
+from mbrl_jax.core import Box, Discrete, axes, tree
+from mbrl_jax.core.config import flat, replace
+from mbrl_jax.train import checkpoint
 
 every = pytest.mark.parametrize(("algo", "kind"), CASES, ids=NAMES)
 every_first = pytest.mark.parametrize(("algo", "kind"), FIRST_CASES)

@@ -14,7 +14,7 @@ from mbrl_jax.core import Box, Env, Model, Spec, StepOut, Transition, WorldModel
 from mbrl_jax.envs.mdp import MDP, as_env
 from mbrl_jax.envs.model import as_model
 from mbrl_jax.models import tabular
-from mbrl_jax.models.ensemble import bind, ensemble
+from mbrl_jax.models.dynamics.ensemble import bind, ensemble
 from mbrl_jax.planners import mpc
 
 # A point that is pushed --------------------------------------------------------------------------------------------

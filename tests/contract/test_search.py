@@ -14,7 +14,7 @@ from mbrl_jax.core import Model, StepOut, Transition, WorldModel
 from mbrl_jax.envs.mdp import MDP, as_env, value_iteration
 from mbrl_jax.envs.model import as_model
 from mbrl_jax.models import tabular
-from mbrl_jax.models.ensemble import bind, ensemble
+from mbrl_jax.models.dynamics.ensemble import bind, ensemble
 from mbrl_jax.planners.mcts import PUCT, UCT, Gumbel, gumbel, puct, uct
 
 GAMMA = 0.9
@@ -123,7 +123,7 @@ def test_several_worlds_are_refused(name):
     counted()  # made outside of a trace
     model = bind(member("sample"), ERRORS, 2)
     planner = SEARCHES[name](as_env(world()).spec)
-    with pytest.raises(ValueError, match=r"model.worlds must be 1, got 2: .*model.at\(w\)"):
+    with pytest.raises(ValueError, match=r"model.members must be 1, got 2: .*model.at\(w\)"):
         planner.plan(jax.random.key(0), model, jnp.int32(0), planner.init())
     action = jax.jit(lambda key: planner.plan(key, model.at(0), jnp.int32(0), planner.init())[0])(jax.random.key(0))
     assert int(action) == 1

@@ -58,11 +58,11 @@ def test_rewards_after_the_terminating_step_are_worthless():
 
 
 def test_spread_gives_each_world_its_share_of_lanes():
-    model = Model(drift(0).step, worlds=2, at=drift)
+    model = Model(drift(0).step, members=2, at=drift)
     out = spread(model, jax.random.key(0), jnp.arange(4.0), jnp.zeros(4))
     np.testing.assert_array_equal(out.state, [0, 1, 12, 13])
     np.testing.assert_array_equal(out.reward, [0, 0, 1, 1])
-    with pytest.raises(ValueError, match="multiple of the model's 2 worlds"):
+    with pytest.raises(ValueError, match="multiple of the model's 2 members"):
         spread(model, jax.random.key(0), jnp.arange(3.0), jnp.zeros(3))
 
 
@@ -102,9 +102,9 @@ def test_branch_goes_on_where_the_player_to_move_changes():
 
 
 def test_branch_draws_every_world_for_every_lane():
-    _, _, world, _, _ = collect_rows(Model(drift(0).step, worlds=2, at=drift), 200, 10)
+    _, _, world, _, _ = collect_rows(Model(drift(0).step, members=2, at=drift), 200, 10)
     np.testing.assert_array_equal(world.sum(axis=1), 5)  # an even split at each step
-    obs, new, _, _, _ = collect_rows(Model(drift(0).step, worlds=2, at=drift), 1, 10)
+    obs, new, _, _, _ = collect_rows(Model(drift(0).step, members=2, at=drift), 1, 10)
     first = {float(o): round(float(n - o - 1) / 10) for o, n in zip(obs[0], new[0], strict=True)}
     assert set(first.values()) == {0, 1}
     assert [first[i] for i in range(10)] != [0] * 5 + [1] * 5  # shuffled, not in the lanes' order

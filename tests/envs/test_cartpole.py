@@ -9,7 +9,7 @@ import pytest
 
 from mbrl_jax.core import Box
 from mbrl_jax.envs import cartpole
-from mbrl_jax.envs import gymnax as adapter
+from mbrl_jax.envs.adapters import gymnax as adapter
 from mbrl_jax.envs.wrappers import Timed
 
 KEY = jax.random.key(0)

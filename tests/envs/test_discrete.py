@@ -11,7 +11,7 @@ import pytest
 
 from mbrl_jax.core import Discrete
 from mbrl_jax.envs import discrete, mdp, wrappers
-from mbrl_jax.envs import gymnax as adapter
+from mbrl_jax.envs.adapters import gymnax as adapter
 
 LAKE = ("SFFF", "FHFH", "FFFH", "HFFG")
 lake_mdp, rooms_mdp = cache(discrete.frozen_lake_mdp), cache(discrete.four_rooms_mdp)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import minimax
 
 from mbrl_jax.core import Discrete
 from mbrl_jax.envs import games
 from mbrl_jax.envs.tictactoe import Board, legal, observe, perfect, solution, tictactoe
-
-sys.path.insert(0, str(Path(__file__).parent))
-import minimax
 
 
 def boards(positions: list[str]) -> Board:

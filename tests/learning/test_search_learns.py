@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import minimax
 
 from mbrl_jax import presets
-from mbrl_jax.agents import muzero, search
+from mbrl_jax.agents import alphazero, muzero
 from mbrl_jax.envs.tictactoe import Board, observe, tictactoe
 from mbrl_jax.train.loop import chunks_for
 from mbrl_jax.train.run import seed_keys
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "envs"))
-import minimax
 
 
 @pytest.mark.slow
@@ -29,7 +24,7 @@ def test_it_never_loses_at_tic_tac_toe(name):
     train = jax.jit(jax.vmap(lambda key: loop.train(key, chunks_for(it.loop, it.steps))[0].learner))
     learners = train(seed_keys(200, 4))
     env = tictactoe()
-    agent = search.make_alphazero(it.agent, env) if name == "alphazero" else muzero.make(it.agent, env.spec)
+    agent = alphazero.make(it.agent, env) if name == "alphazero" else muzero.make(it.agent, env.spec)
     positions = [p for p in minimax.positions() if not minimax.over(p)]
     letters = np.array([list(p) for p in positions])
     own = letters == np.array([minimax.mover(p) for p in positions])[:, None]

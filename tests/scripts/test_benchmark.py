@@ -14,11 +14,10 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    module = importlib.import_module("benchmark")
+    module = importlib.import_module("benchmarks.suite")
     monkeypatch.setattr(module, "TORCH", False)
     yield module
-    for name in ("benchmark", "benchmark_jax", "benchmark_timing"):
+    for name in ("benchmarks.suite", "benchmarks.steps", "benchmarks.timing"):
         sys.modules.pop(name, None)
 
 
@@ -58,7 +57,7 @@ def test_rows_and_counts(benchmark, tmp_path, capsys):
 
 
 def test_rounds_alternate_after_one_untimed(benchmark):
-    timing = importlib.import_module("benchmark_timing")
+    timing = importlib.import_module("benchmarks.timing")
     calls = []
     cases = [
         timing.Case("a", "jax", lambda n: calls.append(("a", n)), "unit", flops=10.0, times=2),

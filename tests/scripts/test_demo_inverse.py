@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from demo_inverse import demonstrate, first_episodes  # pyright: ignore[reportMissingImports]
 
 from mbrl_jax.core import Transition
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-from demo_inverse import demonstrate, first_episodes  # pyright: ignore[reportMissingImports]
 
 
 @pytest.mark.slow

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import csv
 import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import figures
-import figures_dreams  # noqa: F401
-import figures_mpc  # noqa: F401, a figure looks its module up
-import figures_search
-import figures_tasks  # noqa: F401
-from figures_lake import GAMMA, frozen_lake_figure, value_of
-from figures_mazes import changes, changing_mazes_figure, finds_shortest, greedy_path, shortest
-from figures_pictures import best_moves, maze_pictures
-from figures_sweeping import draw, greedy_length, quartiles_of, sweeping_figure
-from figures_tabular import dyna_maze_figure
+from figures import search as figures_search
+from figures import suite as figures
+from figures.lake import GAMMA, frozen_lake_figure, value_of
+from figures.mazes import changes, changing_mazes_figure, finds_shortest, greedy_path, shortest
+from figures.pictures import best_moves, maze_pictures
+from figures.sweeping import draw, greedy_length, quartiles_of, sweeping_figure
+from figures.tabular import dyna_maze_figure
 
 from mbrl_jax.envs import maze
 from mbrl_jax.envs.discrete import frozen_lake_mdp

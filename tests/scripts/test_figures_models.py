@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import csv
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-from figures_dreams import temperature_figure
-from figures_tasks import TASKS, tasks_figure
+from figures.dreams import temperature_figure
+from figures.tasks import TASKS, tasks_figure
 
 pytestmark = pytest.mark.slow
 TINY_LATENT = {

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import csv
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import figures
-from figures_mpc import NOTHING, TASKS, Task, episode, idle, is_solved, model_steps, mpc_figure, planning
+from figures import suite as figures
+from figures.mpc import NOTHING, TASKS, Task, episode, idle, is_solved, model_steps, mpc_figure, planning
 
 from mbrl_jax import presets
 from mbrl_jax.envs.cartpole import continuous_cartpole
-from mbrl_jax.planners.choice import KINDS
+from mbrl_jax.envs.registry import make_env
+from mbrl_jax.planners.mpc.choice import KINDS
 
 SMALL = {
     "planner.cem.horizon": 40, "planner.cem.population": 60, "planner.cem.elites": 6, "planner.cem.iterations": 2,
@@ -64,7 +61,7 @@ def test_planners_balance_a_pole_that_falls_by_itself(tmp_path, capsys):
 
 
 def test_a_car_left_alone_gets_nowhere():
-    env = presets.suited("mpc", presets.make_env("MountainCarContinuous-v0"))
+    env = presets.suited("mpc", make_env("MountainCarContinuous-v0"))
     total, length = jax.jit(episode(idle(env), env))(jax.random.key(0))
     assert (float(total), int(length)) == (0.0, 999)
 
@@ -104,7 +101,7 @@ def test_what_counts_as_solved():
 
 def test_the_command_reaches_it(monkeypatch, tmp_path):
     called = []
-    monkeypatch.setattr("figures_mpc.mpc_figure", lambda out, **rest: called.append((out, rest)))
+    monkeypatch.setattr("figures.mpc.mpc_figure", lambda out, **rest: called.append((out, rest)))
     figures.main(["mpc", "--out", str(tmp_path)])
     figures.main(["mpc", "--out", str(tmp_path), "--seeds", "3"])
     assert called == [(tmp_path, {"seeds": 8}), (tmp_path, {"seeds": 3})]

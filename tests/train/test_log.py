@@ -135,7 +135,7 @@ def test_no_evaluation_and_changed_columns(tmp_path):
     assert record.reached(2.0) == [None]
     again = log.Record(tmp_path, [0])
     again.load(env_steps=10, chunks=1)
-    assert again.judged == record.judged == [(10, [1.5])]
+    assert again.scored == record.scored == [(10, [1.5])]
     with pytest.raises(ValueError, match="has the columns"):
         record.add(20, 2, 1.0, {"return": [0], "episodes": [1], "x": [1]}, np.zeros((1, 0)), np.zeros((1, 0)))
 

@@ -1,0 +1,41 @@
+"""The program `mbrl-jax`: one command line for everything, each subcommand in a file of its own."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "train": ("mbrl_jax.cli.train", "train an agent, or resume a run"),
+    "plot": ("mbrl_jax.cli.plot", "draw learning curves, or what a world model imagines"),
+}
+"""Module and summary of each subcommand."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the subcommand that a command line names.
+
+    Args:
+      argv: the words after the program's name; those of this process where None.
+    Returns:
+      the exit code: 0 done, 2 a command that cannot be carried out, 130 stopped by a signal.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in COMMANDS:
+        return importlib.import_module(COMMANDS[words[0]][0]).main(words[1:], prog=f"mbrl-jax {words[0]}")
+    if words and words[0] == "--version":
+        from mbrl_jax import __version__
+
+        print(f"mbrl-jax {__version__}")
+        return 0
+    lines = "\n".join(f"  {name:<8}{summary}" for name, (_, summary) in COMMANDS.items())
+    if words and words[0] in ("-h", "--help"):
+        print(f"usage: mbrl-jax COMMAND [...]\n\nModel-based reinforcement learning in JAX.\n\ncommands:\n{lines}\n")
+        print("What a command takes: mbrl-jax COMMAND --help")
+        return 0
+    given = f"got {words[0]!r}" if words else "got none"
+    print(f"error: command must be one of {', '.join(COMMANDS)}, {given}; --help tells more", file=sys.stderr)
+    return 2

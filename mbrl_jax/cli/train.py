@@ -1,0 +1,160 @@
+"""`mbrl-jax train`: trains an agent, or resumes a run.
+
+Flags come from the config dataclasses (`flags.py`), with the preset of the agent and the environment as defaults.
+Whatever is wrong with a command gets one line on stderr and exit code 2. Heavy imports wait until they are needed.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mbrl_jax.cli.guard import guarded
+from mbrl_jax.envs.registry import ENVS
+from mbrl_jax.presets.registry import AGENTS
+
+if TYPE_CHECKING:
+    from mbrl_jax.cli.flags import Option
+
+PROG = "mbrl-jax train"
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Trains an agent as a command line says.
+
+    Args:
+      argv: the words after the program's name; those of this process where None.
+      prog: how the program is called, for its help and for the command that resumes a run.
+    Returns:
+      the exit code: 0 done, 2 a command that cannot be carried out, 130 stopped by a signal.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _train(words, prog))
+
+
+def _train(words: list[str], prog: str) -> int:
+    algo, env, rest = _first_words(words)
+    if algo is None:
+        print(_overview(prog))
+        return 0
+
+    from mbrl_jax.train.devices import devices_for, settle_devices
+
+    settle_devices(rest)
+    from mbrl_jax import presets
+    from mbrl_jax.analysis import curves
+    from mbrl_jax.cli.flags import parse
+    from mbrl_jax.train.compilation import enable_compilation_cache
+    from mbrl_jax.train.run import Job, check_folder, run
+
+    known = presets.preset(algo, env)
+    options = parse(
+        _options(algo, env, known.steps),
+        {"agent": known.agent, "loop": known.loop},
+        rest,
+        prog=f"{prog} {algo}",
+        description=f"Trains {algo} ({AGENTS[algo].summary}) on {env}.",
+    )
+    if options is None:
+        return 0
+    agent, loop_cfg = options.agent, options.loop
+    if options.seed + options.seeds > 2**32:
+        raise ValueError(f"seed must be at most 2**32 - seeds = {2**32 - options.seeds}, got {options.seed}")
+    command = f"{prog} {shlex.join(word for word in words if word != '--resume')}"
+    limit = known.threshold if math.isfinite(known.threshold) else None
+    wave, devices = options.wave or presets.default_wave(agent), devices_for(options.devices, options.seeds)
+    job = Job(
+        algo, env, agent, loop_cfg, options.steps, options.seed, options.seeds, wave, devices, limit, command
+    )  # fmt: skip
+    out = Path(options.out).expanduser() if options.out else _default_out(algo, env, options.seed, options.resume)
+    check_folder(job, out, options.resume)
+    enable_compilation_cache()
+    loop = presets.build(algo, env, agent, loop_cfg)
+
+    def draw(folder: Path) -> None:
+        curves.draw(folder / "curve.png", [folder], None, limit)
+
+    result = run(
+        loop, job, out, resume=options.resume, quiet=options.quiet,
+        checkpoint_seconds=options.checkpoint_seconds, draw=draw,
+    )  # fmt: skip
+    return 0 if result.finished else 130
+
+
+def _first_words(words: list[str]) -> tuple[str | None, str, list[str]]:
+    """The algorithm, the environment and the other words; no algorithm where only help is asked for."""
+    if not words or words[0] in ("-h", "--help"):
+        if words:
+            return None, "", []
+        raise ValueError(f"algo must come first, one of {', '.join(AGENTS)}; --help tells more")
+    algo, rest = words[0], words[1:]
+    if algo not in AGENTS:
+        from mbrl_jax.cli.flags import like
+
+        raise ValueError(f"algo must be one of {', '.join(AGENTS)}, got {algo!r}{like(algo, list(AGENTS))}")
+    env = next(iter(ENVS))
+    for i, word in enumerate(rest):
+        if word == "--env":
+            if i + 1 == len(rest) or rest[i + 1].startswith("-"):
+                raise ValueError(f"--env needs a name, one of {', '.join(ENVS)}")
+            env = rest[i + 1]
+        elif word.startswith("--env="):
+            env = word.removeprefix("--env=")
+    return algo, env, rest
+
+
+def _overview(prog: str) -> str:
+    algos = "\n".join(f"  {name:<13}{entry.summary}" for name, entry in AGENTS.items())
+    envs = "\n".join(f"  {name}" for name in ENVS)
+    return f"""usage: {prog} ALGO [--env ENV] [--seeds N] [--seed K] [--steps S] [--out DIR] [--resume] [...]
+
+Trains an agent, and leaves its settings, metrics, a summary, a picture of the learning curve and checkpoints in a
+folder.
+
+algorithms:
+{algos}
+
+environments (other names are looked up in gymnax):
+{envs}
+
+All options, with their defaults for an environment: {prog} ALGO --env ENV --help"""
+
+
+def _options(algo: str, env: str, steps: int) -> list[Option]:
+    """The options that are no settings of agent or loop."""
+    from mbrl_jax.cli.flags import Option
+
+    return [
+        Option("env", str, env, f"environment: {', '.join(ENVS)}, or one of gymnax's"),
+        Option("seeds", int, 1, "seeds trained side by side in one program", {"low": 1}),
+        Option("seed", int, 0, "the first seed; seed i of the run is seed + i", {"low": 0}),
+        Option("steps", int, steps, "real environment steps of each seed, random ones included", {"low": 1}),
+        Option("out", str, "", f"the run's folder, new or empty; where none is given, a new runs/{algo}-{env}-SEED"),
+        Option("resume", bool, False, "go on with the run in --out; --steps may be larger than it was"),
+        Option("quiet", bool, False, "print nothing but errors"),
+        Option(
+            "wave", int, 0, "seeds under vmap at once on a device; waves follow each other; 0 chooses by the "
+            "networks' width", {"low": 0},
+        ),
+        Option(
+            "devices", int, 0, "devices that share the seeds; the cores of a processor count as devices; 0 takes as "
+            "many as share them evenly", {"low": 0},
+        ),
+        Option(
+            "checkpoint_seconds", float, 30.0, "least seconds between checkpoints; 0 saves one after every chunk",
+            {"low": 0},
+        ),
+    ]  # fmt: skip
+
+
+def _default_out(algo: str, env: str, seed: int, resume: bool) -> Path:
+    """A folder that is not there yet, or the newest one of the name to resume."""
+    base = Path("runs") / f"{algo}-{env}-{seed}"
+    taken = [base]
+    while taken[-1].exists():
+        taken.append(base.with_name(f"{base.name}-{len(taken) + 1}"))
+    return taken[max(0, len(taken) - 2)] if resume else taken[-1]

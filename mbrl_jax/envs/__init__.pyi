@@ -1,0 +1,17 @@
+from . import adapters as adapters
+from . import cartpole as cartpole
+from . import discrete as discrete
+from . import games as games
+from . import hidden as hidden
+from . import maze as maze
+from . import mdp as mdp
+from . import model as model
+from . import multitask as multitask
+from . import probes as probes
+from . import registry as registry
+from . import tictactoe as tictactoe
+from . import wrappers as wrappers
+from .model import as_model as as_model
+from .registry import ENVS as ENVS
+from .registry import make_env as make_env
+from .registry import register_env as register_env

@@ -1,0 +1,2 @@
+from . import gymnax as gymnax
+from . import pgx as pgx

@@ -1,0 +1,127 @@
+"""Several copies of one model, and the step from a model with parameters to what a planner sees.
+
+Parameters of an ensemble are the member's with one more axis in front, [E, ...]. That axis stays outside and lanes
+inside it, so that each member's weights meet all their lanes in one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax.core.types import Action, Array, Key, Metrics, Model, Obs, Params, State, StepOut, Transition, WorldModel
+
+MODES = ("ts1", "mean", "elites")
+
+
+def member(params: Params, w: Array | int) -> Params:
+    """The parameters of member `w` out of [E, ...]. Map over members, never over lanes: it reads all of its weights."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, w, keepdims=False), params)
+
+
+def ensemble(model: WorldModel, n: int, mode: str = "ts1", elites: Array | None = None) -> WorldModel:
+    """`n` copies of a model whose states are the same space for all of them, such as observations.
+
+    All members predict and one prediction is kept, so a step costs `n` times a member's; `core.spread` over a bound
+    ensemble costs one member's step for each lane.
+
+    Args:
+      model: the member.
+      n: how many, at least 1.
+      mode: what `step` does with the members' predictions:
+        "ts1": one member's, drawn anew at every step (Chua et al. 2018);
+        "mean": their average, with probabilistic members the average of one draw of each;
+        "elites": one's, drawn among `elites` (Janner et al. 2019).
+      elites: [K] int32 members to draw from, for "elites" alone.
+    Returns:
+      the ensemble: params [n, ...]; `loss` is the sum over members, each on its own batch, data [n, B, ...]; metrics
+      are the members' average; `calibrate` gives every member the same rows; `errors` [B] are the members' average.
+    Raises:
+      ValueError: n below 1, an unknown mode, elites missing or given to another mode.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if (mode == "elites") != (elites is not None):
+        raise ValueError(f"elites must be given with mode 'elites' and with no other, got mode {mode!r}")
+
+    def init(key: Key) -> Params:
+        return jax.vmap(model.init)(jax.random.split(key, n))
+
+    def loss(params: Params, key: Key, data: Transition) -> tuple[Array, Metrics]:
+        losses, metrics = jax.vmap(model.loss)(params, jax.random.split(key, n), data)
+        return jnp.sum(losses), jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
+
+    def step(params: Params, key: Key, state: State, action: Action) -> StepOut:
+        key_draw, key_members = jax.random.split(key)
+        out = jax.vmap(model.step, (0, 0, None, None))(params, jax.random.split(key_members, n), state, action)
+        if mode == "mean":
+            return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), out)
+        drawn = jax.random.randint(key_draw, (), 0, n if elites is None else elites.shape[0])
+        return member(out, drawn if elites is None else elites[drawn])
+
+    def encode(params: Params, key: Key, obs: Obs) -> State:
+        return model.encode(member(params, 0), key, obs)
+
+    def decode(params: Params, state: State) -> Obs:
+        assert model.decode is not None
+        return model.decode(member(params, 0), state)
+
+    def calibrate(params: Params, rows: Transition, mask: Array) -> Params:
+        assert model.calibrate is not None
+        return jax.vmap(model.calibrate, (0, None, None))(params, rows, mask)
+
+    def errors(params: Params, batch: Transition) -> Array:
+        assert model.errors is not None
+        return jnp.mean(jax.vmap(model.errors, (0, None))(params, batch), axis=0)
+
+    return WorldModel(
+        init,
+        loss,
+        encode,
+        step,
+        decode=None if model.decode is None else decode,
+        calibrate=None if model.calibrate is None else calibrate,
+        errors=None if model.errors is None else errors,
+    )
+
+
+def bind(
+    world: WorldModel,
+    params: Params,
+    members: int = 0,
+    value: Callable[[Key, State], Array] | None = None,
+    prior: Callable[[Key, State], Array] | None = None,
+    resample_member: bool = False,
+) -> Model:
+    """A world model with its parameters inside: what a planner, or `core.branch`, sees.
+
+    Args:
+      world: any world model; with `members`, one member of the ensemble.
+      params: its parameters; with `members`, [members, ...].
+      members: 0 for a single model. Above 0 the result holds that many members: `at(i)` is one of them, and `step`
+        draws one at every step.
+      value: (key, state) -> [], the bootstrap at the horizon or leaf.
+      prior: (key, state) -> logits, or a proposed action.
+      resample_member: with `members`, each step of a rollout draws its member anew (TS1); else a rollout keeps its
+        own (TS-infinity).
+    Raises:
+      ValueError: params do not hold that many members.
+    """
+    if members == 0:
+        return Model(lambda key, state, action: world.step(params, key, state, action), value, prior)
+    held = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(params)}
+    if held != {members}:
+        raise ValueError(f"members must be the leading axis of params, got {members} against {sorted(held)}")
+    every = ensemble(world, members)
+    return Model(
+        lambda key, state, action: every.step(params, key, state, action),
+        value,
+        prior,
+        members=members,
+        at=lambda w: bind(world, member(params, w), 0, value, prior),
+        resample_member=resample_member,
+    )

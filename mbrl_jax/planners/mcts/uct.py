@@ -1,0 +1,140 @@
+"""UCT: Monte Carlo tree search by upper confidence bounds (Kocsis & Szepesvári 2006; Browne et al. 2012, section 3.3).
+
+    selection: an action never tried, in random order; else argmax_a  Q(s, a) + c √( ln N(s) / N(s, a) )
+    expansion of one child; its value: the return of a random rollout, or the model's `value` if it has one
+    action: the one visited most
+
+With `normalise`, Q is scaled to [0, 1] by the smallest and largest Q in the tree, which is the range that c = √2 is
+for. N(s) counts the visit that made the node.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.types import Array, Key, Model, Planner, Spec, State, Tree
+from mbrl_jax.planners.mcts import search, tree
+from mbrl_jax.planners.mcts.backup import back_up, onward
+from mbrl_jax.planners.mcts.puct import by_tree
+from mbrl_jax.planners.mcts.search import SearchInfo
+from mbrl_jax.planners.mcts.vmap_rules import in_any_lane
+
+
+@config
+class UCT:
+    """Settings of UCT."""
+
+    simulations: int = setting(default=50, low=1, help="nodes added per plan")
+    max_depth: int = setting(default=0, low=0, help="most steps of the tree; 0 for no limit")
+    gamma: float = setting(default=0.997, low=0, high=1, help="discount per step")
+    c: float = setting(default=2**0.5, low=0, help="weight of exploration")
+    normalise: bool = setting(default=True, help="scale values to [0, 1] by those in the tree")
+    rollout_depth: int = setting(default=50, low=0, help="most steps of a random rollout")
+    rollouts: int = setting(default=1, low=1, help="random rollouts per new node, side by side")
+    reuse: bool = setting(default=False, help="keep what lies below the action taken for the next plan")
+    keep_tree: bool = setting(default=False, help="hand the tree out in info.tree")
+
+
+def uct(cfg: UCT, spec: Spec, state: State = None) -> Planner:
+    """UCT over discrete actions. Runs on any model of one world; a prior is not used.
+
+    A new node keeps the one state that the model gave. Where the model is random, the search plans for the outcomes it
+    drew: see `chance` for nodes over outcomes.
+
+    Args:
+      cfg: settings; floats may be traced.
+      spec: actions discrete.
+      state: with `reuse`, an example of the model's states. The planner's memory is then the tree below the action it
+        chose, which the next plan takes to begin at its state: start an episode with `init`.
+    Returns:
+      the planner; info is `SearchInfo`, with the share of visits as policy, and the edges' values as q, the root's
+      value where none was tried.
+    Raises:
+      ValueError: a setting out of its range, continuous actions, or `reuse` without a state.
+    """
+    check(cfg)
+    num_actions = spec.num_actions
+    keep = search.rows_kept(cfg.reuse, cfg.simulations, state)
+    max_depth = min(cfg.max_depth or cfg.simulations + keep, cfg.simulations + keep)
+
+    def plan(key: Key, model: Model, state: State, warm: Tree) -> tuple[Array, Tree, SearchInfo]:
+        search.one_step(model)
+        key_order, key_value = jax.random.split(jax.random.fold_in(key, cfg.simulations))
+
+        def order(key: Key, state: State) -> Array:
+            """[A] in [0, 1), the largest to be tried first; -1 where an action is not allowed."""
+            return jnp.where(search.legal_at(model, state, num_actions), jax.random.uniform(key, (num_actions,)), -1.0)
+
+        def value(key: Key, state: State) -> Array:
+            if model.value is not None:
+                return model.value(key, state)
+            one = lambda key: rollout(model, key, state, num_actions, cfg.gamma, cfg.rollout_depth)  # noqa: E731
+            return jnp.mean(jax.vmap(one)(jax.random.split(key, cfg.rollouts)))
+
+        row = tree.fresh(num_actions, order(key_order, state), value(key_value, state))
+        start = search.begin(tree.new_tree(row, state, cfg.simulations + keep + 1), warm, num_actions)
+
+        def simulate(i: Array, t: tree.Tree) -> tree.Tree:
+            def score(node: tree.Node) -> Array:
+                q = by_tree(node, t.low, t.high) if cfg.normalise else node.q
+                return upper_bounds(node, q, cfg.c)
+
+            rule = tree.by_score(num_actions, score)
+            first = tree.first_max(score(tree.unpack(t.rows[:1], num_actions)))
+            t, leaf = tree.descend(t, first, jnp.ones(1, bool), rule, max_depth)
+            ask = search.asker(model, jax.random.fold_in(key, i), order, value)
+            t, out, values = tree.expand(t, leaf, keep + i + 1, rule, ask, cfg.gamma)
+            return back_up(t, leaf, keep + i + 1, rule, out, values, cfg.normalise)
+
+        t = jax.lax.fori_loop(0, cfg.simulations, simulate, tree.with_room(start, max_depth))
+        root = tree.unpack(t.rows[0], num_actions)
+        q = jnp.where(root.visits > 0, root.q, root.value)
+        policy = root.visits / jnp.sum(root.visits)
+        action = search.most_visited(root, q)
+        warm = search.remember(t, action, num_actions, keep)
+        return action, warm, search.summary(t, num_actions, policy, q, cfg.keep_tree)
+
+    return Planner(lambda: search.memory(keep, num_actions, state), plan)
+
+
+def upper_bounds(node: tree.Node, q: Array, c: Array | float) -> Array:
+    """The score to choose an action by, [..., A]: bounds, or the order of the untried actions while there are any.
+
+    Args:
+      node: whose prior is the order of its untried actions, in [0, 1), below 0 where an action is not allowed.
+      q: [..., A] values of tried actions.
+      c: weight of exploration.
+    """
+    allowed = node.prior >= 0.0
+    untried = allowed & (node.visits == 0.0)
+    bonus = c * jnp.sqrt(jnp.log(node.total)[..., None] / jnp.maximum(node.visits, 1.0))
+    score = jnp.where(jnp.any(untried, -1, keepdims=True), jnp.where(untried, node.prior, -1.0), q + bonus)
+    return jnp.where(allowed, score, -jnp.inf)
+
+
+def rollout(model: Model, key: Key, state: State, num_actions: int, gamma: Array | float, depth: int) -> Array:
+    """The discounted return [] of uniformly random allowed actions, to termination or for `depth` steps.
+
+    The model's `value`, if it has one, is not added.
+    """
+
+    def step(at: tuple[Array, State, Array, Array]) -> tuple[Array, State, Array, Array]:
+        t, state, weight, total = at
+        key_action, key_step = jax.random.split(jax.random.fold_in(key, t))
+        if model.legal is None:
+            action = jax.random.randint(key_action, (), 0, num_actions, jnp.int32)
+        else:
+            drawn = jax.random.uniform(key_action, (num_actions,))
+            action = tree.first_max(jnp.where(model.legal(state), drawn, -1.0))
+        out = model.step(key_step, state, action)
+        total = total + onward(weight, out.reward)
+        return t + 1, out.state, weight * gamma * out.discount, total
+
+    def going(at: tuple[Array, State, Array, Array]) -> Array:
+        t, _, weight, _ = at
+        return (t < depth) & in_any_lane(weight != 0.0)
+
+    start = (jnp.zeros((), jnp.int32), state, jnp.ones(()), jnp.zeros(()))
+    return jax.lax.while_loop(going, step, start)[3]

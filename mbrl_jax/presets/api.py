@@ -1,0 +1,92 @@
+"""Training and loading from Python: what the command line does, as calls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mbrl_jax.core.config import replace
+from mbrl_jax.core.types import Env
+from mbrl_jax.envs.registry import make_env
+from mbrl_jax.presets.builder import build, default_wave, preset
+from mbrl_jax.presets.restore import Loaded, load_run
+from mbrl_jax.train.compilation import enable_compilation_cache
+from mbrl_jax.train.devices import devices_for
+from mbrl_jax.train.run import Job, Result, check_folder, run
+
+
+def train(
+    algo: str,
+    env: str | Env,
+    *,
+    out: Path | str,
+    steps: int | None = None,
+    seeds: int = 1,
+    seed: int = 0,
+    agent: Mapping[str, Any] | None = None,
+    loop: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    quiet: bool = True,
+    checkpoint_seconds: float = 30.0,
+) -> Result:
+    """Trains an agent and leaves a run's folder, as `mbrl-jax train` does.
+
+    Args:
+      algo: an agent's name.
+      env: an environment's name, or an environment.
+      out: the run's folder, new or empty.
+      steps: real environment steps of each seed, random ones included; the preset's if None.
+      seeds: how many, trained under `vmap` in one program.
+      seed: the first; seed i of the run is `jax.random.key(seed + i)`.
+      agent: changes to the preset's agent settings, by dotted name: `{"policy.lr": 1e-3}`.
+      loop: changes to the preset's loop settings.
+      resume: go on with the run in `out`.
+      quiet: print nothing.
+      checkpoint_seconds: least time between checkpoints, in seconds; 0 saves one after every chunk.
+    Returns:
+      the state of all seeds, the summary, and whether the run came to its end.
+    Raises:
+      ValueError: a name that does not exist, a setting out of range or at odds with another, or a folder that cannot
+        be used.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    known = preset(algo, env)
+    agent_cfg, loop_cfg = replace(known.agent, dict(agent or {})), replace(known.loop, dict(loop or {}))
+    made = make_env(env) if isinstance(env, str) else env
+    job = Job(
+        algo=algo,
+        env=env if isinstance(env, str) else made.spec.name,
+        agent=agent_cfg,
+        loop=loop_cfg,
+        steps=known.steps if steps is None else steps,
+        seed=seed,
+        seeds=seeds,
+        wave=default_wave(agent_cfg),
+        devices=devices_for(0, seeds),
+        threshold=known.threshold if math.isfinite(known.threshold) else None,
+    )
+    check_folder(job, out, resume)
+    enable_compilation_cache()
+    program = build(algo, made, agent_cfg, loop_cfg)
+
+    def draw(folder: Path) -> None:
+        from mbrl_jax.analysis import curves
+
+        curves.draw(folder / "curve.png", [folder], None, job.threshold)
+
+    return run(program, job, out, resume=resume, quiet=quiet, checkpoint_seconds=checkpoint_seconds, draw=draw)
+
+
+def load(folder: Path | str, seed: int = 0) -> Loaded:
+    """A run's settings, and one of its seeds at the newest checkpoint.
+
+    Args:
+      folder: of a run.
+      seed: which of its seeds, counted from 0.
+    Raises:
+      ValueError: there is no run in the folder, no checkpoint, or no such seed.
+    """
+    return load_run(folder, seed)

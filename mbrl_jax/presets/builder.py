@@ -1,0 +1,168 @@
+"""Settings of each agent in each environment, and the compiled loop that they make."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from mbrl_jax.buffers.latest import latest
+from mbrl_jax.buffers.sequence import need_window
+from mbrl_jax.buffers.uniform import uniform
+from mbrl_jax.core.config import check, flat, replace
+from mbrl_jax.core.types import Agent, Buffer, Discrete, Env, no_refresh
+from mbrl_jax.envs import games, wrappers
+from mbrl_jax.envs.registry import EVAL_ENVS, make_env, repetition
+from mbrl_jax.presets import loops, settings
+from mbrl_jax.presets.registry import AGENTS, Algorithm
+from mbrl_jax.train.loop import Loop, LoopConfig, make_loop
+
+
+class Preset(NamedTuple):
+    """Settings of one agent for one environment."""
+
+    agent: Any
+    loop: LoopConfig
+    steps: int  # real environment steps of one seed
+    threshold: float  # the evaluation return that counts as solved
+
+
+def algorithm(algo: str) -> Algorithm:
+    """An agent's entry by name.
+
+    Raises:
+      ValueError: no agent has this name.
+    """
+    if algo not in AGENTS:
+        raise ValueError(f"algo must be one of {', '.join(AGENTS)}, got {algo!r}")
+    return AGENTS[algo]
+
+
+def suited(algo: str, env: Env) -> Env:
+    """An environment in the form an agent takes: numbered states as one-hot vectors, planes flattened, where need be.
+
+    A planner in the true dynamics sees the environment's state instead of an observation. Agents that know of no games
+    see them without the mask of legal actions.
+
+    Raises:
+      ValueError: no agent has this name, or it can handle no such environment.
+    """
+    entry, spec = algorithm(algo), env.spec
+    if not isinstance(spec.action, entry.actions):
+        kinds = " or ".join(entry.action_kinds)
+        raise ValueError(f"env must have {kinds} actions for {algo}, got {spec.name} with {spec.action}")
+    if entry.table:
+        if not isinstance(spec.obs, Discrete):
+            raise ValueError(f"env must have numbered states for {algo}, got {spec.name} with {spec.obs}")
+        return env
+    if entry.simulator:
+        return wrappers.reveal_state(_as_arrays(env))
+    if games.is_game(env):
+        return env if entry.games else suited(algo, games.unmask(env))
+    if isinstance(spec.obs, Discrete):
+        return _as_arrays(env)
+    rank = len(spec.obs.shape)
+    return env if rank == 1 or (rank == 3 and entry.planes) else wrappers.flatten(env)
+
+
+def _as_arrays(env: Env) -> Env:
+    return wrappers.one_hot(env) if isinstance(env.spec.obs, Discrete) else env
+
+
+def preset(algo: str, env: str | Env) -> Preset:
+    """Settings of an agent for an environment; environments without their own get the agent's general ones.
+
+    Args:
+      algo: a name in `AGENTS`.
+      env: a name, or an environment, whose settings go by its spec's name.
+    Raises:
+      ValueError: no agent or environment has this name, or they do not go together.
+    """
+    entry = algorithm(algo)
+    name, raw = (env, make_env(env)) if isinstance(env, str) else (env.spec.name, env)
+    changes = settings.agent_settings(algo, name, suited(algo, raw).spec)
+    loop: dict[str, Any] = {"steps": 20_000}
+    if entry.table:
+        loop |= loops.TABULAR | loops.TABULAR_LOOP.get(name, {})
+    loop |= loops.LOOP.get((algo, ""), {}) | loops.LOOP.get((algo, name), {})
+    steps = loop.pop("steps")
+    newest = loop.get("num_envs", 1) * loop.get("unroll", 1)
+    loop.setdefault("capacity", newest if entry.replay == "latest" else steps)
+    if raw.spec.time_limit is None:  # no evaluation episode would end
+        loop["eval_episodes"] = 0
+    threshold = settings.THRESHOLD.get(repetition(name)[0], math.inf)  # a repeated action changes no return
+    return Preset(replace(entry.config(), changes), LoopConfig(**loop), steps, threshold)
+
+
+WIDE = (
+    128  # units of a hidden layer from which one seed fills a device; measured by `scripts/benchmark.py --rows seeds`
+)
+
+
+def default_wave(agent: Any) -> int:
+    """Seeds to run under one `vmap` on a device: one where any hidden layer is wide, else four."""
+    found = [value for name, value in flat(agent, ".").items() if name.endswith(".hidden") and value]
+    widths = [max(value) if isinstance(value, tuple) else value for value in found]
+    return 1 if max(widths, default=0) >= WIDE else 4
+
+
+def learner(algo: str, env: str | Env, agent: Any) -> tuple[Agent, Env]:
+    """An agent of given settings, and the environment in the form that it takes.
+
+    Raises:
+      ValueError: a name that does not exist, or a setting that does not go with the environment.
+    """
+    entry = algorithm(algo)
+    raw = make_env(env) if isinstance(env, str) else env
+    env = suited(algo, raw)
+    try:
+        return entry.make(agent, _as_arrays(raw) if entry.simulator else env.spec), env
+    except ValueError as error:
+        raise ValueError(f"agent: {error}") from error
+
+
+def buffer(algo: str, agent: Any, loop: LoopConfig) -> Buffer:
+    """The buffer that an agent of given settings learns from.
+
+    Raises:
+      ValueError: no agent has this name, or a setting is at odds with another.
+    """
+    entry = algorithm(algo)
+    if entry.buffer is not None:
+        return entry.buffer(agent, loop.capacity, loop.num_envs)
+    return latest(loop.unroll, loop.num_envs) if entry.replay == "latest" else uniform(loop.capacity)
+
+
+def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
+    """The compiled loop of an agent in an environment.
+
+    Args:
+      algo: a name in `AGENTS`.
+      env: a name, or an environment.
+      agent: the agent's settings; floats may be traced.
+      loop: the loop's settings.
+    Raises:
+      ValueError: a name that does not exist, or a setting out of range or at odds with another.
+    """
+    entry = algorithm(algo)
+    check(agent, "agent.")
+    check(loop, "loop.")
+    raw = make_env(env) if isinstance(env, str) else env
+    if entry.table and (loop.num_envs, loop.unroll, loop.updates) != (1, 1, 1):
+        given = f"{loop.num_envs}, {loop.unroll} and {loop.updates}"
+        raise ValueError(f"loop.num_envs, loop.unroll and loop.updates must be 1 for {algo}, got {given}")
+    rows = loop.num_envs * loop.unroll
+    if loop.capacity < rows:
+        raise ValueError(f"loop.capacity must be at least loop.num_envs x loop.unroll = {rows}, got {loop.capacity}")
+    for name, value in flat(agent, "agent.").items():
+        if entry.replay == "transitions" and name.endswith(".batch") and value > loop.capacity:
+            raise ValueError(f"{name} must be at most loop.capacity = {loop.capacity}, got {value}")
+    made, suited_env = learner(algo, raw, agent)
+    if made.refresh is not no_refresh and loop.warmup < 1:
+        raise ValueError(f"loop.warmup must be at least 1 for {algo}, whose model needs rows, got {loop.warmup}")
+    if entry.window is not None:
+        need_window(entry.window(agent), loop.warmup * loop.unroll)
+    eval_env = EVAL_ENVS.get(raw.spec.name)
+    return make_loop(
+        made, suited_env, buffer(algo, agent, loop), loop,
+        eval_env=None if eval_env is None else suited(algo, eval_env()),
+    )  # fmt: skip

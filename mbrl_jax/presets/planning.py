@@ -1,0 +1,80 @@
+"""Settings of the agents that plan with MPC, for pairs of agent and environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# A small ensemble, and plans of some tens of milliseconds on two cores.
+SMALL_PLAN: dict[str, Any] = {
+    "model.hidden": (128, 128),
+    "fit.members": 5,
+    "fit.elites": 5,
+    "fit.batch": 32,
+    "planner.cem.horizon": 20,
+    "planner.cem.population": 150,
+    "planner.cem.elites": 15,
+    "planner.cem.iterations": 3,
+    "planner.cem.particles": 5,
+}
+
+PETS: dict[str, dict[str, Any]] = {
+    "Pendulum-v1": SMALL_PLAN,
+    # A push too late shows only when the pole is down: a short look ahead finds all plans alike.
+    "ContinuousCartPole": SMALL_PLAN | {"planner.cem.horizon": 40},
+    # A learned reward says nothing of what was never seen: told its reward, the planner looks for the upright pole.
+    "CartPoleSwingUp": SMALL_PLAN
+    | {
+        "known_reward": True,
+        "planner.cem.horizon": 25,
+        "planner.shooting.horizon": 25,
+        "planner.shooting.population": 450,
+        "planner.shooting.particles": 5,
+    },
+}
+
+# Equal budgets of model steps in every planner: 360 candidates per step of the horizon.
+TRUE_PLAN: dict[str, Any] = {
+    "planner.shooting.population": 360,
+    "planner.cem.population": 120,
+    "planner.cem.elites": 12,
+    "planner.cem.iterations": 3,
+    "planner.icem.population": 148,
+    "planner.mppi.population": 120,
+    "planner.mppi.iterations": 3,
+}
+
+
+def _horizon(steps: int) -> dict[str, Any]:
+    return {f"planner.{kind}.horizon": steps for kind in ("shooting", "cem", "icem", "mppi", "gradient")}
+
+
+# The gradient planner's candidates are its restarts in each of its rounds.
+GRADIENT_PLAN: dict[str, Any] = {"planner.gradient.restarts": 12, "planner.gradient.iterations": 29}
+
+MPC: dict[str, dict[str, Any]] = {
+    "Pendulum-v1": TRUE_PLAN | _horizon(20) | GRADIENT_PLAN,
+    "CartPoleSwingUp": TRUE_PLAN | _horizon(25) | GRADIENT_PLAN | {"planner.mppi.kappa": 5.0},
+    # A push too late shows only when the pole is down: half a second is too short a look ahead.
+    "ContinuousCartPole": TRUE_PLAN | _horizon(50) | {
+        "planner.icem.beta": 0.5,
+        "planner.icem.std": 1.0,
+        "planner.gradient.restarts": 180,
+        "planner.gradient.iterations": 1,
+        "planner.gradient.smoothness": 0.3,
+    },
+    # Pushes must keep their direction for some twenty steps before anything is gained.
+    "MountainCarContinuous-v0": TRUE_PLAN | _horizon(100) | {
+        "planner.icem.beta": 3.0,
+        "planner.icem.std": 1.0,
+        "planner.mppi.beta": 0.05,
+        "planner.mppi.sigma": 5.0,
+        "planner.gradient.restarts": 30,
+        "planner.gradient.iterations": 11,
+        "planner.gradient.smoothness": 0.95,
+    },
+    "Reacher-misc": TRUE_PLAN | _horizon(40) | GRADIENT_PLAN | {
+        "planner.mppi.kappa": 30.0,
+        "planner.mppi.sigma": 1.0,
+        "planner.mppi.beta": 0.5,
+    },
+}  # fmt: skip

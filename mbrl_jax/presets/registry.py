@@ -1,0 +1,198 @@
+"""Which agents there are by name: a table that is read at run time and imports no agent until it is asked for.
+
+An entry names an agent's parts as "module:name", or holds them. A user's agent enters by `register_agent`, or as a
+further entry of `AGENTS`:
+
+    register_agent("mine", MyConfig, make_mine, summary="what it is in a line")
+
+`MyConfig` is a `@config` class, `make_mine` a function (config, spec) -> `Agent`. No table of settings is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from mbrl_jax.core.types import Agent, Buffer
+
+Part: TypeAlias = "str | Callable[..., Any]"
+Kind = Literal["discrete", "continuous"]
+Replay = Literal["transitions", "latest", "windows"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """What the library must know of an agent to configure, build and run it.
+
+    Parts given as "module:name" are imported when they are first read.
+    """
+
+    summary: str = ""  # one line for the command line's overview
+    config_part: Part  # a `@config` class, or a function that returns one; its defaults suit no environment
+    make_part: Part  # (config, spec) -> Agent; (config, env) with `simulator`
+    replay: Replay = "transitions"  # single rows, the newest trajectory, or windows of consecutive steps
+    buffer_part: Part | None = None  # (config, capacity, num_envs) -> Buffer, with "windows"
+    window_part: Part | None = None  # (config) -> rows of a window, with "windows"
+    open_loop_part: Part | None = None  # (config, spec, learner) -> OpenLoopModel, where its model can be looked into
+    action_kinds: tuple[Kind, ...] = ("discrete", "continuous")
+    table: bool = False  # needs numbered states; other agents get them as one-hot vectors
+    planes: bool = False  # takes planes [height, width, channels] as they are; other agents get them flattened
+    simulator: bool = False  # plans in the environment itself, and sees its state
+    games: bool = False  # handles illegal actions and a second player
+
+    @property
+    def config(self) -> Callable[[], Any]:
+        """The class of its settings, or the function that returns their defaults."""
+        return _imported(self.config_part)
+
+    @property
+    def make(self) -> Callable[[Any, Any], Agent]:
+        """(config, spec) -> Agent, or (config, env) with `simulator`."""
+        return _imported(self.make_part)
+
+    @property
+    def buffer(self) -> Callable[[Any, int, int], Buffer] | None:
+        """(config, capacity, num_envs) -> Buffer of windows, or None."""
+        return _imported(self.buffer_part)
+
+    @property
+    def window(self) -> Callable[[Any], int] | None:
+        """(config) -> rows of the windows it learns from, or None."""
+        return _imported(self.window_part)
+
+    @property
+    def open_loop_model(self) -> Callable[[Any, Any, Any], Any] | None:
+        """(config, spec, learner) -> OpenLoopModel, or None where there is no latent model to look into."""
+        return _imported(self.open_loop_part)
+
+    @property
+    def actions(self) -> tuple[type, ...]:
+        """The classes of the action spaces it handles."""
+        from mbrl_jax.core.types import Box, Discrete
+
+        return tuple({"discrete": Discrete, "continuous": Box}[kind] for kind in self.action_kinds)
+
+
+def _imported(part: Part | None) -> Any:
+    if not isinstance(part, str):
+        return part
+    module, _, name = part.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _agent(
+    module: str, config: str, summary: str, replay: Replay = "transitions", looked_into: bool = False, **rest: Any
+) -> Algorithm:
+    """The entry of a module of `mbrl_jax.agents` whose parts bear the usual names."""
+    home = f"mbrl_jax.agents.{module}"
+    windows = replay == "windows"
+    return Algorithm(
+        summary=summary,
+        config_part=f"{home}:{config}",
+        make_part=rest.pop("make_part", f"{home}:make"),
+        replay=replay,
+        buffer_part=f"{home}:buffer" if windows else None,
+        window_part=f"{home}:window" if windows else None,
+        open_loop_part=f"{home}:open_loop_model" if looked_into else None,
+        **rest,
+    )
+
+
+DISCRETE: tuple[Kind, ...] = ("discrete",)
+
+AGENTS: dict[str, Algorithm] = {
+    "q_learning": _agent(
+        "q_learning", "QLearningConfig", "tabular Q-learning", "latest", action_kinds=DISCRETE, table=True
+    ),
+    "dyna_q": _agent(
+        "dyna_q", "DynaQConfig", "Q-learning that plans with a table of what it saw", "latest",
+        action_kinds=DISCRETE, table=True,
+    ),
+    "dyna_q_plus": _agent(
+        "dyna_q", "dyna_q_plus", "Dyna-Q with a bonus for what it has not tried for long", "latest",
+        action_kinds=DISCRETE, table=True,
+    ),
+    "sweeping": _agent(
+        "sweeping", "SweepingConfig", "prioritized sweeping: planned backups where the error is largest", "latest",
+        action_kinds=DISCRETE, table=True,
+    ),
+    "dqn": _agent(
+        "dqn", "DQNConfig", "deep Q-network, double and with a target network, model-free",
+        action_kinds=DISCRETE, planes=True,
+    ),
+    "dyna_dqn": _agent(
+        "dyna_dqn", "DynaDQNConfig", "deep Dyna: DQN with more updates, on rollouts of a learned model",
+        action_kinds=DISCRETE,
+    ),
+    "ppo": _agent(
+        "ppo", "PPOConfig", "proximal policy optimisation, model-free and on-policy", "latest", planes=True
+    ),
+    "sac": _agent("sac", "SACConfig", "soft actor-critic, model-free"),
+    "mbpo": _agent("mbpo", "MBPOConfig", "SAC on short rollouts of a learned ensemble"),
+    "pets": _agent(
+        "pets", "PETSConfig", "planning in every step with a learned ensemble",
+        make_part="mbrl_jax.presets.rewards:make_pets",
+    ),
+    "mpc": _agent(
+        "mpc", "MPCConfig", "planning in every step with the true dynamics; nothing is learned", "latest",
+        simulator=True,
+    ),
+    "uct": _agent(
+        "uct", "UCTConfig", "tree search with random rollouts in the true dynamics; nothing is learned", "latest",
+        action_kinds=DISCRETE, simulator=True, games=True,
+    ),
+    "alphazero": _agent(
+        "alphazero", "AlphaZeroConfig", "tree search in the true dynamics, guided by a learned policy and value",
+        "windows", action_kinds=DISCRETE, simulator=True, games=True,
+    ),
+    "muzero": _agent(
+        "muzero", "MuZeroConfig", "tree search in a latent model that is learned for the search alone", "windows",
+        action_kinds=DISCRETE, planes=True, games=True,
+    ),
+    "dreamer_v1": _agent(
+        "dreamer.v1", "DreamerV1Config", "an actor on the gradient of imagined returns", "windows", True, planes=True
+    ),
+    "dreamer_v2": _agent(
+        "dreamer.v2", "DreamerV2Config", "an actor and critic in the imagination of a discrete model", "windows", True,
+        planes=True,
+    ),
+    "dreamer_v3": _agent(
+        "dreamer.v3", "DreamerV3Config", "the same, with one set of settings for many tasks", "windows", True,
+        planes=True,
+    ),
+    "world_models": _agent(
+        "world_models.agent", "WorldModelsConfig", "a linear controller that evolves in a learned dream", "windows",
+        True, planes=True,
+    ),
+    "tdmpc2": _agent(
+        "tdmpc2", "TDMPC2Config", "planning in a learned latent model with a learned value and policy", "windows",
+        True, action_kinds=("continuous",),
+    ),
+}  # fmt: skip
+"""Every agent by its name on the command line."""
+
+
+def register_agent(name: str, config: Part, make: Part, **rest: Any) -> None:
+    """Adds a user's agent to `AGENTS`.
+
+    Args:
+      name: on the command line; letters, digits, `_` and `-`.
+      config: a `@config` class, or "module:name" of one.
+      make: (config, spec) -> Agent, or "module:name" of it.
+      rest: further fields of `Algorithm`: `summary`, `action_kinds`, `replay`, and with `replay="windows"` also
+        `buffer_part` and `window_part`.
+    Raises:
+      ValueError: the name is taken or no word, or an agent that learns from windows names no buffer.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError(f"name must be letters, digits, _ and -, got {name!r}")
+    if name in AGENTS:
+        raise ValueError(f"name must be new, got {name!r}, which is an agent already")
+    entry = Algorithm(config_part=config, make_part=make, **rest)
+    if entry.replay == "windows" and (entry.buffer_part is None or entry.window_part is None):
+        raise ValueError(f'{name}: replay="windows" needs buffer_part and window_part')
+    AGENTS[name] = entry

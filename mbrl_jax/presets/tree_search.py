@@ -1,0 +1,57 @@
+"""Settings of the agents that act by tree search, for pairs of agent and environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# A bootstrap from the network that follows slowly, and small networks: sixteen simulations are then enough.
+SMALL_MUZERO: dict[str, Any] = {
+    "net.latent": 64,
+    "net.hidden": (64,),
+    "search.gumbel.simulations": 16,
+    "gamma": 0.99,
+    "n_steps": 10,
+    "lr": 1e-3,
+    "bootstrap": "network",
+    "tau": 0.02,
+}
+
+MUZERO: dict[str, dict[str, Any]] = {
+    "CartPole-v1": SMALL_MUZERO | {"net.support": 10, "net.project": 32},
+    "Catch-bsuite": SMALL_MUZERO | {"net.support": 2},
+    "Breakout-MinAtar": SMALL_MUZERO
+    | {"net.latent": 128, "net.hidden": (128,), "net.support": 6, "net.project": 32, "gamma": 0.98},
+}
+
+# Results at the end of a game are all there is to earn: returns reach it, or nearly.
+GAME: dict[str, Any] = {"search.gumbel.simulations": 50, "gamma": 1.0, "n_steps": 9, "value_weight": 1.0}
+
+MUZERO["TicTacToe"] = GAME | {
+    "n_steps": 3,  # the rest from the target network: moves made to explore spoil the results of whole games
+    "search.random": 0.1,  # the model must learn what bad moves lead to
+    "players": 2,
+    "net.latent": 128,
+    "net.hidden": (128,),
+    "net.support": 2,
+    "net.project": 32,
+    "bootstrap": "network",
+    "tau": 0.05,
+    "lr": 1e-3,
+    "lr_decay": 0.1,  # at full rate one position in a hundred is played wrong, and which one keeps changing
+    "lr_decay_updates": 26_000,  # some 105,000 steps
+}
+
+ALPHAZERO: dict[str, dict[str, Any]] = {"TicTacToe": GAME | {"hidden": (128,), "support": 2}}
+
+# Several random games from each leaf: one says little of a pole that is about to fall.
+UCT: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {"uct.simulations": 50, "uct.rollouts": 8},
+    "FrozenLake-deterministic": {
+        "uct.simulations": 200,
+        "uct.gamma": 0.9,
+        "uct.rollout_depth": 30,
+        "uct.rollouts": 16,
+        "uct.c": 0.5,
+    },
+    "TicTacToe": {"uct.simulations": 200, "uct.gamma": 1.0, "uct.rollout_depth": 9},
+}

@@ -1,0 +1,74 @@
+"""`plot.py imagine` on a run as `train.py` leaves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mbrl_jax.cli import plot as plots
+from mbrl_jax.cli import train as cli
+from mbrl_jax.presets.restore import load_run
+
+WORDS = (
+    "dreamer_v2 --env CartPole-v1 --seeds 2 --steps 60 --quiet --devices 1 --loop.num-envs 2 --loop.warmup 10"
+    " --loop.inner 2 --loop.cycles 1 --loop.capacity 200 --loop.eval-episodes 1 --agent.batch 2 --agent.length 4"
+    " --agent.imagined 2 --agent.net.deter 8 --agent.net.units 8 --agent.net.layers 1 --agent.net.stoch 2"
+    " --agent.net.classes 2"
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert cli.main([*WORDS.split(), "--out", str(out)]) == 0
+    return out
+
+
+def test_a_run_is_taken_up_where_it_ended(run):
+    first, second = (load_run(run, seed) for seed in (0, 1))
+    assert (first.algo, first.name, first.config.batch) == ("dreamer_v2", "CartPole-v1", 2)
+    assert int(first.state.learner.updates) == 2 * first.chunk
+    assert (first.state.actors.obs != second.state.actors.obs).any()
+    with pytest.raises(ValueError, match=r"seed must be from 0 to 1, which .* holds, got 2"):
+        load_run(run, 2)
+
+
+def test_imagination_is_drawn(run, tmp_path, capsys):
+    png, gif = tmp_path / "a.png", tmp_path / "a.gif"
+    words = [
+        "imagine",
+        str(run),
+        "--out",
+        str(png),
+        "--gif",
+        str(gif),
+        "--context",
+        "2",
+        "--horizon",
+        "4",
+        "--seed",
+        "1",
+    ]
+    assert plots.main(words) == 0
+    assert "picture in" in capsys.readouterr().out
+    with Image.open(png) as picture, Image.open(gif) as moving:
+        assert picture.format == "PNG"
+        assert picture.size[0] > 300
+        assert getattr(moving, "n_frames", 1) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["RUN", "--out", "a.jpg"], "--out must end in .png"),
+        (["RUN", "--out", "a.png", "--gif", "a.mp4"], "--gif must end in .gif"),
+        (["RUN", "--out", "a.png", "--horizon", "0"], "--context, --horizon and --samples must be at least 1"),
+        (["RUN", "--out", "a.png", "--seed", "5"], "seed must be from 0 to 1"),
+        (["nowhere", "--out", "a.png"], "no run in nowhere"),
+    ],
+)
+def test_wrong_commands_are_refused(run, words, message, capsys):
+    assert plots.main(["imagine", *(str(run) if word == "RUN" else word for word in words)]) == 2
+    assert message in capsys.readouterr().err

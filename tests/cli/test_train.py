@@ -1,0 +1,238 @@
+"""The command line: what is wrong with a command is one line that names it, exit code 2, and nothing written."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+
+from mbrl_jax import presets
+from mbrl_jax.cli import train as cli
+from mbrl_jax.cli.plot import main as plot
+from mbrl_jax.cli.train import main
+from mbrl_jax.envs.registry import ENVS
+from mbrl_jax.train import compilation
+
+SMALL = [
+    "--loop.inner", "2", "--loop.cycles", "1", "--loop.warmup", "8", "--loop.eval-episodes", "1",
+    "--agent.batch", "4", "--agent.hidden", "4", "--quiet",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def away(tmp_path, monkeypatch):
+    """Runs go to a folder of their own, and compiled programs are not kept."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compilation, "enable_compilation_cache", lambda: None)
+
+
+def refused(argv, capsys, work=main):
+    """The one line a command is refused with."""
+    assert work([str(word) for word in argv]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.endswith("\n")
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("", ["algo", "sac", "mbpo"]),
+        ("mbop", ["algo", "sac", "mbop", "did you mean mbpo"]),
+        ("--seeds 2 sac", ["algo", "--seeds"]),
+        ("sac --env Pendulum", ["env", "Pendulum-v1"]),
+        ("sac --env", ["--env", "Pendulum-v1"]),
+        ("sac --agent.rl 3e-4", ["--agent.rl", "did you mean --agent.lr"]),
+        ("sac --agent.lr=abc", ["--agent.lr", "a number", "abc"]),
+        ("sac --agent.lr -1e-3", ["agent.lr", "above 0", "-0.001"]),
+        ("sac --agent.lr nan", ["agent.lr", "above 0"]),
+        ("sac --agent.lr inf", ["agent.lr", "finite"]),
+        ("sac --agent.gamma 1.5", ["agent.gamma", "at most 1", "1.5"]),
+        ("sac --agent.hidden 32 0", ["agent.hidden", "at least 1"]),
+        ("sac --agent.hidden wide", ["--agent.hidden", "INT", "wide"]),
+        ("sac --agent.batch 30000", ["agent.batch", "loop.capacity", "30000"]),
+        ("mbpo --agent.policy.tau 0", ["agent.policy.tau", "above 0"]),
+        ("sac --loop.num_envs 0", ["loop.num_envs", "at least 1"]),
+        ("sac --loop.capacity 1e3", ["--loop.capacity", "a whole number", "1e3"]),
+        ("sac --loop.capcity 100", ["--loop.capcity", "did you mean --loop.capacity"]),
+        ("sac --seeds 0", ["seeds", "at least 1"]),
+        ("sac --seeds 1.5", ["--seeds", "a whole number", "1.5"]),
+        ("sac --seeds", ["--seeds"]),
+        ("sac --seed -1", ["seed", "at least 0"]),
+        ("sac --seed 4294967296", ["seed", "at most"]),
+        ("sac --steps 0", ["steps", "at least 1"]),
+        ("sac --wave -1", ["wave", "at least 0"]),
+        ("sac --devices 999", ["devices", "at most"]),
+        ("sac --checkpoint-seconds -1", ["checkpoint_seconds", "at least 0"]),
+        ("sac --checkpoint-seconds nan", ["checkpoint_seconds", "at least 0"]),
+        ("sac --quiet maybe", ["maybe"]),
+        ("sac --resume", ["--resume", "runs/sac-Pendulum-v1-0"]),
+        ("sac --resume --out none", ["--resume", "--out none"]),
+        ("sac --out letters", ["--out letters", "new or an empty folder"]),
+        ("sac --out letters/a.txt", ["--out letters/a.txt", "new or an empty folder"]),
+    ],
+)
+def test_wrong_commands(command, words, capsys, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("dear")
+    line = refused(command.split(), capsys)
+    assert [word for word in words if word not in line] == []
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.txt", "letters"]
+    assert (tmp_path / "letters" / "a.txt").read_text() == "dear"
+
+
+def test_a_discrete_only_agent_on_a_continuous_task(capsys, monkeypatch):
+    only = dataclasses.replace(presets.AGENTS["sac"], action_kinds=("discrete",))
+    monkeypatch.setitem(presets.AGENTS, "sac", only)
+    line = refused(["sac", "--env", "Pendulum-v1"], capsys)
+    assert "env must have discrete actions for sac" in line
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback(monkeypatch):
+    def broken(*_):
+        return int("not ours")
+
+    def elsewhere(*_):
+        return json.loads("{")
+
+    monkeypatch.setattr(presets, "preset", elsewhere)  # raised within another library, it is no word to the user
+    with pytest.raises(json.JSONDecodeError):
+        main(["sac"])
+    monkeypatch.setattr(presets, "preset", broken)
+    with pytest.raises(ValueError, match="not ours"):
+        main(["sac"])
+
+
+def test_help_at_the_top_is_quick_and_lists_what_there_is():
+    code = (
+        "import sys; from mbrl_jax.cli import main; r = main(['train', '--help']); "
+        "assert 'jax' not in sys.modules and 'tyro' not in sys.modules; sys.exit(r)"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.monotonic() - start < 2
+    for name in (*presets.AGENTS, *ENVS, "--out DIR", "--resume"):
+        assert name in done.stdout
+
+
+def test_a_reader_that_goes_early_is_no_failure():
+    code = "import sys; from mbrl_jax import cli; sys.exit(cli.main(['train', 'sac', '--help']))"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # as `head` does when it has seen enough
+        said = process.stderr.read()
+    assert (process.returncode, said) == (1, "")
+
+
+def test_help_of_an_algorithm(capsys):
+    assert main(["sac", "--env", "CartPole-v1", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    known = presets.preset("sac", "CartPole-v1")
+    assert f"--agent.lr FLOAT Adam's learning rate, of all three losses (above 0) (default: {known.agent.lr})" in said
+    assert f"(default: {known.steps})" in said
+    assert "--loop.num-envs INT environments side by side (at least 1) (default: 1)" in said
+    assert "(default: CartPole-v1)" in said
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of two seeds and a few steps, with every kind of flag."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compilation, "enable_compilation_cache", lambda: None)
+        argv = ["sac", "--env=CartPole-v1", "--seeds", "2", "--steps", "12", "--out", str(out), "--agent.lr", "0002"]
+        assert main([*argv, *SMALL]) == 0
+    return out
+
+
+def test_a_run_leaves_its_files(trained, capsys):
+    assert sorted(path.name for path in trained.iterdir()) == [
+        "checkpoints", "config.json", "curve.png", "eval.csv", "metrics.csv", "summary.json",
+    ]  # fmt: skip
+    config = json.loads((trained / "config.json").read_text())
+    assert config["agent"]["lr"] == 2.0
+    assert config["agent"]["hidden"] == [4]
+    assert config["agent"]["tau"] == presets.preset("sac", "CartPole-v1").agent.tau
+    assert config["loop"]["inner"] == 2
+    assert (config["algo"], config["env"], config["seeds"]) == ("sac", "CartPole-v1", 2)
+    assert config["command"].startswith("python scripts/train.py sac --env=CartPole-v1 --seeds 2 --steps 12")
+    summary = json.loads((trained / "summary.json").read_text())
+    assert summary["env_steps"] == 12
+    assert len(summary["eval_return"]) == 2
+    assert (trained / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(trained, capsys):
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    argv = ["sac", "--env", "CartPole-v1", "--seeds", "2", "--steps", "12", "--out", trained, "--agent.lr", "2", *SMALL]
+    assert "holds another run" in refused(argv, capsys)
+    assert "agent.lr is 2.0 there, 3.0 here" in refused([*argv, "--resume", "--agent.lr", "3"], capsys)
+    assert "env is 'CartPole-v1' there" in refused(["mbpo", "--out", trained, "--resume"], capsys)
+    assert "--steps must be at least 12" in refused([*argv, "--resume", "--steps", "9"], capsys)
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_the_default_folder_is_new(tmp_path):
+    base = Path("runs") / "sac-X-3"
+    assert cli._default_out("sac", "X", 3, resume=False) == cli._default_out("sac", "X", 3, resume=True) == base
+    base.mkdir(parents=True)
+    second = base.with_name("sac-X-3-2")
+    assert cli._default_out("sac", "X", 3, resume=False) == second
+    assert cli._default_out("sac", "X", 3, resume=True) == base
+    second.mkdir()
+    assert cli._default_out("sac", "X", 3, resume=False) == base.with_name("sac-X-3-3")
+    assert cli._default_out("sac", "X", 3, resume=True) == second
+
+
+def test_plot(trained, tmp_path, capsys):
+    assert plot(["curves", str(trained), "--labels", "ours", "--out", "a.png", "--threshold", "-5"]) == 0
+    said = capsys.readouterr().out
+    assert "median steps to -5" in said
+    assert "ours" in said
+    assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("curves none --out a.png", ["none", "holds no results"]),
+        ("curves none --labels a b --out a.png", ["--labels", "1 runs"]),
+        ("curves none --out a.jpg", ["--out", ".png"]),
+        ("curves none", ["--out"]),
+        ("bars", ["bars", "curves"]),
+    ],
+)
+def test_wrong_plots(command, words, capsys, tmp_path):
+    line = refused(command.split(), capsys, plot)
+    assert [word for word in words if word not in line] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    old = (
+        jax.config.values["jax_compilation_cache_dir"],
+        jax.config.values["jax_persistent_cache_min_compile_time_secs"],
+    )
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        compilation.enable_compilation_cache()
+        assert jax.config.values["jax_compilation_cache_dir"] is None
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        compilation.enable_compilation_cache()
+        assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "mbrl_jax")
+        assert jax.config.values["jax_persistent_cache_min_compile_time_secs"] == 0.5
+    finally:
+        jax.config.update("jax_compilation_cache_dir", old[0])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", old[1])

@@ -1,0 +1,141 @@
+"""Every preset builds, and what does not fit together is refused by name."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import jax
+import pytest
+
+from mbrl_jax import presets
+from mbrl_jax.core import Box, Discrete, replace
+from mbrl_jax.core.config import flat
+from mbrl_jax.envs.registry import ENVS, make_env
+from mbrl_jax.presets import latent as settings_latent
+from mbrl_jax.presets import settings
+from mbrl_jax.train.loop import env_steps
+
+world = cache(make_env)
+CONTINUOUS = {"Pendulum-v1", "ContinuousCartPole", "CartPoleSwingUp", "MountainCarContinuous-v0"}
+NUMBERED = {
+    "DynaMaze",
+    "BlockingMaze",
+    "ShortcutMaze",
+    "FrozenLake",
+    "FrozenLake-deterministic",
+    "FourRooms",
+    "DeepSea",
+}
+NUMBERED |= {"Catch"}
+SLOW_TO_TRACE = {
+    "dyna_dqn", "mbpo", "pets", "uct", "alphazero", "muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3", "world_models",
+    "tdmpc2",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("env", ENVS)
+@pytest.mark.parametrize("algo", presets.AGENTS)
+def test_every_preset_builds_and_fits_together(algo, env):
+    made = presets.AGENTS[algo]
+    kind = Box if env in CONTINUOUS else Discrete
+    if kind not in made.actions or (env not in NUMBERED and made.table):
+        needs = r"(discrete actions|continuous actions|numbered states)"
+        with pytest.raises(ValueError, match=rf"env must have {needs} for {algo}, got"):
+            presets.preset(algo, env)
+        return
+    it = presets.preset(algo, env)
+    if algo == "alphazero" and world(env).observe is None:
+        with pytest.raises(ValueError, match="must have `observe`"):
+            presets.build(algo, world(env), it.agent, it.loop)
+        return
+    loop = presets.build(algo, world(env), it.agent, it.loop)
+    if algo in SLOW_TO_TRACE and env != next(iter(settings.TABLES[algo])):
+        return  # tracing takes seconds: in the first of its own environments only
+    state = jax.eval_shape(loop.init, jax.random.key(0))
+    after, report = jax.eval_shape(loop.chunk, state)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
+    assert report.returns.shape == (it.loop.eval_episodes,)
+    if made.window is not None:
+        assert it.loop.capacity >= 50 * it.loop.num_envs * made.window(it.agent)
+    elif algo in ("sac", "mbpo", "dqn", "dyna_dqn", "pets"):
+        assert it.loop.capacity >= it.steps
+    else:
+        assert it.loop.capacity == it.loop.num_envs * it.loop.unroll
+    assert (it.steps - env_steps(it.loop, 0)) >= 5 * (env_steps(it.loop, 1) - env_steps(it.loop, 0))
+
+
+OWN = [
+    (algo, env)
+    for algo in presets.AGENTS
+    for env in settings.TABLES.get(algo, {})  # the table of the agent's own name
+    if env
+]
+
+
+@pytest.mark.parametrize(("algo", "env"), OWN)
+def test_settings_of_an_agent_for_an_environment_reach_it(algo, env):
+    agent = flat(presets.preset(algo, env).agent)
+    for name, value in settings.TABLES[algo][env].items():
+        assert agent[name] == value, name
+
+
+def test_an_environment_without_settings_of_its_own_gets_the_agents_general_ones():
+    assert presets.preset("tdmpc2", "Pendulum-v1").agent.net.size == "nano"
+    other = flat(presets.preset("tdmpc2", "MountainCarContinuous-v0").agent)
+    assert all(other[name] == value for name, value in settings_latent.NANO_TDMPC.items())
+    assert presets.preset("dreamer_v3", "Acrobot-v1").agent.batch == 16
+    assert presets.preset("dreamer_v2", "Catch-bsuite").agent.net.deter == 128
+
+
+def test_environments_come_in_the_form_an_agent_takes():
+    assert presets.suited("q_learning", world("Catch")).spec.obs == Discrete(250)
+    assert presets.suited("sac", world("Catch")).spec.obs.shape == (250,)
+    assert presets.suited("sac", world("Breakout-MinAtar")).spec.obs.shape == (400,)
+    assert presets.suited("ppo", world("Breakout-MinAtar")).spec.obs.shape == (10, 10, 4)
+    _, obs = presets.suited("dqn", world("DynaMaze")).reset(jax.random.key(0))
+    assert obs.argmax() == 18  # row 2, column 0
+    assert obs.sum() == 1
+
+
+def test_tables_learn_from_one_step_at_a_time():
+    it = presets.preset("dyna_q", "DynaMaze")
+    with pytest.raises(
+        ValueError, match=r"loop\.num_envs, loop\.unroll and loop\.updates must be 1 for dyna_q, got 2, 1 and 1"
+    ):
+        presets.build("dyna_q", "DynaMaze", it.agent, replace(it.loop, {"num_envs": 2}))
+
+
+def test_other_environments_of_gymnax_get_general_settings():
+    acrobot = presets.preset("mbpo", "Acrobot-v1")
+    assert 0 < acrobot.agent.policy.target_entropy < 1.0986
+    spec = make_env("MountainCarContinuous-v0").spec
+    assert isinstance(spec.action, Box)
+    assert (spec.action.low, spec.action.high) == (-1, 1)
+    presets.build("sac", "Acrobot-v1", presets.preset("sac", "Acrobot-v1").agent, acrobot.loop)
+
+
+@pytest.mark.parametrize(
+    ("agent", "loop", "message"),
+    [
+        ({"policy.lr": -1.0}, {}, r"agent\.policy\.lr must be above 0, got -1"),
+        ({"policy.batch": 4000}, {}, r"agent\.policy\.batch must be at most loop\.capacity = 3000, got 4000"),
+        ({"rollouts": 511}, {}, r"agent: rollouts must be a multiple of fit\.elites \(4\), got 511"),
+        ({}, {"warmup": 0}, r"loop\.warmup must be at least 1 for mbpo"),
+        (
+            {},
+            {"capacity": 6, "num_envs": 7},
+            r"loop\.capacity must be at least loop\.num_envs x loop\.unroll = 7, got 6",
+        ),
+        ({}, {"inner": 0}, r"loop\.inner must be at least 1, got 0"),
+    ],
+)
+def test_settings_at_odds_name_their_field(agent, loop, message):
+    it = presets.preset("mbpo", "Pendulum-v1")
+    with pytest.raises(ValueError, match=message):
+        presets.build("mbpo", "Pendulum-v1", replace(it.agent, agent), replace(it.loop, loop))
+
+
+def test_waves_follow_the_widest_layer():
+    wide = presets.preset("mbpo", "Pendulum-v1").agent
+    assert presets.default_wave(wide) == 1
+    assert presets.default_wave(replace(wide, {"model.hidden": (64, 64)})) == 4
