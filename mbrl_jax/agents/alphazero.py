@@ -29,7 +29,8 @@ from mbrl_jax.models.muzero.networks import decode
 from mbrl_jax.nets.conv import network
 from mbrl_jax.nets.net import Net
 from mbrl_jax.ops.optim import descend
-from mbrl_jax.ops.transforms import integer_bins, signed_hyperbolic, two_hot
+from mbrl_jax.ops.transforms import signed_hyperbolic
+from mbrl_jax.ops.two_hot import integer_bins, two_hot
 
 
 @config

@@ -8,16 +8,8 @@ import numpy as np
 import pytest
 import rlax
 
-from mbrl_jax.ops.transforms import (
-    expectation,
-    integer_bins,
-    signed_hyperbolic,
-    signed_parabolic,
-    symexp,
-    symexp_bins,
-    symlog,
-    two_hot,
-)
+from mbrl_jax.ops.transforms import signed_hyperbolic, signed_parabolic, symexp, symlog
+from mbrl_jax.ops.two_hot import expectation, integer_bins, symexp_bins, two_hot
 
 X = np.array([-3e5, -40.0, -1.0, -1e-3, 0.0, 1e-6, 0.5, 1.0, 7.0, 1e4], np.float32)
 UNEVEN = np.array([-5.0, -1.0, 0.0, 0.25, 3.0, 100.0], np.float32)

@@ -17,7 +17,7 @@ from mbrl_jax.models.rssm.rssm import Latent, Rows, features
 from mbrl_jax.ops import dists, return_scale
 from mbrl_jax.ops.return_scale import ReturnRange
 from mbrl_jax.ops.returns import gae, lambda_returns
-from mbrl_jax.ops.transforms import expectation
+from mbrl_jax.ops.two_hot import expectation
 
 
 class Policy(NamedTuple):

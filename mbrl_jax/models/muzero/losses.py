@@ -25,7 +25,8 @@ import jax.numpy as jnp
 
 from mbrl_jax.core.types import Action, Array, Key, Obs, Params
 from mbrl_jax.models.muzero.networks import Networks
-from mbrl_jax.ops.transforms import signed_hyperbolic, two_hot
+from mbrl_jax.ops.transforms import signed_hyperbolic
+from mbrl_jax.ops.two_hot import two_hot
 
 
 class SearchTargets(NamedTuple):

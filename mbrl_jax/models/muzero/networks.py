@@ -25,7 +25,8 @@ from mbrl_jax.nets import residual
 from mbrl_jax.nets.conv import network
 from mbrl_jax.nets.mlp import mlp
 from mbrl_jax.nets.net import Net
-from mbrl_jax.ops.transforms import expectation, integer_bins, signed_parabolic
+from mbrl_jax.ops.transforms import signed_parabolic
+from mbrl_jax.ops.two_hot import expectation, integer_bins
 
 
 @config

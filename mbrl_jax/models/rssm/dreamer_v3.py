@@ -26,7 +26,7 @@ from mbrl_jax.nets.net import Net
 from mbrl_jax.nets.observations import CoderConfig, Decoder, decoder, encoder
 from mbrl_jax.ops.kl import clipped, two_way
 from mbrl_jax.ops.model_losses import binary_cross_entropy
-from mbrl_jax.ops.transforms import expectation, symexp_bins, two_hot
+from mbrl_jax.ops.two_hot import expectation, symexp_bins, two_hot
 
 
 class Widths(NamedTuple):

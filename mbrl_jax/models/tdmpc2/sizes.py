@@ -12,7 +12,8 @@ import numpy as np
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import config, setting
 from mbrl_jax.core.types import Array, Box, Key, Params, Spec
-from mbrl_jax.ops.transforms import symexp, symlog, two_hot
+from mbrl_jax.ops.transforms import symexp, symlog
+from mbrl_jax.ops.two_hot import two_hot
 
 LOG_STD = (-10.0, 2.0)  # bounds of the policy's log σ
 VALUE_RANGE = 10.0  # outermost bins, in symlog space
