@@ -1,4 +1,4 @@
-"""Times the steps that training is made of: `python scripts/benchmark.py`; `--help` tells the rest.
+"""Times the steps of training: `python scripts/benchmark.py`; `--help` lists the options.
 
 `python scripts/benchmark.py dreamer` and `... tdmpc2` time one network size in detail.
 """

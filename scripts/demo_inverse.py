@@ -1,4 +1,4 @@
-"""Imitation from observations alone: an expert balances CartPole, and only what it saw is known, not what it did.
+"""Imitation from observations: an expert balances CartPole, and only its observations are known, not its actions.
 
     python scripts/demo_inverse.py
 
@@ -29,8 +29,8 @@ from mbrl_jax.nets.net import Net
 Policy = Callable[[Key, Array], Array]  # (key, obs) -> action
 
 
-def collect(env: Env, policy: Policy, key: Key, steps: int, lanes: int) -> Transition:
-    """Transitions [steps, lanes, ...] of a policy, with a new episode wherever one has ended."""
+def collect(env: Env, policy: Policy, key: Key, steps: int, num_envs: int) -> Transition:
+    """Transitions [steps, num_envs, ...] of a policy, with a reset after every episode."""
     key_reset, key_steps = jax.random.split(key)
 
     def one(at: tuple[Any, Array], key: Key) -> tuple[tuple[Any, Array], Transition]:
@@ -41,28 +41,28 @@ def collect(env: Env, policy: Policy, key: Key, steps: int, lanes: int) -> Trans
         row = Transition(obs, action, reward, discount, next_obs, last)
         return tree.where(last, env.reset(key_reset), (state, next_obs)), row
 
-    start = jax.vmap(env.reset)(jax.random.split(key_reset, lanes))
-    return jax.lax.scan(jax.vmap(one), start, jax.random.split(key_steps, (steps, lanes)))[1]
+    start = jax.vmap(env.reset)(jax.random.split(key_reset, num_envs))
+    return jax.lax.scan(jax.vmap(one), start, jax.random.split(key_steps, (steps, num_envs)))[1]
 
 
 def first_episodes(rows: Transition) -> tuple[Array, Array]:
-    """The return [N] and the mask [T, N] of each lane's first episode, out of rows [T, N, ...]."""
+    """The return [N] and the mask [T, N] of each environment's first episode, from rows [T, N, ...]."""
     going = jnp.cumprod(jnp.concatenate([jnp.ones_like(rows.last[:1]), ~rows.last[:-1]]), axis=0)
     return jnp.sum(going * rows.reward, axis=0), going.astype(bool)
 
 
 def fit_inverse(model: inverses.Inverse, cfg: FitConfig, key: Key, rows: Transition) -> inverses.InverseParams:
-    """The inverse model fitted to rows [T, N, ...], the best of `cfg.members`."""
+    """Fits an inverse model to rows [T, N, ...]; returns the best of `cfg.members`."""
     key_init, key_fit = jax.random.split(key)
     buffer = uniform(rows.last.size)
-    fits = trainer(inverses.fitted(model), cfg)
+    fits = trainer(inverses.as_member(model), cfg)
     data = buffer.add(buffer.init(jax.tree.map(lambda leaf: leaf[0, 0], rows)), rows)
     state, _ = fits.fit(key_fit, fits.init(key_init), buffer.replay(data))
     return member(state.params, state.elites[0])
 
 
 def clone(net: Net, key: Key, obs: Array, actions: Array, mask: Array, steps: int, batch: int, lr: float) -> Params:
-    """Behaviour cloning: logits fitted to discrete actions [N] by cross-entropy, where the mask [N] holds."""
+    """Behaviour cloning: fits logits to discrete actions [N] by cross-entropy where the mask [N] is True."""
     key_init, key_batches = jax.random.split(key)
     adam = optax.adam(lr)
     params = net.init(key_init)
@@ -83,7 +83,7 @@ def clone(net: Net, key: Key, obs: Array, actions: Array, mask: Array, steps: in
 
 
 def demonstrate(key: Key, random_steps: int, experts: int, players: int, epochs: int, clone_steps: int) -> Metrics:
-    """The whole of it: mean returns, and the share of the expert's steps whose label is right."""
+    """The whole demonstration: mean returns, and the share of the expert's steps with the right label."""
     keys = jax.random.split(key, 5)
     env = make_env("CartPole-v1")
     model = inverses.inverse(inverses.InverseConfig(hidden=(64,)), env.spec)
@@ -93,7 +93,7 @@ def demonstrate(key: Key, random_steps: int, experts: int, players: int, epochs:
 
     seen = collect(env, lambda key, obs: (3.0 * obs[2] + obs[3] > 0).astype(jnp.int32), keys[2], 500, experts)
     expert, mask = first_episodes(seen)
-    mask = mask & ~seen.last  # the next observation in a lane is of another episode there
+    mask = mask & ~seen.last  # the next observation belongs to another episode there
     observed = jnp.concatenate([seen.obs, seen.next_obs[-1:]])
     labels = jax.vmap(lambda one: inverses.label(model, params, one), 1, 1)(observed)
     right = jnp.sum((labels == seen.action) & mask) / jnp.sum(mask)

@@ -1,4 +1,4 @@
-"""Makes the figures: `python scripts/figures.py NAME [--seeds N] [--out DIR]`; `--help` lists them."""
+"""Draws the figures: `python scripts/figures.py NAME [--seeds N] [--out DIR]`; `--help` lists them."""
 
 from figures.suite import main
 

@@ -1,4 +1,4 @@
-"""Draws runs: `python scripts/plot.py curves RUN [RUN ...] --out FILE.png`; `--help` tells the rest."""
+"""Draws runs: `python scripts/plot.py curves RUN [RUN ...] --out FILE.png`; `--help` lists the options."""
 
 import shlex
 import sys

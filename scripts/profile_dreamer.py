@@ -1,4 +1,4 @@
-"""Where one gradient step of DreamerV3 spends its time, by kind of instruction, from XLA's own trace.
+"""The time of one gradient step of DreamerV3 by kind of instruction, from XLA's own trace.
 
     python scripts/profile_dreamer.py [--size 1m] [--steps 5]
 
@@ -18,8 +18,8 @@ from mbrl_jax.analysis.profile import time_by_kind
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="1m", help="a name in models.dreamer_v3.SIZES")
-    parser.add_argument("--steps", type=int, default=5, help="traced at once")
+    parser.add_argument("--size", default="1m", help="network size, a name in models.rssm.dreamer_v3.SIZES")
+    parser.add_argument("--steps", type=int, default=5, help="gradient steps in the trace")
     options = parser.parse_args()
     updates, args = dreamer.updating(dreamer.settings(options.size))
     compiled = jax.jit(updates).lower(*args, jnp.int32(1)).compile()

@@ -1,4 +1,4 @@
-"""Trains an agent: `python scripts/train.py mbpo --env Pendulum-v1`; `--help` tells the rest."""
+"""Trains an agent: `python scripts/train.py mbpo --env Pendulum-v1`; `--help` lists the options."""
 
 import shlex
 import sys

@@ -33,6 +33,7 @@ HOMES = {
     "evosax": {"ops/evolution.py"},
     "orbax": {"train/checkpoint.py"},
     "matplotlib": {"analysis"},
+    "filelock": {"train/folder.py"},
     "tyro": {"cli/flags.py"},
     "rich": {"train/log.py"},
 }

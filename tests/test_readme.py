@@ -1,64 +1,55 @@
-"""The README's examples run, and its commands are ones the scripts accept."""
+"""The README's examples run, its commands are ones the programs accept, and it stays short."""
 
 from __future__ import annotations
 
 import re
-import shlex
-from pathlib import Path
 
 import pytest
+from helpers.documents import ROOT, accept, blocks, commands, libraries, links, run_blocks
 
-from mbrl_jax.cli import train as cli
-from mbrl_jax.train import compilation, run
-
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+COMMANDS = commands(README)
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
-def test_python_examples_run_one_after_the_other(capsys):
-    names: dict[str, object] = {}
-    for block in blocks("python"):
-        exec(block, names)
+def test_python_examples_run_one_after_the_other(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_blocks(README)
     said = capsys.readouterr().out
     assert "(50,)" in said
-    assert "(5,)" in said
+    assert "(4,)" in said
 
 
-COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if "scripts/train.py" in line]
+def test_python_examples_need_no_file_of_the_repository():
+    assert libraries(README) <= {"jax", "mbrl_jax"}
 
 
-class Reached(Exception):
-    """The command was accepted."""
-
-
-@pytest.mark.parametrize("line", COMMANDS)
-def test_training_commands_are_accepted(line, monkeypatch, tmp_path):
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.line[:60])
+def test_commands_are_accepted(command, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(line.split("scripts/train.py", 1)[1])
-    if "--help" in words:
-        assert cli.main(words) == 0
-        return
+    accept(command.line, monkeypatch)
 
-    def reached(loop, job, out, **rest):
-        raise Reached
 
-    monkeypatch.setattr(run, "run", reached)
-    monkeypatch.setattr(run, "check_folder", lambda job, out, resume: None)
-    monkeypatch.setattr(compilation, "enable_compilation_cache", lambda: None)
-    with pytest.raises(Reached):
-        cli.main(words)
+def test_training_is_shown_by_both_names():
+    lines = " ".join(command.line for command in COMMANDS)
+    assert "mbrl-jax train" in lines
+    assert "scripts/train.py" in lines
 
 
 def test_both_set_up_commands_install_from_the_constraints():
-    install = [line for block in blocks("bash") for line in block.splitlines() if "pip install" in line]
+    install = [line for block in blocks(README, "bash") for line in block.splitlines() if "pip install" in line]
     assert len(install) == 2
     assert all("-c constraints.txt" in line for line in install)
     assert "scripts/train.py mbpo" in install[0]
     assert install[1].endswith("python -m pytest")
+
+
+def test_links_lead_to_files():
+    missing = [link for link in links(README) if "://" not in link and not (ROOT / link.split("#")[0]).exists()]
+    assert missing == []
+
+
+def test_it_fits_on_a_few_screens():
+    assert len(README.read_text().splitlines()) <= 120
 
 
 def test_constraints_name_versions_and_no_addresses():

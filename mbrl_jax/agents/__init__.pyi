@@ -3,6 +3,7 @@ from . import dqn as dqn
 from . import dreamer as dreamer
 from . import dyna_dqn as dyna_dqn
 from . import dyna_q as dyna_q
+from . import imagined_replay as imagined_replay
 from . import mbpo as mbpo
 from . import mpc as mpc
 from . import muzero as muzero

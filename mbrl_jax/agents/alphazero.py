@@ -1,9 +1,9 @@
 """AlphaZero: tree search on the true environment, guided by a learned policy and value.
 
 Silver et al. 2018, "A general reinforcement learning algorithm that masters chess, shogi, and Go through self-play".
-The search runs in the environment's own `step` from the very state it is in, so the loop must run it with
+The search runs in the environment's own `step` from its current state, so the loop must run it with
 `wrappers.reveal_state`. The network gives the prior p and the value v of a leaf, and learns from the search's policy π
-and n-step return z of each position:
+and the n-step return z of each position:
 
     L = H(π, p) + c H(z, v)
 
@@ -13,24 +13,25 @@ a transformed scale, as in MuZero; decoupled weight decay with Adam; no symmetri
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mbrl_jax.agents.search_policy import SearchConfig, searching, split_mask
+from mbrl_jax.agents.search_policy import SearchConfig, check_rows, make_search, split_mask
 from mbrl_jax.agents.uct import true_model
-from mbrl_jax.buffers.sequence import Window, sequence
+from mbrl_jax.buffers.sequence import Step, Window, sequence
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Buffer, Env, Key, Metrics, Model, Obs, Params, Replay, Spec, State, Tree
 from mbrl_jax.models.muzero.losses import SearchTargets, n_step_returns
-from mbrl_jax.models.muzero.networks import decode
 from mbrl_jax.nets.conv import network
 from mbrl_jax.nets.net import Net
 from mbrl_jax.ops.optim import descend
-from mbrl_jax.ops.transforms import signed_hyperbolic
-from mbrl_jax.ops.two_hot import integer_bins, two_hot
+from mbrl_jax.ops.transforms import signed_hyperbolic, signed_parabolic
+from mbrl_jax.ops.two_hot import integer_bins, two_hot_cross_entropy, two_hot_decode
 
 
 @config
@@ -39,14 +40,14 @@ class AlphaZeroConfig:
 
     search: SearchConfig = SearchConfig()
     hidden: tuple[int, ...] = setting(default=(64, 64), low=1, help="widths of the hidden layers of policy and value")
-    layer_norm: bool = setting(default=True, help="normalise each hidden layer before its activation")
-    support: int = setting(default=10, low=1, help="n; transformed values are classes from -n to n")
-    gamma: float = setting(default=0.997, low=0, high=1, help="discount per step")
-    n_steps: int = setting(default=10, low=1, help="steps of a return before it bootstraps")
-    batch: int = setting(default=128, low=1, help="positions per update")
+    layer_norm: bool = setting(default=True, help="layer norm before each hidden activation")
+    support: int = setting(default=10, low=1, help="largest class n: transformed values are classes from -n to n")
+    gamma: float = setting(default=0.997, low=0, high=1, help="discount factor per step")
+    n_steps: int = setting(default=10, low=1, help="number n of steps after which a return bootstraps")
+    batch: int = setting(default=128, low=1, help="positions per gradient update")
     lr: float = setting(default=2e-3, above=0, help="Adam's learning rate")
-    weight_decay: float = setting(default=1e-4, low=0, help="decoupled, per update times lr")
-    value_weight: float = setting(default=0.5, low=0, help="c, of the value's loss")
+    weight_decay: float = setting(default=1e-4, low=0, help="decoupled weight decay per update, as a factor on lr")
+    value_weight: float = setting(default=0.5, low=0, help="weight c of the value loss")
 
 
 class Learner(NamedTuple):
@@ -54,7 +55,7 @@ class Learner(NamedTuple):
 
     params: Params
     opt: Any  # Adam's state
-    updates: Array  # [] int32, so far
+    updates: Array  # [] int32, gradient updates so far
 
 
 def window(cfg: AlphaZeroConfig) -> int:
@@ -63,13 +64,7 @@ def window(cfg: AlphaZeroConfig) -> int:
 
 
 def buffer(cfg: AlphaZeroConfig, capacity: int, num_envs: int) -> Buffer:
-    """The buffer that AlphaZero learns from: windows of `window(cfg)` rows.
-
-    Args:
-      cfg: settings.
-      capacity: rows in all.
-      num_envs: environments side by side.
-    """
+    """The buffer that AlphaZero learns from: uniform windows of `window(cfg)` rows; arguments as of `muzero.buffer`."""
     return sequence(capacity, window(cfg), num_envs)
 
 
@@ -78,7 +73,7 @@ class Heads(NamedTuple):
 
     policy: Net  # -> logits [A]
     value: Net  # -> logits [2n + 1]
-    bins: Array  # [2n + 1]
+    bins: Array  # [2n + 1] the integers from -n to n
 
 
 def heads(cfg: AlphaZeroConfig, spec: Spec) -> Heads:
@@ -91,18 +86,90 @@ def heads(cfg: AlphaZeroConfig, spec: Spec) -> Heads:
     return Heads(head(spec.num_actions), head(len(bins)), bins)
 
 
-def guided(cfg: AlphaZeroConfig, env: Env, params: Params) -> Model:
-    """The simulator as a model, with what the network says of its states."""
-    nets, observe = heads(cfg, env.spec), env.observe
-    assert observe is not None
+def guided_model(params: Params, *, nets: Heads, env: Env) -> Model:
+    """The simulator as a model, with the network's prior and value of its states.
 
-    def seen(state: State) -> Obs:
-        return split_mask(observe(state))[0]
+    Args:
+      params: the networks'.
+      nets: the networks.
+      env: with `observe`.
+    """
 
-    return true_model(env)._replace(
-        prior=lambda key, state: nets.policy.apply(params["policy"], seen(state)),
-        value=lambda key, state: decode(nets.value.apply(params["value"], seen(state)), nets.bins),
-    )
+    def prior(key: Key, state: State) -> Array:
+        del key
+        return nets.policy.apply(params["policy"], network_input(env, state))
+
+    def value(key: Key, state: State) -> Array:
+        del key
+        logits = nets.value.apply(params["value"], network_input(env, state))
+        return two_hot_decode(logits, nets.bins, signed_parabolic)
+
+    return true_model(env)._replace(prior=prior, value=value)
+
+
+def need_observe(env: Env) -> Callable[[State], Obs]:
+    """The environment's `observe`.
+
+    Raises:
+      ValueError: it has none.
+    """
+    if env.observe is None:
+        raise ValueError(f"{env.spec.name} must have `observe`: AlphaZero's network sees the observations of states")
+    return env.observe
+
+
+def network_input(env: Env, state: State) -> Obs:
+    """What the networks see of a state: its observation without the mask of legal actions."""
+    return split_mask(need_observe(env)(state))[0]
+
+
+def value_targets(steps: Step, *, gamma: Array | float, n: int) -> Array:
+    """n-step returns z of the first rows of windows (see `models.muzero.losses`), [B].
+
+    Args:
+      steps: [n + 1, B, ...] with `SearchTargets` as extras.
+      gamma: discount per step.
+      n: steps of a return.
+    """
+    found: SearchTargets = steps.extras
+    returns = jax.vmap(partial(n_step_returns, gamma=gamma, n=n), 1, 1)
+    return returns(steps.reward, steps.discount, steps.last, found.from_search, found.value)[0]
+
+
+def alphazero_loss(
+    params: Params,
+    obs: Obs,
+    policy: Array,
+    value: Array,
+    *,
+    nets: Heads,
+    weight: Array | float = 1.0,
+    value_weight: Array | float = 0.5,
+) -> tuple[Array, Metrics]:
+    """AlphaZero's loss of a batch of positions.
+
+        L = mean_b weight_b H(π_b, p_b)  +  c mean_b weight_b H(z_b, v_b)
+
+    Args:
+      params: the networks'.
+      obs: [B, ...] without masks of legal actions.
+      policy: [B, A] π, probabilities.
+      value: [B] z.
+      nets: the networks.
+      weight: [B] importance weights, 0 where a position is not to be learned from.
+      value_weight: c.
+    Returns:
+      loss []; metrics "policy_loss" and "value_loss", without c.
+    """
+
+    def one(obs: Obs, policy: Array, value: Array) -> tuple[Array, Array]:
+        return (
+            optax.softmax_cross_entropy(nets.policy.apply(params["policy"], obs), policy),
+            two_hot_cross_entropy(nets.value.apply(params["value"], obs), value, nets.bins, signed_hyperbolic),
+        )
+
+    of_policy, of_value = (jnp.mean(weight * term) for term in jax.vmap(one)(obs, policy, value))
+    return of_policy + value_weight * of_value, {"policy_loss": of_policy, "value_loss": of_value}
 
 
 def make(cfg: AlphaZeroConfig, env: Env) -> Agent:
@@ -115,9 +182,8 @@ def make(cfg: AlphaZeroConfig, env: Env) -> Agent:
       ValueError: a setting out of range, or an environment without `observe` or with continuous actions.
     """
     check(cfg)
-    spec, observe = env.spec, env.observe
-    if observe is None:
-        raise ValueError(f"{spec.name} must have `observe`: AlphaZero's network sees the observations of states")
+    spec = env.spec
+    need_observe(env)
     nets = heads(cfg, spec)
     adam = optax.adamw(cfg.lr, weight_decay=cfg.weight_decay)
 
@@ -127,37 +193,21 @@ def make(cfg: AlphaZeroConfig, env: Env) -> Agent:
         return Learner(params, adam.init(params), jnp.int32(0))
 
     def act(key: Key, learner: Learner, carry: Tree, obs: State, explore: bool) -> tuple[Array, Tree, SearchTargets]:
-        search = searching(cfg.search, spec, cfg.gamma, learner.updates, explore)
-        action, found = search(key, guided(cfg, env, learner.params), obs)
+        search = make_search(cfg.search, spec, gamma=cfg.gamma, updates=learner.updates, explore=explore)
+        action, found = search(key, guided_model(learner.params, nets=nets, env=env), obs)
         return action, carry, found
 
     def update(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
         sampled: Window = replay.sample(key, cfg.batch)
-        steps = sampled.steps
-        if steps.reward.shape[0] != window(cfg):
-            raise ValueError(f"windows must have n_steps + 1 = {window(cfg)} rows, got {steps.reward.shape[0]}")
-        found: SearchTargets = steps.extras
-        returns = jax.vmap(n_step_returns, (1, 1, 1, 1, 1, None, None))
-        z = returns(steps.reward, steps.discount, steps.last, found.followed, found.value, cfg.gamma, cfg.n_steps)[:, 0]
-        at = jax.tree.map(lambda leaf: leaf[0], steps)
-        weight = jnp.where(at.last, 0.0, sampled.weight)  # nothing was searched at the end of an episode
-
-        def loss(params: Params) -> tuple[Array, tuple[Array, Array]]:
-            def one(state: State, target: Array, z: Array) -> tuple[Array, Array]:
-                obs = split_mask(observe(state))[0]
-                classes = two_hot(signed_hyperbolic(z), nets.bins)
-                return (
-                    optax.softmax_cross_entropy(nets.policy.apply(params["policy"], obs), target),
-                    optax.softmax_cross_entropy(nets.value.apply(params["value"], obs), classes),
-                )
-
-            terms = jax.vmap(one)(at.obs, at.extras.policy, z)
-            of_policy, of_value = (jnp.mean(weight * term) for term in terms)
-            return of_policy + cfg.value_weight * of_value, (of_policy, of_value)
-
-        grads, (of_policy, of_value) = jax.grad(loss, has_aux=True)(learner.params)
+        check_rows(len(sampled.steps.reward), window(cfg), "n_steps + 1")
+        z = value_targets(sampled.steps, gamma=cfg.gamma, n=cfg.n_steps)
+        first: Step = jax.tree.map(lambda leaf: leaf[0], sampled.steps)
+        obs = jax.vmap(partial(network_input, env))(first.obs)
+        weight = jnp.where(first.last, 0.0, sampled.weight)  # nothing was searched at the end of an episode
+        grads, metrics = jax.grad(alphazero_loss, has_aux=True)(
+            learner.params, obs, first.extras.policy, z, nets=nets, weight=weight, value_weight=cfg.value_weight
+        )
         params, opt = descend(adam, grads, learner.opt, learner.params)
-        metrics = {"policy_loss": of_policy, "value_loss": of_value, "value": jnp.mean(z)}
-        return Learner(params, opt, learner.updates + 1), metrics, ()
+        return Learner(params, opt, learner.updates + 1), metrics | {"value": jnp.mean(z)}, ()
 
     return Agent(init, lambda: (), act, update)

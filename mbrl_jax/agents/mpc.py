@@ -1,7 +1,7 @@
 """Planning with the true dynamics: the upper bound that every learned model is compared with.
 
-In every step the planner searches the environment's own `step`, from the very state the environment is in, and its
-first action is taken. Nothing is learned. The environment must show its state as its observation
+In every step the planner searches with the environment's own `step` from the environment's current state, and the
+plan's first action is taken. Nothing is learned. The environment must give its state as its observation
 (`wrappers.reveal_state`).
 """
 
@@ -18,7 +18,7 @@ from mbrl_jax.planners.mpc.shooting import Shooting
 
 @config
 class MPCConfig:
-    """Settings of planning with the true dynamics: by default one life per candidate, for worlds without chance."""
+    """Settings of planning with the true dynamics: by default one rollout per candidate, for deterministic ones."""
 
     planner: PlannerConfig = PlannerConfig(
         kind="icem", shooting=Shooting(particles=1), cem=CEM(particles=1), mppi=MPPI(particles=1)
@@ -30,7 +30,9 @@ def make(cfg: MPCConfig, env: Env) -> Agent:
 
     Args:
       cfg: settings; floats may be traced.
-      env: before `wrappers.reveal_state`, with which the loop must run it.
+      env: not yet wrapped in `wrappers.reveal_state`; the loop must run the wrapped one.
+    Returns:
+      the agent; its observations are the environment's states.
     Raises:
       ValueError: a setting out of range, or actions that the planner cannot handle.
     """

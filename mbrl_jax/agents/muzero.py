@@ -1,46 +1,43 @@
-"""MuZero: planning by tree search in a latent model that is learned for nothing else.
+"""MuZero: planning by tree search in a latent model that is learned for the search alone.
 
 Schrittwieser et al. 2020 (arXiv 1911.08265), equations in `models.muzero.networks` and `models.muzero.losses`;
 Reanalyse after Schrittwieser et al. 2021 (arXiv 2104.06294); Gumbel search after Danihelka et al. 2022, "Policy
 improvement by planning with Gumbel"; the consistency loss of EfficientZero (Ye et al. 2021, arXiv 2111.00210). Every
-step is a search from s = h(o) with prior p and value v; what is kept of it, its policy π and its value ν = Σ_a π(a)
-Q(a), is what the model learns from:
+action comes from a search at s = h(o) with prior p and value v. The search's policy π and its value ν = Σ_a π(a) Q(a)
+are stored, and are what the model learns from:
 
     L = Σ_k w_k [ H(π_k, p^k) + c H(z_k, v^k) + H(u_k, r^k) ] + c' L_consistency
 
-Reanalyse searches positions of the batch anew, with a target network that follows the newest (τ = 1: is the newest),
-and writes what it finds back. Returns z end with the ν stored, or with that network's own v, which costs no search and
-is never old. Priorities are |ν - z| of the first row of a window.
+Reanalyse searches some windows of the batch anew, with a target network that follows the newest one (τ = 1: is the
+newest), and writes the result back into the buffer. Returns z bootstrap from the stored ν, or from the target network's
+v, which costs no search and is never stale. Priorities are |ν - z| of the first row of a window.
 
-Differs from the papers in: networks are small and normalised by layer; ν is weighted by the improved policy instead of
+Differs from the papers in: networks are small and use layer norm; ν is weighted by the improved policy instead of
 visits; weight decay is decoupled, with Adam and a bound on the gradient's norm; past the end of an episode no policy is
-learned, and past a time limit nothing is; Gumbel's own noise explores, and the temperature is for PUCT alone.
+learned, and past a time limit nothing is; with Gumbel search its noise explores, and there is no temperature.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mbrl_jax.agents.search_policy import SearchConfig, searching, split_mask, temperature
+from mbrl_jax.agents.search_policy import SearchConfig, check_rows, make_search, split_mask, temperature
 from mbrl_jax.buffers.prioritized import prioritized
 from mbrl_jax.buffers.sequence import Feedback, Step, Window, sequence
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
-from mbrl_jax.core.types import Agent, Array, Buffer, Key, Metrics, Obs, Params, Replay, Spec, Tree
-from mbrl_jax.models.muzero.losses import (
-    SearchTargets,
-    Targets,
-    consistency_loss,
-    make_targets,
-    unroll_model,
-    unrolled_losses,
-)
-from mbrl_jax.models.muzero.networks import MuZeroNetConfig, bind, decode, muzero, root
+from mbrl_jax.core.types import Agent, Array, Buffer, Key, Metrics, Model, Obs, Params, Replay, Spec, State, Tree
+from mbrl_jax.models.muzero.losses import SearchTargets, Targets, make_targets, muzero_loss
+from mbrl_jax.models.muzero.networks import MuZeroNetConfig, Networks, bind, muzero, root
 from mbrl_jax.ops.optim import descend
+from mbrl_jax.ops.transforms import signed_parabolic
+from mbrl_jax.ops.two_hot import two_hot_decode
 
 
 @config
@@ -49,35 +46,47 @@ class MuZeroConfig:
 
     net: MuZeroNetConfig = MuZeroNetConfig()
     search: SearchConfig = SearchConfig()
-    players: int = setting(default=1, choices=(1, 2), help="2 for games in which players move in turn")
-    gamma: float = setting(default=0.997, low=0, high=1, help="discount per step")
-    unroll: int = setting(default=5, low=1, help="K, steps of the dynamics in a loss")
-    n_steps: int = setting(default=10, low=1, help="n, steps of a return before it bootstraps")
-    batch: int = setting(default=128, low=1, help="windows per update")
-    lr: float = setting(default=2e-3, above=0, help="Adam's learning rate, before it falls")
-    lr_decay: float = setting(default=1.0, above=0, high=1, help="what lr is multiplied by, every lr_decay_updates")
-    lr_decay_updates: int = setting(default=10_000, low=1, help="updates before lr falls, and falls again")
-    weight_decay: float = setting(default=1e-4, low=0, help="decoupled, per update times lr")
-    max_grad_norm: float = setting(default=5.0, above=0, help="longer gradients are scaled down to it")
-    value_weight: float = setting(default=0.25, low=0, help="c, of the value's loss; 1 for board games")
-    consistency_weight: float = setting(default=2.0, low=0, help="c', with net.project above 0")
-    reanalyse: int = setting(default=0, low=0, help="windows of each batch that are searched anew")
-    bootstrap: str = setting(
-        default="search", choices=("search", "network"), help="whose values returns end with: stored, or the target's"
+    players: int = setting(default=1, choices=(1, 2), help="number of players who move in turn")
+    gamma: float = setting(default=0.997, low=0, high=1, help="discount factor per step")
+    unroll: int = setting(default=5, low=1, help="number K of steps for which the loss unrolls the dynamics")
+    n_steps: int = setting(default=10, low=1, help="number n of steps after which a return bootstraps")
+    batch: int = setting(default=128, low=1, help="windows per gradient update")
+    lr: float = setting(default=2e-3, above=0, help="Adam's learning rate at the first update")
+    lr_decay: float = setting(
+        default=1.0, above=0, high=1, help="factor on the learning rate after every lr_decay_updates updates"
     )
-    tau: float = setting(default=1.0, above=0, high=1, help="share that moves into the target network per update")
-    priorities: bool = setting(default=False, help="draw windows by priority instead of uniformly")
-    alpha: float = setting(default=1.0, low=0, high=1, help="exponent of priorities; 0 is uniform")
-    beta: float = setting(default=1.0, low=0, high=1, help="exponent of importance weights; 1 corrects wholly")
+    lr_decay_updates: int = setting(
+        default=10_000, low=1, help="number of gradient updates between two decays of the learning rate"
+    )
+    weight_decay: float = setting(default=1e-4, low=0, help="decoupled weight decay per update, as a factor on lr")
+    max_grad_norm: float = setting(
+        default=5.0, above=0, help="largest global norm of a gradient; longer ones are clipped"
+    )
+    value_weight: float = setting(default=0.25, low=0, help="weight c of the value loss; 1 for board games")
+    consistency_weight: float = setting(
+        default=2.0, low=0, help="weight c' of the consistency loss, with net.project above 0"
+    )
+    reanalyse: int = setting(default=0, low=0, help="number of windows of each batch that are searched anew")
+    bootstrap: str = setting(
+        default="search",
+        choices=("search", "network"),
+        help="source of bootstrap values: stored search or target network",
+    )
+    tau: float = setting(
+        default=1.0, above=0, high=1, help="step of the target network towards the newest parameters per update"
+    )
+    priorities: bool = setting(default=False, help="sampling of windows by priority instead of uniformly")
+    alpha: float = setting(default=1.0, low=0, high=1, help="exponent α of priorities; 0 samples uniformly")
+    beta: float = setting(default=1.0, low=0, high=1, help="exponent β of importance weights; 1 corrects fully")
 
 
 class Learner(NamedTuple):
     """What MuZero has learned so far."""
 
     params: Params
-    target: Params  # of reanalyse and of bootstraps
+    target: Params  # target network, for Reanalyse and bootstraps
     opt: Any  # Adam's state
-    updates: Array  # [] int32, so far
+    updates: Array  # [] int32, gradient updates so far
 
 
 def window(cfg: MuZeroConfig) -> int:
@@ -91,7 +100,7 @@ def buffer(cfg: MuZeroConfig, capacity: int, num_envs: int) -> Buffer:
     Args:
       cfg: settings.
       capacity: rows in all.
-      num_envs: environments side by side.
+      num_envs: parallel environments.
     """
     if cfg.priorities:
         return prioritized(capacity, window(cfg), num_envs, cfg.alpha, cfg.beta)
@@ -103,7 +112,7 @@ def make(cfg: MuZeroConfig, spec: Spec) -> Agent:
 
     Args:
       cfg: settings; floats may be traced.
-      spec: observations a vector or planes, in `Masked` where not every action is allowed; actions discrete.
+      spec: observations a vector or planes, in `Masked` where not every action is legal; actions discrete.
     Raises:
       ValueError: a setting out of range or at odds with another, or an environment that needs a wrapper first.
     """
@@ -112,88 +121,40 @@ def make(cfg: MuZeroConfig, spec: Spec) -> Agent:
         raise ValueError(f"reanalyse must be at most batch ({cfg.batch}), got {cfg.reanalyse}")
     nets = muzero(cfg.net, spec)
 
-    def adam(updates: Array | int) -> optax.GradientTransformation:
-        lr = learning_rate(cfg, updates)
-        return optax.chain(
-            optax.clip_by_global_norm(cfg.max_grad_norm),  # pyright: ignore[reportArgumentType]
-            optax.adamw(lr, weight_decay=cfg.weight_decay),  # pyright: ignore[reportArgumentType]
-        )
-
     def plan(key: Key, params: Params, updates: Array, obs: Obs, explore: bool) -> tuple[Array, SearchTargets]:
-        obs, legal = split_mask(obs)
-        model = bind(nets, params, cfg.players, masked=legal is not None)
-        return searching(cfg.search, spec, cfg.gamma, updates, explore)(key, model, root(nets, params, obs, legal))
+        search = make_search(cfg.search, spec, gamma=cfg.gamma, updates=updates, explore=explore)
+        return search_latent(key, params, obs, nets=nets, search=search, players=cfg.players)
 
     def init(key: Key) -> Learner:
         params = nets.init(key)
-        return Learner(params, jax.tree.map(jnp.copy, params), adam(0).init(params), jnp.int32(0))
+        opt = make_optimizer(cfg, 0).init(params)
+        return Learner(params, jax.tree.map(jnp.copy, params), opt, jnp.int32(0))
 
     def act(key: Key, learner: Learner, carry: Tree, obs: Obs, explore: bool) -> tuple[Array, Tree, SearchTargets]:
         action, found = plan(key, learner.params, learner.updates, obs, explore)
         return action, carry, found
 
-    def reanalysed(key: Key, learner: Learner, steps: Step) -> SearchTargets:
-        """Searches [L, B] with the first `reanalyse` windows' afresh."""
-        stored: SearchTargets = steps.extras
-        if not cfg.reanalyse:
-            return stored
-        rows = steps.reward.shape[0]
-        obs = jax.tree.map(lambda leaf: leaf[:, : cfg.reanalyse], steps.obs)
-        keys = jax.random.split(key, (rows, cfg.reanalyse))
-        search = jax.vmap(jax.vmap(lambda key, obs: plan(key, learner.target, learner.updates, obs, True)[1]))
-        old = jax.tree.map(lambda leaf: leaf[:, : cfg.reanalyse], stored)
-        fresh = search(keys, obs)._replace(followed=old.followed)
-        # An episode's last row stays as it is: nothing is done there.
-        fresh = tree.where(steps.last[:, : cfg.reanalyse], old, fresh)
-        return jax.tree.map(lambda new, old: jnp.concatenate([new, old[:, cfg.reanalyse :]], 1), fresh, stored)
-
-    def bootstraps(learner: Learner, steps: Step, found: SearchTargets) -> Array:
-        """Values [L, B] for returns to end with."""
-        if cfg.bootstrap == "search":
-            return found.value
-        obs, _ = split_mask(steps.obs)
-
-        def value(obs: Obs) -> Array:
-            return decode(nets.predict(learner.target, nets.represent(learner.target, obs))[1], nets.bins)
-
-        # Where the return ends at once for a random action, the network would learn from itself alone.
-        own = steps.last | ~found.followed
-        return jnp.where(own, found.value, jax.vmap(jax.vmap(value))(obs))
-
-    def losses(params: Params, obs: Obs, target: Targets) -> dict[str, Array]:
-        """Terms of one window's loss, from its observations [K + 1, ...]."""
-        first = jax.tree.map(lambda leaf: leaf[0], obs)
-        unrolled = unroll_model(nets, params, first, target.action)
-        terms = unrolled_losses(unrolled, target, nets.bins)
-        if cfg.net.project:
-            later = jax.tree.map(lambda leaf: leaf[1:], obs)
-            terms["consistency"] = consistency_loss(nets, params, unrolled.latent[1:], later, target.seen)
-        return terms
-
     def update(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
         key_sample, key_search, key_targets = jax.random.split(key, 3)
         sampled: Window = replay.sample(key_sample, cfg.batch)
-        steps = sampled.steps
-        if steps.reward.shape[0] != window(cfg):
-            raise ValueError(f"windows must have unroll + n_steps + 1 = {window(cfg)} rows, got {len(steps.reward)}")
-        found = reanalysed(key_search, learner, steps)
-        values = bootstraps(learner, steps, found)
-        keys = jax.random.split(key_targets, cfg.batch)
-        targets = jax.vmap(make_targets, (0, 1, 1, None, None, None))(
-            keys, steps, found._replace(value=values), cfg.gamma, cfg.n_steps, cfg.unroll
+        steps: Step = sampled.steps
+        check_rows(len(steps.reward), window(cfg), "unroll + n_steps + 1")
+
+        search = lambda key, obs: plan(key, learner.target, learner.updates, obs, True)[1]  # noqa: E731
+        found = reanalyse(key_search, steps, search=search, count=cfg.reanalyse)
+        values = found.value
+        if cfg.bootstrap == "network":
+            values = bootstrap_values(learner.target, steps, found, nets=nets)
+        targets = jax.vmap(partial(make_targets, gamma=cfg.gamma, n=cfg.n_steps, unroll=cfg.unroll), (0, 1, 1))(
+            jax.random.split(key_targets, cfg.batch), steps, found._replace(value=values)
         )
         obs = jax.tree.map(lambda leaf: leaf[: cfg.unroll + 1], split_mask(steps.obs)[0])
-
-        def loss(params: Params) -> tuple[Array, dict[str, Array]]:
-            terms = jax.vmap(losses, (None, 1, 0))(params, obs, targets)
-            means = {name: jnp.mean(sampled.weight * term) for name, term in terms.items()}
-            weights = {"value": cfg.value_weight, "consistency": cfg.consistency_weight}
-            return sum((weights.get(name, 1.0) * mean for name, mean in means.items()), jnp.zeros(())), means
-
-        grads, means = jax.grad(loss, has_aux=True)(learner.params)
-        params, opt = descend(adam(learner.updates), grads, learner.opt, learner.params)
+        grads, metrics = jax.grad(muzero_loss, has_aux=True)(
+            learner.params, obs, targets, nets=nets, weight=sampled.weight, value_weight=cfg.value_weight,
+            consistency_weight=cfg.consistency_weight,
+        )  # fmt: skip
+        params, opt = descend(make_optimizer(cfg, learner.updates), grads, learner.opt, learner.params)
         target = optax.incremental_update(params, learner.target, cfg.tau)
-        metrics = {f"{name}_loss": mean for name, mean in means.items()}
         metrics |= {"value": jnp.mean(targets.value[:, 0]), "temperature": temperature(cfg.search, learner.updates)}
         feedback = Feedback(
             sampled.index,
@@ -205,9 +166,90 @@ def make(cfg: MuZeroConfig, spec: Spec) -> Agent:
     return Agent(init, lambda: (), act, update)
 
 
-def learning_rate(cfg: MuZeroConfig, updates: Array | int) -> Array:
-    """Adam's rate [] after `updates` of them: lr · lr_decay^⌊updates / lr_decay_updates⌋."""
-    return jnp.asarray(cfg.lr * cfg.lr_decay ** (updates // cfg.lr_decay_updates))
+def search_latent(
+    key: Key,
+    params: Params,
+    obs: Obs,
+    *,
+    nets: Networks,
+    search: Callable[[Key, Model, State], tuple[Array, SearchTargets]],
+    players: int = 1,
+) -> tuple[Array, SearchTargets]:
+    """A search from one observation in the latent model.
+
+    Args:
+      key: used once.
+      params: the networks'.
+      obs: one observation, with its mask of legal actions if it has one.
+      nets: the networks.
+      search: (key, model, state) -> action [], `SearchTargets`; from `search_policy.make_search`.
+      players: 1, or 2 who move in turn.
+    Returns:
+      the action [], and what the search found.
+    """
+    obs, legal = split_mask(obs)
+    return search(key, bind(nets, params, players, masked=legal is not None), root(nets, params, obs, legal))
+
+
+def reanalyse(key: Key, steps: Step, *, search: Callable[[Key, Obs], SearchTargets], count: int) -> SearchTargets:
+    """Search targets of a batch, the first `count` windows searched anew (Schrittwieser et al. 2021).
+
+    The last row of an episode keeps what is stored, as does every row's `from_search`: the actions stay those taken.
+
+    Args:
+      key: used once.
+      steps: [L, B, ...] with `SearchTargets` as extras.
+      search: (key, obs) -> `SearchTargets` of one observation, by the target network.
+      count: 0..B; the windows of a batch are in random order.
+    Returns:
+      [L, B, ...].
+    """
+    stored: SearchTargets = steps.extras
+    if not count:
+        return stored
+    head = lambda record: jax.tree.map(lambda leaf: leaf[:, :count], record)  # noqa: E731
+    old = head(stored)
+    keys = jax.random.split(key, (steps.reward.shape[0], count))
+    fresh = jax.vmap(jax.vmap(search))(keys, head(steps.obs))._replace(from_search=old.from_search)
+    fresh = tree.where(head(steps.last), old, fresh)
+    return jax.tree.map(lambda new, old: jnp.concatenate([new, old[:, count:]], 1), fresh, stored)
+
+
+def bootstrap_values(params: Params, steps: Step, found: SearchTargets, *, nets: Networks) -> Array:
+    """The target network's own values v, for returns to bootstrap from.
+
+    Where a return is cut at once, at a random action or at the end of an episode, the search's ν stays: the network
+    would otherwise learn from itself alone.
+
+    Args:
+      params: the target network's.
+      steps: [L, B, ...].
+      found: [L, B, ...] searches at these rows.
+      nets: the networks.
+    Returns:
+      [L, B] values.
+    """
+    obs, _ = split_mask(steps.obs)
+
+    def value(obs: Obs) -> Array:
+        return two_hot_decode(nets.predict(params, nets.represent(params, obs))[1], nets.bins, signed_parabolic)
+
+    cut = steps.last | ~found.from_search
+    return jnp.where(cut, found.value, jax.vmap(jax.vmap(value))(obs))
+
+
+def make_optimizer(cfg: MuZeroConfig, updates: Array | int) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay and clipping by global norm, at the learning rate after `updates` updates."""
+    lr = learning_rate(updates, lr=cfg.lr, decay=cfg.lr_decay, decay_updates=cfg.lr_decay_updates)
+    return optax.chain(
+        optax.clip_by_global_norm(cfg.max_grad_norm),  # pyright: ignore[reportArgumentType]
+        optax.adamw(lr, weight_decay=cfg.weight_decay),  # pyright: ignore[reportArgumentType]
+    )
+
+
+def learning_rate(updates: Array | int, *, lr: Array | float, decay: Array | float, decay_updates: int) -> Array:
+    """The learning rate [] after `updates` gradient updates: lr · decay^⌊updates / decay_updates⌋."""
+    return jnp.asarray(lr * decay ** (updates // decay_updates))
 
 
 def priorities(values: Array, targets: Targets) -> Array:

@@ -1,17 +1,18 @@
 """PETS: planning with an ensemble of probabilistic models.
 
 Chua et al. 2018, "Deep Reinforcement Learning in a Handful of Trials using Probabilistic Dynamics Models" (arXiv
-1805.12114). The slow clock fits a bootstrap ensemble to all real transitions; acting is planning anew in every step,
-by default with the cross-entropy method, over particles that the ensemble carries along each candidate:
+1805.12114). The slow clock fits a bootstrap ensemble to all real transitions; acting replans in every step, by default
+with the cross-entropy method, over particles that the ensemble propagates under each candidate plan:
 
     a* = first action of the best a_{0..H-1} by  1/P Σ_p Σ_t γ^t r(s_t^p, a_t),  s_{t+1}^p ~ f_w(s_t^p, a_t), w = w(p,t)
 
-    propagation "ts_inf": w(p, t) = w(p), every particle stays in one member;  "ts1": a candidate's particles are dealt
-    out anew among the members in each step;  "mean": the average over members of one draw of each, which costs a
-    member's step as often as there are members, so that one particle stands against `members` of the others
+    propagation "ts_inf": w(p, t) = w(p), every particle stays in one member;  "ts1": each step divides a candidate's
+    particles anew among the members;  "mean": each step averages one sample from every member, so that one particle
+    costs as much as `members` particles of the others
 
 Differs from the paper in: rewards and terminations are learned with the dynamics unless a reward function is given
-(there: known); targets are scaled; a fit stops early by a hold-out error, where the paper makes five epochs.
+(the paper takes both as known); targets are scaled; a fit stops early by its hold-out error, where the paper makes
+five epochs.
 """
 
 from __future__ import annotations
@@ -51,13 +52,22 @@ class PETSConfig:
     fit: FitConfig = FitConfig(members=5, elites=5)
     planner: PlannerConfig = PlannerConfig()
     propagation: str = setting(
-        default="ts_inf", choices=("ts_inf", "ts1", "mean"), help="which member carries a particle in each step"
+        default="ts_inf",
+        choices=("ts_inf", "ts1", "mean"),
+        help="propagation of particles: each by one member, by a member drawn in each step, or by the members' mean",
     )
-    known_reward: bool = setting(default=False, help="compute rewards by the environment's own function, if it has one")
+    known_reward: bool = setting(
+        default=False, help="rewards by the environment's own reward function instead of the learned one"
+    )
 
 
 def known_reward(member: WorldModel, reward: RewardFn) -> WorldModel:
-    """A model over observations whose rewards are computed from what it predicts, by a known function."""
+    """A model over observations whose rewards are computed by a known function of the state that it predicts.
+
+    Args:
+      member: any model whose state is the observation.
+      reward: (next observation, action) -> [].
+    """
 
     def step(params: Params, key: Key, state: Obs, action: Action) -> StepOut:
         out = member.step(params, key, state, action)
@@ -66,52 +76,65 @@ def known_reward(member: WorldModel, reward: RewardFn) -> WorldModel:
     return member._replace(step=step)
 
 
-def bound(cfg: PETSConfig, member: WorldModel, params: Params) -> Model:
-    """The ensemble as the planner sees it, by the propagation chosen.
+def bind_ensemble(params: Params, *, member: WorldModel, members: int, propagation: str) -> Model:
+    """The ensemble as the planner sees it, by the chosen propagation of particles (Chua et al. 2018, section 5.1).
 
     Args:
-      cfg: settings.
+      params: of all members, [E, ...].
       member: one member.
-      params: of all, [E, ...].
+      members: E.
+      propagation: "ts_inf", "ts1" or "mean", as in the module's docstring.
     """
-    if cfg.propagation == "mean":
-        return bind(ensemble(member, cfg.fit.members, "mean"), params)
-    return bind(member, params, members=cfg.fit.members, resample_member=cfg.propagation == "ts1")
+    if propagation == "mean":
+        return bind(ensemble(member, members, "mean"), params)
+    return bind(member, params, members=members, resample_member=propagation == "ts1")
 
 
-def make(cfg: PETSConfig, spec: Spec, reward: RewardFn | None = None) -> Agent:
-    """PETS for one environment. What it has learned is the ensemble's `FitState`; an actor's memory is its plan.
+def make(cfg: PETSConfig, spec: Spec, reward: RewardFn | None = None, member: WorldModel | None = None) -> Agent:
+    """PETS for one environment. Its learner is the ensemble's `FitState`, its actor's carry the plan.
 
     Args:
       cfg: settings; floats may be traced.
       spec: observations a vector; actions discrete or a bounded vector.
-      reward: the known reward of a step, which then is not learned; None to learn it.
+      reward: (next observation, action) -> [], the known reward of a step, used instead of the learned one; None to
+        learn it.
+      member: a model of your own to make the ensemble of, over observations, with `errors`; `cfg.model` then has no
+        effect. None for `gaussian(cfg.model, spec)`.
+    Returns:
+      the agent; it needs a `refresh` before its plans mean anything.
     Raises:
       ValueError: a setting out of range or at odds with another, or an environment that needs a wrapper first.
     """
     check(cfg)
-    chosen = getattr(cfg.planner, cfg.planner.kind)
-    if cfg.propagation == "ts1" and cfg.planner.kind == "gradient":
-        raise ValueError("propagation must be ts_inf or mean for the gradient planner, got ts1")
-    if cfg.propagation != "mean" and cfg.planner.kind != "gradient" and chosen.particles % cfg.fit.members:
-        raise ValueError(
-            f"planner.{cfg.planner.kind}.particles must be a multiple of fit.members ({cfg.fit.members}), "
-            f"got {chosen.particles}"
-        )
+    _check_together(cfg)
     if cfg.known_reward and reward is None:
         raise ValueError(f"known_reward must be False: no reward function of {spec.name} is known")
     planner = make_planner(cfg.planner, spec)
-    member = gaussian(cfg.model, spec)
-    fitting = trainer(member, cfg.fit)
-    carrying = member if reward is None else known_reward(member, reward)
+    member = gaussian(cfg.model, spec) if member is None else member
+    model = trainer(member, cfg.fit)
+    planned_with = member if reward is None else known_reward(member, reward)
 
     def act(key: Key, learner: FitState, carry: Tree, obs: Obs, explore: bool) -> tuple[Action, Tree, Tree]:
-        del explore  # it explores by planning anew, and by what its particles disagree on
-        action, carry, _ = planner.plan(key, bound(cfg, carrying, learner.params), obs, carry)
+        del explore  # evaluation plans as training does
+        bound = bind_ensemble(learner.params, member=planned_with, members=cfg.fit.members, propagation=cfg.propagation)
+        action, carry, _ = planner.plan(key, bound, obs, carry)
         return action, carry, ()
 
     def refresh(key: Key, learner: FitState, replay: Replay) -> tuple[FitState, Metrics]:
-        fitted, metrics = fitting.fit(key, learner, replay)
+        fitted, metrics = model.fit(key, learner, replay)
         return fitted, {f"model/{name}": value for name, value in metrics.items()}
 
-    return Agent(fitting.init, planner.init, act, no_update, refresh)
+    return Agent(model.init, planner.init, act, no_update, refresh)
+
+
+def _check_together(cfg: PETSConfig) -> None:
+    kind = cfg.planner.kind
+    if kind == "gradient":
+        if cfg.propagation == "ts1":
+            raise ValueError("propagation must be ts_inf or mean for the gradient planner, got ts1")
+        return
+    particles = getattr(cfg.planner, kind).particles
+    if cfg.propagation != "mean" and particles % cfg.fit.members:
+        raise ValueError(
+            f"planner.{kind}.particles must be a multiple of fit.members ({cfg.fit.members}), got {particles}"
+        )

@@ -4,15 +4,16 @@ Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications" (arXiv 181
 Christodoulou 2019, "Soft Actor-Critic for Discrete Action Settings" (arXiv 1910.07207). With
 
     V(s) = E_a[ min_i Q_i(s, a) - α log π(a|s) ]          one sampled action, or the exact sum over discrete ones
-    y    = r + γ d V'(s')                                 V' with the target critics
-    L_Q  = Σ_i ½ (Q_i(s, a) - y)²
-    L_π  = -V(s)                                          gradient through the action, or through the probabilities
-    L_α  = log α · (H(π) - H_target)
+    y    = r + γ d V'(s')                                 `td_targets`: V' with the target critics
+    L_Q  = Σ_i ½ (Q_i(s, a) - y)²                         `critic_loss`
+    L_π  = -V(s)                                          `policy_loss`: gradient through action or probabilities
+    L_α  = log α · (H(π) - H_target)                      `temperature_loss`
     Q'  <- τ Q + (1 - τ) Q'
 
-the two forms differ only in `q`, `value` and `act`: `Form` holds those three, and everything else is written once.
+the two kinds of action differ only in `q`, `value` and `act` of the record `Networks`.
 
-Differs from the papers in: nothing of the equations; both losses see the temperature from before the update.
+Differs from the papers in: nothing of the equations; targets and policy loss both use the temperature from before the
+update.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from mbrl_jax.core.config import check, config, setting
-from mbrl_jax.core.types import Agent, Array, Box, Discrete, Key, Metrics, Obs, Params, Replay, Spec, Transition, Tree
+from mbrl_jax.core.types import Agent, Array, Discrete, Key, Metrics, Obs, Params, Replay, Spec, Transition, Tree
+from mbrl_jax.envs.spaces import unit_action_size, vector_size
 from mbrl_jax.nets.mlp import mlp
 from mbrl_jax.nets.net import Net
 from mbrl_jax.ops import dists, losses
@@ -41,14 +42,16 @@ class SACConfig:
     hidden: tuple[int, ...] = setting(
         default=(256, 256), low=1, help="widths of the hidden layers of policy and critics"
     )
-    lr: float = setting(default=3e-4, above=0, help="Adam's learning rate, of all three losses")
-    gamma: float = setting(default=0.99, low=0, high=1, help="discount per step")
+    lr: float = setting(default=3e-4, above=0, help="Adam's learning rate for policy, critics and temperature")
+    gamma: float = setting(default=0.99, low=0, high=1, help="discount factor per step")
     tau: float = setting(
-        default=5e-3, above=0, high=1, help="share of the critics that moves into the targets per update"
+        default=5e-3, above=0, high=1, help="weight of the critics in the target critics' average, per update"
     )
     batch: int = setting(default=256, low=1, help="transitions per update")
-    alpha: float = setting(default=1.0, above=0, help="first temperature")
-    target_entropy: float = setting(default=-1.0, help="nats; for continuous actions usually minus their number")
+    alpha: float = setting(default=1.0, above=0, help="initial temperature, in units of reward per nat")
+    target_entropy: float = setting(
+        default=-1.0, help="target of the policy's entropy in nats; for continuous actions usually minus their number"
+    )
 
 
 class Learner(NamedTuple):
@@ -61,14 +64,108 @@ class Learner(NamedTuple):
     opt: tuple[Any, Any, Any]  # Adam's state for policy, critic, log_alpha
 
 
-class Form(NamedTuple):
-    """What depends on the kind of action."""
+class Networks(NamedTuple):
+    """Policy and critics, and the three functions that depend on the kind of action. All take one observation."""
 
     policy: Net
     critic: Net  # one of the twins
-    q: Callable[[Params, Obs, Array], Array]  # (critic, obs, action) -> [2]
-    value: Callable[[Params, Params, Array, Key, Obs], tuple[Array, Array]]  # -> soft value [], entropy []
-    act: Callable[[Params, Key, Obs, bool], Array]
+    q: Callable[[Params, Obs, Array], Array]  # (critics, obs, action) -> Q(s, a) of each twin [2]
+    value: Callable[[Params, Params, Array, Key, Obs], tuple[Array, Array]]
+    """(policy, critics, alpha, key, obs) -> V(s) [], and the policy's entropy [] in nats or an estimate of it"""
+    act: Callable[[Params, Key, Obs, bool], Array]  # (policy, key, obs, explore) -> action, the mode unless explore
+
+
+def networks(cfg: SACConfig, spec: Spec) -> Networks:
+    """The networks for one environment.
+
+    Raises:
+      ValueError: observations that are no vector, actions neither discrete nor a vector in [-1, 1], or a target entropy
+        that no policy over discrete actions has.
+    """
+    return _discrete(cfg, spec) if isinstance(spec.action, Discrete) else _continuous(cfg, spec)
+
+
+def td_targets(
+    policy: Params,
+    target: Params,
+    key: Key,
+    batch: Transition,
+    *,
+    nets: Networks,
+    alpha: Array,
+    gamma: Array | float,
+) -> Array:
+    """Soft one-step targets, y = r + γ d V'(s') (Haarnoja et al. 2018, eq. 3).
+
+    Args:
+      policy: parameters of the policy.
+      target: [2, ...] parameters of the target critics.
+      key: used once, to sample the next actions where they are continuous.
+      batch: [B, ...] transitions.
+      nets: from `networks`.
+      alpha: [] temperature.
+      gamma: discount factor per step, in [0, 1].
+    Returns:
+      [B] targets, with no gradient.
+    """
+
+    def one(key: Key, row: Transition) -> Array:
+        next_value, _ = nets.value(policy, target, alpha, key, row.next_obs)
+        return losses.td_target(row.reward, row.discount, next_value, gamma)
+
+    return jax.vmap(one)(jax.random.split(key, batch.reward.shape[0]), batch)
+
+
+def critic_loss(critic: Params, batch: Transition, *, nets: Networks, targets: Array) -> tuple[Array, Metrics]:
+    """Squared error of both critics, L_Q = mean_batch Σ_i ½ (Q_i(s, a) - y)² (Haarnoja et al. 2018, eq. 5).
+
+    Args:
+      critic: [2, ...] parameters of the critics, which the loss is differentiated by.
+      batch: [B, ...] transitions.
+      nets: from `networks`.
+      targets: [B] y, from `td_targets`.
+    Returns:
+      loss [] and the metrics `critic_loss` and `q`, the mean of Q(s, a) over batch and critics.
+    """
+    q = jax.vmap(nets.q, (None, 0, 0))(critic, batch.obs, batch.action)
+    loss = jnp.mean(jax.vmap(losses.twin_loss)(q, targets))
+    return loss, {"critic_loss": loss, "q": jnp.mean(q)}
+
+
+def policy_loss(
+    policy: Params, key: Key, batch: Transition, *, nets: Networks, critic: Params, alpha: Array
+) -> tuple[Array, Metrics]:
+    """Negative soft value, L_π = -mean_batch V(s) (Haarnoja et al. 2018, eq. 7; Christodoulou 2019, eq. 12).
+
+    Args:
+      policy: parameters of the policy, which the loss is differentiated by.
+      key: used once, to sample actions where they are continuous.
+      batch: [B, ...] transitions, of which only the observations count.
+      nets: from `networks`.
+      critic: [2, ...] parameters of the critics.
+      alpha: [] temperature.
+    Returns:
+      loss [] and the metrics `policy_loss` and `entropy`, the policy's mean entropy in nats or an estimate of it.
+    """
+    keys = jax.random.split(key, batch.reward.shape[0])
+    value, entropy = jax.vmap(nets.value, (None, None, None, 0, 0))(policy, critic, alpha, keys, batch.obs)
+    loss = -jnp.mean(value)
+    return loss, {"policy_loss": loss, "entropy": jnp.mean(entropy)}
+
+
+def temperature_loss(log_alpha: Array, entropy: Array, *, target_entropy: Array | float) -> tuple[Array, Metrics]:
+    """L_α = log α · (H(π) - H_target): lowers α where the entropy is above its target.
+
+    See `ops.losses.temperature_loss`.
+
+    Args:
+      log_alpha: [] log of the temperature, which the loss is differentiated by.
+      entropy: [] the policy's mean entropy in nats, from `policy_loss`.
+      target_entropy: nats.
+    Returns:
+      loss [] and the metric `alpha`, the temperature.
+    """
+    return losses.temperature_loss(log_alpha, entropy, target_entropy), {"alpha": jnp.exp(log_alpha)}
 
 
 def make(cfg: SACConfig, spec: Spec) -> Agent:
@@ -77,63 +174,55 @@ def make(cfg: SACConfig, spec: Spec) -> Agent:
     Args:
       cfg: settings; floats may be traced.
       spec: observations must be a vector, actions discrete or a vector in [-1, 1].
+    Returns:
+      the agent; its `update` needs `replay.sample` to give transitions [B, ...].
     Raises:
       ValueError: a setting out of range, or an environment that needs a wrapper first.
     """
     check(cfg)
-    form = _discrete(cfg, spec) if isinstance(spec.action, Discrete) else _continuous(cfg, spec)
+    nets = networks(cfg, spec)
     adam = optax.adam(cfg.lr)
 
     def init(key: Key) -> Learner:
         key_policy, key_critic = jax.random.split(key)
-        policy = form.policy.init(key_policy)
-        critic = jax.vmap(form.critic.init)(jax.random.split(key_critic))
+        policy = nets.policy.init(key_policy)
+        critic = jax.vmap(nets.critic.init)(jax.random.split(key_critic))
         log_alpha = jnp.log(jnp.asarray(cfg.alpha, jnp.float32))
         opt = (adam.init(policy), adam.init(critic), adam.init(log_alpha))
         return Learner(policy, critic, jax.tree.map(jnp.copy, critic), log_alpha, opt)
 
     def act(key: Key, learner: Learner, carry: Tree, obs: Obs, explore: bool) -> tuple[Array, Tree, Tree]:
-        return form.act(learner.policy, key, obs, explore), carry, ()
+        return nets.act(learner.policy, key, obs, explore), carry, ()
 
     def update(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
         key_sample, key_next, key_now = jax.random.split(key, 3)
         batch: Transition = replay.sample(key_sample, cfg.batch)
         alpha = jnp.exp(learner.log_alpha)
+        targets = td_targets(learner.policy, learner.target, key_next, batch, nets=nets, alpha=alpha, gamma=cfg.gamma)
 
-        def target(key: Key, row: Transition) -> Array:
-            next_value, _ = form.value(learner.policy, learner.target, alpha, key, row.next_obs)
-            return losses.td_target(row.reward, row.discount, next_value, cfg.gamma)
-
-        targets = jax.vmap(target)(jax.random.split(key_next, cfg.batch), batch)
-
-        def critic_loss(critic: Params) -> tuple[Array, Array]:
-            q = jax.vmap(form.q, (None, 0, 0))(critic, batch.obs, batch.action)
-            return jnp.mean(jax.vmap(losses.twin_loss)(q, targets)), jnp.mean(q)
-
-        (loss_q, mean_q), grads = jax.value_and_grad(critic_loss, has_aux=True)(learner.critic)
+        grads, of_critic = jax.grad(critic_loss, has_aux=True)(learner.critic, batch, nets=nets, targets=targets)
         critic, opt_critic = descend(adam, grads, learner.opt[1], learner.critic)
 
-        def policy_loss(policy: Params) -> tuple[Array, Array]:
-            keys = jax.random.split(key_now, cfg.batch)
-            value, entropy = jax.vmap(form.value, (None, None, None, 0, 0))(policy, critic, alpha, keys, batch.obs)
-            return -jnp.mean(value), jnp.mean(entropy)
-
-        (loss_policy, entropy), grads = jax.value_and_grad(policy_loss, has_aux=True)(learner.policy)
+        grads, of_policy = jax.grad(policy_loss, has_aux=True)(
+            learner.policy, key_now, batch, nets=nets, critic=critic, alpha=alpha
+        )
         policy, opt_policy = descend(adam, grads, learner.opt[0], learner.policy)
 
-        grad = jax.grad(losses.temperature_loss)(learner.log_alpha, entropy, cfg.target_entropy)
+        grad, of_alpha = jax.grad(temperature_loss, has_aux=True)(
+            learner.log_alpha, of_policy["entropy"], target_entropy=cfg.target_entropy
+        )
         log_alpha, opt_alpha = descend(adam, grad, learner.opt[2], learner.log_alpha)
 
-        moved = optax.incremental_update(critic, learner.target, cfg.tau)
-        metrics = {"critic_loss": loss_q, "policy_loss": loss_policy, "q": mean_q, "entropy": entropy, "alpha": alpha}
-        return Learner(policy, critic, moved, log_alpha, (opt_policy, opt_critic, opt_alpha)), metrics, ()
+        target = optax.incremental_update(critic, learner.target, cfg.tau)
+        opt = (opt_policy, opt_critic, opt_alpha)
+        return Learner(policy, critic, target, log_alpha, opt), of_critic | of_policy | of_alpha, ()
 
     return Agent(init, lambda: (), act, update)
 
 
-def _continuous(cfg: SACConfig, spec: Spec) -> Form:
+def _continuous(cfg: SACConfig, spec: Spec) -> Networks:
     """Tanh-normal policy; critics of (s, a)."""
-    size, num_actions = _obs_size(spec), _action_size(spec)
+    size, num_actions = vector_size(spec), unit_action_size(spec)
     policy = mlp(size, cfg.hidden, 2 * num_actions)
     critic = mlp(size + num_actions, cfg.hidden, 1)
 
@@ -152,16 +241,16 @@ def _continuous(cfg: SACConfig, spec: Spec) -> Form:
             return dists.sample_and_log_prob(dist(params, obs), key)[0]
         return jnp.tanh(jnp.split(policy.apply(params, obs), 2)[0])
 
-    return Form(policy, critic, q, value, act)
+    return Networks(policy, critic, q, value, act)
 
 
-def _discrete(cfg: SACConfig, spec: Spec) -> Form:
-    """Softmax policy; critics of s give the values of all actions."""
-    size, num_actions = _obs_size(spec), spec.num_actions
-    highest = math.log(num_actions)
-    if isinstance(cfg.target_entropy, float | int) and not 0 <= cfg.target_entropy <= highest:
+def _discrete(cfg: SACConfig, spec: Spec) -> Networks:
+    """Softmax policy; critics of s, which give the values of all actions."""
+    size, num_actions = vector_size(spec), spec.num_actions
+    max_entropy = math.log(num_actions)
+    if isinstance(cfg.target_entropy, float | int) and not 0 <= cfg.target_entropy <= max_entropy:
         raise ValueError(
-            f"target_entropy must be at least 0 and at most {highest:.3g} for {num_actions} discrete actions, "
+            f"target_entropy must be at least 0 and at most {max_entropy:.3g} for {num_actions} discrete actions, "
             f"got {cfg.target_entropy}"
         )
     policy = mlp(size, cfg.hidden, num_actions)
@@ -182,18 +271,4 @@ def _discrete(cfg: SACConfig, spec: Spec) -> Form:
         logits = policy.apply(params, obs)
         return jax.random.categorical(key, logits) if explore else jnp.argmax(logits)
 
-    return Form(policy, critic, q, value, act)
-
-
-def _obs_size(spec: Spec) -> int:
-    if not isinstance(spec.obs, Box) or len(spec.obs.shape) != 1:
-        raise ValueError(f"{spec.name}: observations must be a vector (wrappers.flatten or one_hot), got {spec.obs}")
-    return spec.obs.size
-
-
-def _action_size(spec: Spec) -> int:
-    action = spec.action
-    scaled = isinstance(action, Box) and np.all(np.asarray(action.low) == -1) and np.all(np.asarray(action.high) == 1)
-    if not isinstance(action, Box) or len(action.shape) != 1 or not scaled:
-        raise ValueError(f"{spec.name}: actions must be a vector in [-1, 1] (wrappers.scale_action), got {action}")
-    return action.size
+    return Networks(policy, critic, q, value, act)

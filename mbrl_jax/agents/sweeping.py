@@ -1,22 +1,23 @@
-"""Prioritized sweeping: the planned backups go where the values are most wrong.
+"""Prioritized sweeping: planned backups go where the values are most wrong.
 
 Moore & Atkeson 1993; Sutton & Barto 2018, section 8.4, with expected backups from counts. With N visits of (s, a), its
-mean reward r and w(s') = (visits that led to s' and went on) / N,
+mean reward r and w(s') = (visits that led to s' without ending the episode) / N,
 
     T(s, a) = r(s, a) + γ Σ_s' w(s') max_a' Q(s', a')                expected target
-    a pair's priority is |T - Q|, 0 below θ
+    priority(s, a) = |T - Q|, or 0 where that is at most θ
 
-and after each real step, whose pair gets its priority, n times: the pair of the largest priority is backed up,
-Q <- Q + α (T - Q), and it and every pair that has led to its state get their priorities anew.
+Each real step updates the target and the priority of its pair. Then, up to n times, the pair with the largest priority
+is backed up, Q <- Q + α (T - Q), and the priorities of that pair and of every pair that has led to its state are
+recomputed.
 
-The targets are kept, not computed: where max Q(s', ·) moves by Δ, those that lead to s' move by γ w(s') Δ, one row of a
-table ordered by the state reached. Priorities are a dense array, and the largest is found by looking at all: that is a
-few microseconds for ten thousand pairs. The table takes 4 S² A bytes for each of the seeds side by side: 47 kB for the
-Dyna maze, 191 MB for the same grown by 8.
+The targets are kept, not recomputed: where max Q(s', ·) changes by Δ, the targets of the pairs that lead to s' change
+by γ w(s') Δ, one row of a table ordered by successor. Priorities are a dense array and the largest is found by a scan
+of all of them: a few microseconds for ten thousand pairs. The table takes 4 S² A bytes for each seed under `vmap`:
+47 kB for the Dyna maze, 191 MB for the same maze grown by 8.
 
-Differs from the book in: expected backups instead of the last outcome, the same in a deterministic world; a pair that
-is in the queue already has its priority replaced by its present error; so has the one backed up, which with α < 1 would
-else keep (1 - α) of its error for good.
+Differs from the book in: expected backups instead of the last outcome, the same in a deterministic environment; a pair
+that is already in the queue gets its current error as priority, not the larger of the two; so does the pair just backed
+up, which with α < 1 would otherwise keep (1 - α) of its error forever.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.agents.q_learning import QLearningConfig, choose, first_values, newest, sizes, step_size
+from mbrl_jax.agents.q_learning import QLearningConfig, initial_q, latest_transition, select_action, step_size
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Key, Metrics, Obs, Replay, Spec, Transition, Tree
+from mbrl_jax.envs.spaces import num_states
 
 
 @config
@@ -36,8 +38,8 @@ class SweepingConfig:
     """Settings of prioritized sweeping."""
 
     policy: QLearningConfig = QLearningConfig()
-    planning: int = setting(default=10, low=1, help="n, backups per real step at most")
-    theta: float = setting(default=1e-4, low=0, help="θ, errors up to this are left alone")
+    planning: int = setting(default=10, low=1, help="maximum number n of backups per real step")
+    theta: float = setting(default=1e-4, low=0, help="error threshold θ up to which a pair is not queued")
 
 
 class Learner(NamedTuple):
@@ -46,7 +48,7 @@ class Learner(NamedTuple):
     q: Array  # [S, A]
     visits: Array  # [S, A] int32
     rewards: Array  # [S, A] mean
-    onward: Array  # [S', S A] visits of (s, a) that led to s' and went on
+    onward: Array  # [S', S A] visits of (s, a) that led to s' without ending the episode
     targets: Array  # [S A] T
     priorities: Array  # [S A]
 
@@ -61,64 +63,123 @@ def make(cfg: SweepingConfig, spec: Spec) -> Agent:
       ValueError: a setting out of range, or spaces that are not discrete.
     """
     check(cfg)
-    states, actions = sizes(spec)
+    states, actions = num_states(spec), spec.num_actions
+    policy = cfg.policy
 
     def init(key: Key) -> Learner:
         del key
         table, row = jnp.zeros((states, actions)), jnp.zeros(states * actions)
         onward = jnp.zeros((states, states * actions))
-        return Learner(first_values(cfg.policy, spec), table.astype(jnp.int32), table, onward, row, row)
+        q = initial_q(spec, value=policy.first_value)
+        return Learner(q, table.astype(jnp.int32), table, onward, row, row)
 
     def act(key: Key, learner: Learner, carry: Tree, obs: Obs, explore: bool) -> tuple[Array, Tree, Tree]:
-        return choose(cfg.policy, key, learner.q, obs, explore), carry, ()
-
-    def urgency(error: Array) -> Array:
-        size = jnp.abs(error)
-        return jnp.where(size > cfg.theta, size, 0.0)
-
-    def observe(learner: Learner, row: Transition) -> tuple[Learner, Array]:
-        """The tables after one real step, whose pair is in the queue; and its error []."""
-        at = row.obs, row.action
-        pair = row.obs * actions + row.action
-        visits = learner.visits.at[at].add(1)
-        count = visits[at].astype(jnp.float32)
-        rewards = learner.rewards.at[at].add((row.reward - learner.rewards[at]) / count)
-        onward = learner.onward.at[row.next_obs, pair].add(row.discount)
-        value = onward[:, pair] @ jnp.max(learner.q, axis=1) / count
-        target = rewards[at] + cfg.policy.gamma * value
-        error = target - learner.q[at]
-        targets, priorities = learner.targets.at[pair].set(target), learner.priorities.at[pair].set(urgency(error))
-        return Learner(learner.q, visits, rewards, onward, targets, priorities), error
+        return select_action(key, learner.q[obs], epsilon=policy.epsilon, explore=explore), carry, ()
 
     def update(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
-        learner, error = observe(learner, newest(key, replay))
-        visits = learner.visits.reshape(-1)
-        per_visit = 1.0 / jnp.maximum(visits, 1)
-
-        def waiting(at: tuple[Array, Array, Array, Array]) -> Array:
-            done, _, _, priorities = at
-            return (done < cfg.planning) & jnp.any(priorities > 0)
-
-        def one(at: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-            done, q, targets, priorities = at
-            pair = jnp.argmax(priorities)
-            state = pair // actions
-            before = jnp.max(q[state])
-            moved = step_size(cfg.policy, visits[pair]) * (targets[pair] - q.reshape(-1)[pair])
-            q = q.reshape(-1).at[pair].add(moved).reshape(states, actions)
-            share = learner.onward[state] * per_visit
-            targets = targets + cfg.policy.gamma * share * (jnp.max(q[state]) - before)
-            changed = (share > 0) | (jnp.arange(share.size) == pair)
-            return done + 1, q, targets, jnp.where(changed, urgency(targets - q.reshape(-1)), priorities)
-
-        # The queue is empty most of the time: a loop that looks, where a scan would go on.
-        start = jnp.int32(0), learner.q, learner.targets, learner.priorities
-        done, q, targets, priorities = jax.lax.while_loop(waiting, one, start)
+        transition = latest_transition(key, replay)
+        learner, error = observe_transition(learner, transition, gamma=policy.gamma, theta=cfg.theta)
+        learner, backups = sweep(
+            learner,
+            planning=cfg.planning,
+            lr=policy.lr,
+            decay=policy.decay,
+            gamma=policy.gamma,
+            theta=cfg.theta,
+        )
         metrics = {
             "td_error": jnp.abs(error),
-            "backups": done.astype(jnp.float32),
-            "queue": jnp.mean((priorities > 0).astype(jnp.float32)),
+            "backups": backups.astype(jnp.float32),
+            "queue": jnp.mean((learner.priorities > 0).astype(jnp.float32)),
         }
-        return learner._replace(q=q, targets=targets, priorities=priorities), metrics, ()
+        return learner, metrics, ()
 
     return Agent(init, lambda: (), act, update)
+
+
+def observe_transition(
+    learner: Learner, transition: Transition, *, gamma: Array | float, theta: Array | float
+) -> tuple[Learner, Array]:
+    """Updates the model, the target and the priority of one real step's pair.
+
+    Args:
+      learner: S states, A actions.
+      transition: one real step, its observations and action [] integers.
+      gamma: γ in [0, 1], per step.
+      theta: θ, at least 0.
+    Returns:
+      the learner, its action values unchanged; the pair's error T - Q [].
+    """
+    at = transition.obs, transition.action
+    pair = transition.obs * learner.q.shape[1] + transition.action
+    visits = learner.visits.at[at].add(1)
+    count = visits[at].astype(jnp.float32)
+    rewards = learner.rewards.at[at].add((transition.reward - learner.rewards[at]) / count)
+    onward = learner.onward.at[transition.next_obs, pair].add(transition.discount)
+    value = onward[:, pair] @ jnp.max(learner.q, axis=1) / count
+    target = rewards[at] + gamma * value
+    error = target - learner.q[at]
+    targets, priorities = learner.targets.at[pair].set(target), learner.priorities.at[pair].set(priority(error, theta))
+    return Learner(learner.q, visits, rewards, onward, targets, priorities), error
+
+
+def priority(error: Array, theta: Array | float) -> Array:
+    """The priority of a pair: |T - Q|, or 0 where that is at most θ.
+
+    Args:
+      error: [...] T - Q.
+      theta: θ, at least 0.
+    Returns:
+      [...] at least 0.
+    """
+    size = jnp.abs(error)
+    return jnp.where(size > theta, size, 0.0)
+
+
+def sweep(
+    learner: Learner,
+    *,
+    planning: int,
+    lr: Array | float,
+    decay: Array | float,
+    gamma: Array | float,
+    theta: Array | float,
+) -> tuple[Learner, Array]:
+    """Backs up the pairs of largest priority, up to n of them (Sutton & Barto 2018, section 8.4, the inner loop).
+
+        Q(s, a) <- Q(s, a) + α N(s, a)^-ω (T(s, a) - Q(s, a))
+
+    Args:
+      learner: S states, A actions.
+      planning: n, the maximum number of backups, at least 0; fewer where the queue runs empty.
+      lr: α in (0, 1].
+      decay: ω in [0, 1].
+      gamma: γ in [0, 1], per step.
+      theta: θ, at least 0.
+    Returns:
+      the learner with new action values, targets and priorities; the number of backups [] int32.
+    """
+    states, actions = learner.q.shape
+    visits = learner.visits.reshape(-1)
+    per_visit = 1.0 / jnp.maximum(visits, 1)
+
+    def not_done(at: tuple[Array, Array, Array, Array]) -> Array:
+        done, _, _, priorities = at
+        return (done < planning) & jnp.any(priorities > 0)
+
+    def backup(at: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        done, q, targets, priorities = at
+        pair = jnp.argmax(priorities)
+        state = pair // actions
+        before = jnp.max(q[state])
+        change = step_size(visits[pair], lr=lr, decay=decay) * (targets[pair] - q.reshape(-1)[pair])
+        q = q.reshape(-1).at[pair].add(change).reshape(states, actions)
+        weights = learner.onward[state] * per_visit  # [S A] w(state) of every pair
+        targets = targets + gamma * weights * (jnp.max(q[state]) - before)
+        changed = (weights > 0) | (jnp.arange(weights.size) == pair)
+        return done + 1, q, targets, jnp.where(changed, priority(targets - q.reshape(-1), theta), priorities)
+
+    # The queue is mostly empty: a while loop stops then, a scan would run all n iterations.
+    start = jnp.int32(0), learner.q, learner.targets, learner.priorities
+    done, q, targets, priorities = jax.lax.while_loop(not_done, backup, start)
+    return learner._replace(q=q, targets=targets, priorities=priorities), done

@@ -1,12 +1,13 @@
 """UCT on the true environment; nothing is learned.
 
-Browne et al. 2012, "A Survey of Monte Carlo Tree Search Methods": leaves are valued by random rollouts. The search runs
-in the environment's own `step` from the very state it is in, so the loop must run it with `wrappers.reveal_state`.
+Browne et al. 2012, "A Survey of Monte Carlo Tree Search Methods": new leaves are valued by random rollouts. The search
+runs in the environment's own `step` from its current state, so the loop must run it with `wrappers.reveal_state`.
 """
 
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from mbrl_jax.core.config import check, config
 from mbrl_jax.core.types import Agent, Array, Env, Key, Model, State, Tree, no_update
@@ -23,23 +24,33 @@ class UCTConfig:
 
 
 def make(cfg: UCTConfig, env: Env) -> Agent:
-    """UCT with random play in its own environment.
+    """UCT with random rollouts in its own environment.
+
+    With `uct.reuse` the agent's carry is the subtree below the action it took. That suits deterministic environments
+    in which nobody else moves: the next search takes the subtree's root for the current state.
 
     Args:
       cfg: settings; floats may be traced.
-      env: before `wrappers.reveal_state`, so that a game's mask of legal actions can be had from its states.
+      env: before `wrappers.reveal_state`, so that a game's mask of legal actions can be read from its states.
     Raises:
       ValueError: a setting out of range, or continuous actions.
     """
     check(cfg)
-    tree, model = uct(cfg.uct, env.spec), true_model(env)
+    example = example_state(env) if cfg.uct.reuse else None
+    planner, model = uct(cfg.uct, env.spec, example), true_model(env)
 
     def act(key: Key, learner: Tree, carry: Tree, obs: State, explore: bool) -> tuple[Array, Tree, Tree]:
         del learner, explore
-        action, carry, _ = tree.plan(key, model, obs, carry)
+        action, carry, _ = planner.plan(key, model, obs, carry)
         return action, carry, ()
 
-    return Agent(lambda key: (), tree.init, act, no_update)
+    return Agent(lambda key: (), planner.init, act, no_update)
+
+
+def example_state(env: Env) -> State:
+    """A state of the environment with every number 0, for its shapes and dtypes."""
+    shapes = jax.eval_shape(env.reset, jax.random.key(0))[0]
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def true_model(env: Env) -> Model:

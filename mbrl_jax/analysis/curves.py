@@ -14,29 +14,29 @@ import numpy as np
 from mbrl_jax.analysis.statistics import bootstrap_interval, interquartile_mean, median_steps, steps_to_threshold
 from mbrl_jax.train.log import write_atomic
 
-# Okabe and Ito's colours, told apart by colour-blind readers; the yellow one, faint on white, left out.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, without yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 
 
 class Curve(NamedTuple):
-    """One run's scores over time."""
+    """The learning curve of one run."""
 
     label: str
     algo: str
     env: str
     steps: np.ndarray  # [T] environment steps of one seed
-    scores: np.ndarray  # [S, T] evaluation return; the training return where the run made no evaluation
+    scores: np.ndarray  # [S, T] evaluation return; training return where the run has no evaluation
     evaluated: bool
     threshold: float | None
 
 
 def load(folder: Path | str, label: str | None = None) -> Curve:
-    """Reads a run's curve.
+    """Reads a run's learning curve.
 
     Args:
       folder: a run's folder.
-      label: its name in a picture; the algorithm's name where none is given.
+      label: the curve's name in the legend; the algorithm's name if None.
     Raises:
       ValueError: the folder holds no run, or one without results yet.
     """
@@ -56,7 +56,7 @@ def load(folder: Path | str, label: str | None = None) -> Curve:
     for row in rows:
         at = seeds.index(int(row["seed"])), steps.index(int(row["env_steps"]))
         scores[at] = float(row["eval_return" if evaluated else "return"] or "nan")
-    if not evaluated:  # a row in which no episode of training ended: the last ones that did still stand
+    if not evaluated:  # where no training episode ended, the last known return continues
         for t in range(1, len(steps)):
             scores[:, t] = np.where(np.isnan(scores[:, t]), scores[:, t - 1], scores[:, t])
     name = label or config["algo"]
@@ -64,12 +64,12 @@ def load(folder: Path | str, label: str | None = None) -> Curve:
 
 
 def picture(curves: Sequence[Curve], threshold: float | None = None, log: bool = False) -> bytes:
-    """A PNG of one run or of several: each seed thin, their interquartile mean thick, its 95% interval as a band.
+    """A PNG of the curves of one run or several: seeds thin, their interquartile mean thick, its 95% interval a band.
 
     Args:
       curves: the runs, at least one.
-      threshold: a level to mark, None for none.
-      log: steps on a logarithmic axis, for runs of very different lengths.
+      threshold: a return to mark with a line, None for none.
+      log: logarithmic axis of steps, for runs of very different lengths.
     Returns:
       the PNG's bytes.
     Raises:
@@ -119,7 +119,11 @@ def picture(curves: Sequence[Curve], threshold: float | None = None, log: bool =
 
 
 def title(curves: Sequence[Curve]) -> str:
-    """`mbpo on Pendulum-v1, 8 seeds`, or what several runs have in common."""
+    """The title of a picture: `mbpo on Pendulum-v1, 8 seeds`, or what several runs have in common.
+
+    Args:
+      curves: the runs, at least one.
+    """
     envs = list(dict.fromkeys(curve.env for curve in curves))
     names = list(dict.fromkeys(curve.algo for curve in curves))
     counts = {len(curve.scores) for curve in curves}
@@ -129,7 +133,12 @@ def title(curves: Sequence[Curve]) -> str:
 
 
 def table(curves: Sequence[Curve], threshold: float | None = None) -> str:
-    """A small table: the interquartile mean at the end with its 95% interval, and the steps to the threshold."""
+    """A text table: the final interquartile mean with its 95% interval, and the steps to the threshold.
+
+    Args:
+      curves: the runs, at least one.
+      threshold: a return; None leaves the column out.
+    """
     head = ["run", "seeds", "steps", "IQM at the end", "95% interval"]
     if threshold is not None:
         head.append(f"median steps to {threshold:g}")
@@ -157,16 +166,16 @@ def _count(reached: Sequence[int | None]) -> str:
 def draw(
     path: Path, folders: Sequence[Path], labels: Sequence[str] | None, threshold: float | None, log: bool = False
 ) -> str:
-    """Writes one picture of several runs.
+    """Draws the curves of several runs into one picture.
 
     Args:
       path: of the PNG.
       folders: of the runs.
       labels: one for each run; the algorithms' names if None.
-      threshold: a return to mark; None for the runs' own.
-      log: steps on a logarithmic axis.
+      threshold: a return to mark, None for none.
+      log: logarithmic axis of steps.
     Returns:
-      a table of the runs.
+      the runs as a text table.
     Raises:
       ValueError: a folder holds no run, or one without results yet.
     """

@@ -1,11 +1,11 @@
-"""Operations of the steps that cost the time, counted by hand: every matrix product, and nothing else.
+"""Floating-point operations of the expensive steps, counted by hand: all matrix products, and nothing else.
 
-A product [m, k] x [k, n] takes 2 m k n operations, a multiplication and an addition for each entry of its sum. What is
-left out (activations, Adam, random numbers, reading rows) is the reason why a step cannot reach the machine's rate of
-products, and so belongs to the fraction, not to the count.
+A product [m, k] x [k, n] takes 2 m k n operations, a multiplication and an addition for each term of its sums. What is
+left out (activations, Adam, random numbers, reading rows) is why a step does not reach the machine's rate of bare
+products; it shows in the fraction of that rate, not in the count.
 
 A dense layer of [B, k] inputs and n outputs is one product forward; its backward pass is one for the gradient of the
-weights, [k, B] x [B, n], and one for the gradient of the inputs, [B, n] x [n, k], where they are asked for.
+weights, [k, B] x [B, n], and one for the gradient of the inputs, [B, n] x [n, k], where it is needed.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ def forward(widths: Sequence[int], rows: int) -> int:
     """Operations of a multi-layer perceptron's forward pass.
 
     Args:
-      widths: entries of its input, of every hidden layer, and of its output.
-      rows: inputs.
+      widths: sizes of the input, of every hidden layer, and of the output.
+      rows: batch size.
     """
     return sum(product(rows, k, n) for k, n in pairwise(widths))
 
 
 def backward(widths: Sequence[int], rows: int, weights: bool = True, inputs: bool = False) -> int:
-    """Operations of its backward pass.
+    """Operations of a multi-layer perceptron's backward pass.
 
     Args:
-      widths: entries of its input, of every hidden layer, and of its output.
-      rows: inputs.
+      widths: sizes of the input, of every hidden layer, and of the output.
+      rows: batch size.
       weights: whether the weights' gradients are computed.
-      inputs: whether the gradient of the very first inputs is.
+      inputs: whether the gradient of the network's inputs is computed.
     """
     layers = [product(rows, k, n) for k, n in pairwise(widths)]
     return weights * sum(layers) + sum(layers[1:]) + inputs * layers[0]
@@ -50,10 +50,10 @@ def sac_update(obs: int, actions: int, hidden: Sequence[int], batch: int) -> int
         policy     policy forward, twins forward and backward to the action alone, policy backward to its weights
 
     Args:
-      obs: entries of an observation.
-      actions: entries of an action.
-      hidden: widths of the hidden layers of policy and critics.
-      batch: transitions.
+      obs: size of an observation.
+      actions: size of an action.
+      hidden: sizes of the hidden layers of policy and critics.
+      batch: batch size.
     """
     policy, critic = (obs, *hidden, 2 * actions), (obs + actions, *hidden, 1)
     to_action = backward((actions, *hidden, 1), batch, weights=False, inputs=True)
@@ -63,22 +63,22 @@ def sac_update(obs: int, actions: int, hidden: Sequence[int], batch: int) -> int
 
 
 def ensemble_step(widths: Sequence[int], batch: int, members: int) -> int:
-    """Operations of one gradient step of an ensemble, every member on a batch of its own.
+    """Operations of one gradient step of an ensemble, each member on a batch of its own.
 
     Args:
-      widths: entries of a member's input, of its hidden layers, and of its output.
-      batch: rows of each member.
-      members: models.
+      widths: sizes of a member's input, of its hidden layers, and of its output.
+      batch: batch size of each member.
+      members: number of members.
     """
     return members * (forward(widths, batch) + backward(widths, batch))
 
 
-def rollout_step(policy: Sequence[int], model: Sequence[int], lanes: int) -> int:
-    """Operations of one imagined step of every lane, each under one member.
+def rollout_step(policy: Sequence[int], model: Sequence[int], batch: int) -> int:
+    """Operations of one imagined step of a batch of rollouts, each under one member.
 
     Args:
-      policy: widths of the policy.
-      model: widths of one member.
-      lanes: rollouts side by side.
+      policy: layer sizes of the policy.
+      model: layer sizes of one member.
+      batch: number of rollouts.
     """
-    return forward(policy, lanes) + forward(model, lanes)
+    return forward(policy, batch) + forward(model, batch)

@@ -1,4 +1,4 @@
-"""Imagination drawn beside what really happened: vectors as curves, planes and images as frames."""
+"""Pictures of open-loop predictions beside the real episode: vectors as curves, planes and images as frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REAL, REBUILT, IMAGINED = "#222222", "#0072b2", "#d55e00"
 PLANES = np.array(
     [[0.84, 0.37, 0.0], [0.0, 0.45, 0.7], [0.0, 0.62, 0.45], [0.8, 0.47, 0.65], [0.94, 0.89, 0.26], [0.34, 0.71, 0.91]]
 )
-"""Colours of planes, in turn."""
+"""Colours of planes, in order."""
 
 
 def picture(
@@ -26,15 +26,17 @@ def picture(
     columns: int = 12,
     labels: Sequence[str] = (),
 ) -> bytes:
-    """A PNG of an episode, of its reconstruction and of what was imagined from its first observations on.
+    """A PNG of an episode, its reconstruction, and the model's open-loop predictions after its first observations.
 
     Args:
       real: [T, ...] observations: vectors [D], planes of zeros and ones or an image [height, width, channels].
-      rebuilt: [T, ...] likewise.
-      imagined: [N, T - context, ...] likewise, T - context at least 1.
-      title: above it all.
-      columns: most frames in a row, where there are frames.
-      labels: of a vector's entries; "o[0]" and so on where they are left out.
+      rebuilt: [T, ...] reconstructions of the same kind.
+      imagined: [N, T - context, ...] N predicted rollouts of the same kind, T - context at least 1.
+      title: title of the figure.
+      columns: largest number of frames in a row.
+      labels: names of a vector's entries; "o[0]", "o[1]", ... by default.
+    Returns:
+      the file's bytes.
     """
     check_shapes(real, rebuilt, imagined)
     figure = _curves(real, rebuilt, imagined, labels) if real.ndim == 2 else _frames(real, rebuilt, imagined, columns)
@@ -45,10 +47,10 @@ def picture(
 
 
 def check_shapes(real: np.ndarray, rebuilt: np.ndarray, imagined: np.ndarray) -> None:
-    """Holds the shapes of the three against each other.
+    """Checks that the three arrays have shapes of one episode of vectors or frames.
 
     Raises:
-      ValueError: they are not of one episode, or of no kind that can be drawn.
+      ValueError: they do not.
     """
     if real.ndim not in (2, 4) or rebuilt.shape != real.shape or imagined.shape[2:] != real.shape[1:]:
         shapes = f"{real.shape}, {rebuilt.shape} and {imagined.shape}"
@@ -58,11 +60,11 @@ def check_shapes(real: np.ndarray, rebuilt: np.ndarray, imagined: np.ndarray) ->
 
 
 def rgb(frames: np.ndarray, image: bool) -> np.ndarray:
-    """Frames [..., height, width, channels] as colours from 0 to 1: planes lie over each other on white.
+    """Frames [..., height, width, channels] as RGB in [0, 1]; planes are overlaid on white.
 
     Args:
-      frames: bytes' values, or chances of planes in [0, 1].
-      image: whether they are an image of one or three channels.
+      frames: values in [0, 255] of images, or probabilities in [0, 1] of planes.
+      image: whether they are images of one or three channels.
     """
     if image:
         scaled = np.clip(frames / 255.0, 0, 1)
@@ -71,29 +73,29 @@ def rgb(frames: np.ndarray, image: bool) -> np.ndarray:
     for plane in range(frames.shape[-1]):
         share = np.clip(frames[..., plane, None], 0, 1)
         out = (1 - share) * out + share * PLANES[plane % len(PLANES)]
-    return np.clip(out, 0, 1)  # rounding can leave them outside
+    return np.clip(out, 0, 1)  # rounding errors can leave the range
 
 
 def animation(path: str, real: np.ndarray, rebuilt: np.ndarray, imagined: np.ndarray, title: str = "") -> None:
-    """Writes a GIF: the episode, its reconstruction and one imagined life, side by side.
+    """Writes a GIF: the episode, its reconstruction and the first predicted rollout, side by side.
 
     Args:
-      path: where to.
-      real, rebuilt, imagined: as in `picture`. Vectors move as bars, one per entry.
-      title: above it.
+      path: the file to write.
+      real, rebuilt, imagined: as in `picture`. Vectors are drawn as bars, one per entry.
+      title: title of the figure.
     """
     check_shapes(real, rebuilt, imagined)
     context = real.shape[0] - imagined.shape[1]
     figure = Figure(figsize=(7.2, 2.9), layout="constrained")
     FigureCanvasAgg(figure)
     panels: Any = figure.subplots(1, 3)
-    life = np.concatenate([rebuilt[:context], imagined[0]])
-    low, high = min(real.min(), life.min()), max(real.max(), life.max())
+    rollout = np.concatenate([rebuilt[:context], imagined[0]])
+    low, high = min(real.min(), rollout.min()), max(real.max(), rollout.max())
 
     def draw(t: int) -> list:
         figure.suptitle(f"{title}  step {t}", fontsize=10)
         names = ("real", "rebuilt", "imagined" if t >= context else "rebuilt: not imagining yet")
-        for panel, name, frames in zip(panels, names, (real, rebuilt, life), strict=True):
+        for panel, name, frames in zip(panels, names, (real, rebuilt, rollout), strict=True):
             panel.clear()
             panel.set_title(name, fontsize=9)
             panel.set_xticks([])
@@ -136,13 +138,13 @@ def _frames(real: np.ndarray, rebuilt: np.ndarray, imagined: np.ndarray, columns
     steps, horizon = real.shape[0], imagined.shape[1]
     context = steps - horizon
     shown = np.unique(np.linspace(0, steps - 1, min(columns, steps)).round().astype(int))
-    lives = min(len(imagined), 3)
-    rows = 2 + lives
+    rollouts = min(len(imagined), 3)
+    rows = 2 + rollouts
     figure = Figure(figsize=(0.9 * len(shown) + 1.0, 0.95 * rows + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     panels: Any = figure.subplots(rows, len(shown), squeeze=False)
     image = _is_image(real)
-    names = ["real", "rebuilt", *[f"imagined {i + 1}" for i in range(lives)]]
+    names = ["real", "rebuilt", *[f"imagined {i + 1}" for i in range(rollouts)]]
     for row, name in enumerate(names):
         for column, t in enumerate(shown):
             panel = panels[row, column]

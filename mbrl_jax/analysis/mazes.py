@@ -1,4 +1,4 @@
-"""Mazes drawn: walls, values as colours, greedy actions as arrows, and paths."""
+"""Pictures of mazes: walls, values as colours, greedy actions as arrows, and paths."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ START, GOAL, PATH = "#0072B2", "#009E73", "#0072B2"
 
 
 class Panel(NamedTuple):
-    """One maze of a picture; a cell is row * W + column."""
+    """One maze of a picture; cells are numbered row * W + column."""
 
     walls: Any  # [H, W] bool
     start: tuple[int, int]  # row, column
     goal: tuple[int, int]
-    values: Any = None  # [S] colours of the cells, None for white ones
+    values: Any = None  # [S] values of the cells, shown as colours; None for white
     policy: Any = None  # [S] actions, or [S, A] probabilities
     q: Any = None  # [S, A] action values, drawn as their greedy policy
     path: Any = None  # [T] cells
@@ -41,13 +41,13 @@ class Panel(NamedTuple):
 
 
 def greedy_moves(q: Any, tolerance: float = 1e-5) -> np.ndarray:
-    """Which actions are best where.
+    """The greedy actions of every state.
 
     Args:
       q: [S, A] action values.
-      tolerance: how far below the best an action value may lie and still be called best.
+      tolerance: action values this far below the best count as best.
     Returns:
-      [S, A] bool; nothing in states whose action values are all equal, which prefer no action.
+      [S, A] bool; all False in states whose action values are all equal.
     """
     q = np.asarray(q)
     best = q >= q.max(-1, keepdims=True) - tolerance
@@ -67,26 +67,26 @@ def draw_maze(
     limits: tuple[float, float] | None = None,
     moves: Sequence[tuple[int, int]] = MOVES,
 ) -> Axes:
-    """One maze: walls dark, cells coloured by value, an arrow for every best action, S and G at start and goal.
+    """Draws one maze: dark walls, cells coloured by value, arrows for the best actions, S and G at start and goal.
 
-    Start and goal have colours of their own. Walls and the goal bear no arrow.
+    Start and goal have colours of their own; walls and the goal have no arrows.
 
     Args:
       walls: [H, W] bool.
       start: row and column, from 0 at the top left.
       goal: row and column.
-      values: [S] numbers, S = H W in row-major order; None leaves the cells white.
-      policy: [S] actions, or [S, A] probabilities, of which all above 0 are drawn, and none where all are alike.
-      q: [S, A] action values, all their greedy actions drawn; None, or no policy beside it.
+      values: [S], S = H W in row-major order; None leaves the cells white.
+      policy: [S] actions; or [S, A] probabilities, drawn where above 0 and not uniform.
+      q: [S, A] action values, whose greedy actions are drawn; not together with a policy.
       path: [T] cells, drawn as a line through their centres.
-      axes: where to draw; None makes a figure of its own.
+      axes: to draw on; None creates a figure.
       title: above the maze.
-      limits: values of the lightest and the darkest colour; None for the least and the greatest shown.
+      limits: values of the lightest and the darkest colour; None for the minimum and maximum shown.
       moves: [A] rows and columns moved by each action.
     Returns:
-      the axes. Their images are the walls and, with values, the colours, masked in walls and goal.
+      the axes, with the walls and, given values, the colours (masked in walls and goal) as their images.
     Raises:
-      ValueError: sizes that do not fit each other, or both a policy and action values.
+      ValueError: sizes that do not match, or both a policy and action values.
     """
     walls = np.asarray(walls, bool)
     height, width = walls.shape
@@ -126,13 +126,13 @@ def draw_mazes(
     bar: str | None = "value",
     moves: Sequence[tuple[int, int]] = MOVES,
 ) -> bytes:
-    """A PNG of mazes side by side, one scale of colours for all.
+    """A PNG of several mazes with a common colour scale.
 
     Args:
       panels: at least one.
-      columns: how many stand in a row; None for all of them, up to 3.
-      limits: as in `draw_maze`; None for the least and the greatest value of all panels.
-      bar: the label of the colour bar, None for none; there is none either where no panel has values.
+      columns: panels per row; None for all of them, up to 3.
+      limits: as in `draw_maze`; None for the minimum and maximum over all panels.
+      bar: label of the colour bar; None, or no values in any panel, for no bar.
       moves: as in `draw_maze`.
     Returns:
       the PNG's bytes.
@@ -162,12 +162,12 @@ def draw_mazes(
 
 
 def colours() -> Colormap:
-    """The map from values to colours: magma's lighter part from cream to purple, even steps to the eye as all of it."""
+    """The colour map of values: the lighter part of magma, from cream to purple, perceptually uniform."""
     return ListedColormap(colormaps["magma_r"](np.linspace(0.0, 0.72, 256)), "maze")
 
 
 def _figure(rows: int, columns: int, height: int, width: int, bar: bool) -> tuple[Figure, list[Axes]]:
-    """A figure of that many mazes, with cells as large as fit into about 11 inches' width, and 0.42 inches at most."""
+    """A figure for rows x columns mazes, with cells of at most 0.42 inches that fit into 11 inches of width."""
     cell = min(0.42, 11.0 / (columns * width), 9.0 / (rows * height))
     size = columns * (cell * width + 0.3) + 0.9 * bar, rows * (cell * height + 0.45)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.06))
@@ -175,9 +175,9 @@ def _figure(rows: int, columns: int, height: int, width: int, bar: bool) -> tupl
 
 
 def _png(figure: Figure) -> bytes:
-    """The figure in 256 colours: a third of the bytes, and no difference to see.
+    """The figure as a PNG of 256 colours: a third of the bytes, without a visible difference.
 
-    The marks' colours are too rare for a palette by frequency, so they are added to it.
+    The colours of start and goal are too rare for a palette by frequency, so they are added to it.
     """
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(130)
@@ -185,14 +185,14 @@ def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
     pixels = np.array(canvas.buffer_rgba())[..., :3]
     frequent = Image.fromarray(pixels).quantize(240).getpalette() or []
-    shares = np.linspace(1.0, 0.25, 4)[:, None]  # the letters' soft edges are mixtures with white
+    shares = np.linspace(1.0, 0.25, 4)[:, None]  # the letters' edges are mixtures with white
     rare = [share * np.array([to_rgb(mark)]) + (1 - share) for mark in (START, GOAL) for share in shares]
     rare = np.round(255 * np.concatenate([*rare, [to_rgb(WALL), to_rgb(FREE)]])).astype(int)
     palette = np.concatenate([rare, np.reshape(frequent[: 3 * 240], (-1, 3))])
-    # Pillow's own search for the nearest colour is coarse enough to turn white into grey.
+    # Pillow's own search for the nearest colour is so coarse that it turns white into grey.
     seen, places = np.unique(pixels @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True)
-    apart = np.stack([seen >> 16, seen >> 8 & 255, seen & 255], -1)[:, None] - palette
-    image = Image.fromarray(np.square(apart).sum(-1).argmin(-1).astype(np.uint8)[places].reshape(pixels.shape[:2]))
+    difference = np.stack([seen >> 16, seen >> 8 & 255, seen & 255], -1)[:, None] - palette
+    image = Image.fromarray(np.square(difference).sum(-1).argmin(-1).astype(np.uint8)[places].reshape(pixels.shape[:2]))
     image.putpalette(palette.reshape(-1).tolist())
     image.save(file, format="png", optimize=True)
     return file.getvalue()
@@ -227,13 +227,13 @@ def _visible(panel: Panel) -> np.ma.MaskedArray:
 
 
 def _limits(shown: Sequence[np.ma.MaskedArray]) -> tuple[float, float]:
-    """The range of values, never empty."""
+    """The minimum and the maximum of the values, never equal."""
     low, high = min(float(x.min()) for x in shown), max(float(x.max()) for x in shown)
     return (low, high) if high > low else (low, low + 1.0)
 
 
 def _is_dark(value: Any, norm: Normalize) -> np.ndarray:
-    """Whether light ink is the one to read on the colours of these values (a luma below 0.46)."""
+    """Whether text on the colours of these values must be light (luma below 0.46)."""
     rgba = np.asarray(colours()(norm(value)))
     return rgba[..., :3] @ (0.299, 0.587, 0.114) < 0.46
 
@@ -245,11 +245,11 @@ def _grid(axes: Axes, height: int, width: int) -> None:
 
 
 def _draw_arrows(axes: Axes, arrows: np.ndarray, moves: np.ndarray, light: np.ndarray) -> None:
-    """A lone arrow runs through the middle of its cell; several start near it."""
+    """A single arrow runs through the middle of its cell; several start near it."""
     state, action = np.nonzero(arrows)
     row, column = np.divmod(state, light.shape[1])
-    lone = arrows.sum(-1)[state] == 1
-    begin, length = np.where(lone, -0.32, 0.06), np.where(lone, 0.64, 0.36)
+    single = arrows.sum(-1)[state] == 1
+    begin, length = np.where(single, -0.32, 0.06), np.where(single, 0.64, 0.36)
     dy, dx = moves[action].T
     axes.quiver(
         column + begin * dx, row + begin * dy, length * dx, length * dy,
@@ -259,7 +259,7 @@ def _draw_arrows(axes: Axes, arrows: np.ndarray, moves: np.ndarray, light: np.nd
 
 
 def _mark(axes: Axes, letter: str, cell: tuple[int, int], colour: str, corner: bool) -> None:
-    """A cell in a colour, with a letter as a shape, so that it grows with the cell; in a corner beside arrows."""
+    """A coloured cell with a letter, a path that scales with the cell; in a corner if there are arrows."""
     row, column = cell
     axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, linewidth=0, zorder=3.5))
     shape = TextPath((0, 0), letter, size=0.42 if corner else 0.75)

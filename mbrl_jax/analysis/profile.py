@@ -1,8 +1,8 @@
-"""Where the time of a compiled program goes: products, copies, reductions and the rest, from XLA's own trace.
+"""The time of a compiled program by kind of operation (products, copies, reductions, ...), from XLA's own trace.
 
-On a processor XLA runs one instruction of the optimised program after another, most of them fusions of several
-operations, and its profiler writes down how long each took. An instruction counts for the costliest kind of operation
-in it; what it holds is read from the program's text. Loops and calls are left out: what runs inside them is counted.
+On a CPU, XLA runs the instructions of the optimised program one after another, most of them fusions of several
+operations, and its profiler records the duration of each. An instruction counts towards the costliest kind of operation
+in it, which is read from the program's text. Loops and calls are left out, because the instructions inside them count.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax
 from jax.profiler import ProfileData
 
 KINDS = ("products", "exponentials", "reductions", "arithmetic", "copies")
-"""Costliest first: an instruction is of the first kind that one of its operations has."""
+"""Costliest first: an instruction is of the first kind that occurs among its operations."""
 
 PRODUCTS = {"dot", "convolution"}
 EXPONENTIALS = {
@@ -49,10 +49,10 @@ def kind_of(operations: set[str]) -> str:
 
 
 def instruction_kinds(text: str) -> dict[str, str]:
-    """The kind of every instruction of a compiled program that holds no other that is timed itself.
+    """The kind of every instruction of a compiled program, loops and calls left out.
 
     Args:
-      text: of the optimised program, `compiled.as_text()`.
+      text: the optimised program, `compiled.as_text()`.
     Returns:
       {name of the instruction: one of `KINDS`}.
     """
@@ -76,11 +76,11 @@ def instruction_kinds(text: str) -> dict[str, str]:
 
 
 def time_by_kind(compiled: Any, *args: Any) -> dict[str, float]:
-    """Seconds that a compiled program's instructions took, by kind, summed over the threads that ran them.
+    """Seconds spent in a compiled program's instructions, by kind, summed over threads.
 
     Args:
       compiled: the program, from `jax.jit(f).lower(...).compile()`.
-      *args: what it is run on, once; it should have run before, so that no first time is measured.
+      *args: its arguments; it runs once, and should have run before, so that no start-up cost is measured.
     Returns:
       {kind: seconds}, all of `KINDS`.
     """

@@ -1,4 +1,4 @@
-"""Search trees drawn: visits as size, values as colour, priors beside the edges."""
+"""Drawings of search trees: visits as size, values as colour, priors beside the edges."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ INK, FAINT = "#222222", "#00000055"
 
 
 Nodes = Any
-"""A tree laid open, the root first and parents before children, as `planners.mcts.nodes` gives it: arrays [n] `parent`
-(-1 for the root), `action` taken at the parent, `depth`, `visits`, `q`, the value of the edge into a node (the root's
-own), and `prior` of that edge."""
+"""A tree as a list of nodes, the root first and parents before children, as `planners.mcts.nodes` gives it: arrays [n]
+`parent` (-1 for the root), `action` taken at the parent, `depth`, `visits`, `q`, the value of the edge into a node (the
+root's own), and `prior` of that edge."""
 
 
 def most_visited(tree: Nodes, most: int) -> np.ndarray:
-    """The places [m] of the `most` nodes visited most, the root first and parents before their children."""
+    """Indices [m] of the `most` nodes with most visits, the root first and parents before their children."""
     order = np.argsort(-tree.visits, kind="stable")
-    return np.sort(order[:most])  # a parent has no fewer visits than its child, and stands before it
+    return np.sort(order[:most])  # a parent has at least as many visits as its child, and a lower index
 
 
 def layout(parent: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Places [n, 2] of nodes: leaves side by side in the order of the tree, parents above the middle of their children.
+    """Positions [n, 2] of nodes: leaves side by side in the order of the tree, parents centred above their children.
 
     Args:
-      parent: [n] place of the parent, before its children; -1 for the root.
+      parent: [n] index of the parent, lower than the child's; -1 for the root.
       depth: [n].
     """
     children: list[list[int]] = [[] for _ in parent]
@@ -59,17 +59,17 @@ def draw_tree(
     priors: bool = True,
     title: str = "",
 ) -> None:
-    """Draws the part of a search tree that was visited most.
+    """Draws the most visited part of a search tree.
 
     Args:
       path: PNG to write.
       tree: the tree.
-      most: nodes drawn, at least 2.
+      most: number of nodes drawn, at least 2.
       actions: names of the actions; their numbers if None.
-      priors: whether to write priors beside the edges, as where they are probabilities.
+      priors: whether to write priors beside the edges; for planners whose priors are probabilities.
       title: above the picture.
     Raises:
-      ValueError: `most` is below 2, or the tree is nothing but its root.
+      ValueError: `most` is below 2, or the tree has no node but its root.
     """
     if most < 2 or len(tree.parent) < 2:
         raise ValueError(f"most and the number of nodes must be at least 2, got {most} and {len(tree.parent)}")
@@ -90,7 +90,7 @@ def draw_tree(
         action = int(tree.action[shown[i]])
         words = actions[action] if actions is not None else str(action)
         note = f"{words}\n{tree.prior[shown[i]]:.2f}" if priors else words
-        # Nearer to the child, where edges lie apart.
+        # Nearer to the child, where edges are further apart.
         axes.text(
             x0 + 0.6 * (x1 - x0), y0 + 0.6 * (y1 - y0), note, fontsize=6.5, ha="center", va="center", color=INK,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}, zorder=2,
@@ -104,6 +104,6 @@ def draw_tree(
     axes.set_ylim(at[:, 1].min() - 0.45, 0.45)
     axes.axis("off")
     axes.set_title(title, fontsize=10)
-    figure.colorbar(colour, ax=axes, shrink=0.6, pad=0.01, label="value of the action, for who takes it")
+    figure.colorbar(colour, ax=axes, shrink=0.6, pad=0.01, label="value of the action, for the player who takes it")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches="tight")

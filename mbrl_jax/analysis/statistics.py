@@ -14,12 +14,12 @@ import numpy as np
 def interquartile_mean(scores: Any, axis: int = 0) -> Any:
     """The mean of the middle half of the scores.
 
-    The ⌊n/4⌋ lowest and the ⌊n/4⌋ highest are dropped whole, as rliable and `scipy.stats.trim_mean` do, so that figures
-    compare with published ones. Where n is not a multiple of 4 that keeps a little more than half (weighing the scores
-    at the edges by fractions would keep exactly half), and with fewer than 4 scores it is the mean.
+    The ⌊n/4⌋ lowest and the ⌊n/4⌋ highest are dropped entirely, as rliable and `scipy.stats.trim_mean` do, so results
+    compare with published ones. If n is not a multiple of 4, that keeps slightly more than half (fractional weights at
+    the edges would keep exactly half); with fewer than 4 scores it is the mean.
 
     Args:
-      scores: [..., n, ...]; of one task only, or scaled alike.
+      scores: [..., n, ...], of one task, or normalised.
       axis: the axis of the n scores.
     Returns:
       the scores' shape without that axis.
@@ -39,41 +39,45 @@ def bootstrap_interval(
 ) -> tuple[Any, Any]:
     """A percentile bootstrap confidence interval over seeds.
 
-    Seeds are drawn with replacement, whole curves at a time; the interval runs between the (1 - level) / 2 and
-    (1 + level) / 2 quantiles of the statistic over the draws.
+    Seeds, with their whole curves, are resampled with replacement; the interval is between the (1 - level) / 2 and the
+    (1 + level) / 2 quantile of the statistic over the resamples.
 
     Args:
       scores: [S] or [S, T].
       statistic: (values, axis) -> the values without that axis.
-      level: share of draws inside, in (0, 1).
-      resamples: draws, at least 1.
-      seed: of the draws.
+      level: confidence level, in (0, 1).
+      resamples: number of resamples, at least 1.
+      seed: of the random numbers.
     Returns:
       low, high: [] or [T].
     """
     scores = np.asarray(scores, np.float64)
     draws = np.random.default_rng(seed).integers(0, len(scores), (resamples, len(scores)))
     columns = scores.reshape(len(scores), -1).T
-    # A column at a time: [resamples, S] numbers in memory, however long the curve.
-    spread = np.stack([statistic(column[draws], axis=1) for column in columns], axis=1)
-    low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    # One column at a time: [resamples, S] numbers in memory, however long the curve.
+    resampled = np.stack([statistic(column[draws], axis=1) for column in columns], axis=1)
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low.reshape(scores.shape[1:])[()], high.reshape(scores.shape[1:])[()]
 
 
 def steps_to_threshold(steps: Sequence[int] | Any, scores: Any, threshold: float) -> list[int | None]:
-    """Where each seed's curve first is at or above a threshold.
+    """The steps at which each seed's curve first reaches a threshold.
 
     Args:
       steps: [T] environment steps, ascending.
       scores: [S, T]; NaN counts as below.
       threshold: the score to reach.
     Returns:
-      S entries, None where it is never reached.
+      S entries, None where the threshold is never reached.
     """
     above = np.asarray(scores) >= threshold
     return [int(steps[int(np.argmax(row))]) if row.any() else None for row in above]
 
 
 def median_steps(reached: Sequence[int | None]) -> float:
-    """The median over seeds of steps to a threshold, a seed that never reached it counting as infinite."""
+    """The median over seeds of the steps to a threshold; a seed that never reached it counts as infinite.
+
+    Args:
+      reached: as `steps_to_threshold` returns them.
+    """
     return float(np.median([np.inf if step is None else step for step in reached]))

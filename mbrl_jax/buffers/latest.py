@@ -1,4 +1,4 @@
-"""The last trajectory alone, for on-policy agents and those that learn from each step as it comes."""
+"""The last trajectory alone, for on-policy agents and those that learn from every step once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mbrl_jax.core.types import Array, Buffer, Key, Replay, Transition
 
 
 def latest(steps: int, num_envs: int) -> Buffer:
-    """Keeps the trajectory [T, N, ...] added last; `sample` gives it whole, time-major.
+    """A buffer of the trajectory [T, N, ...] added last; `sample` returns all of it, time-major.
 
     Bytes = steps x num_envs x bytes of one transition (x seeds under `vmap`).
 

@@ -1,12 +1,12 @@
 """Windows of consecutive steps, from a ring of rows for each environment.
 
-Rows are in arrival form: a row is an observation, with what was received on arriving there and the action taken there.
-So the last observation of an episode has a row of its own, and neither it nor its reward is lost:
+A row is an observation with the reward and the discount of the step that led to it, and the action taken next. So the
+last observation of an episode has a row of its own, and neither it nor its reward is lost:
 
     o_0 --a_0--> r_1, o_1 --a_1--> r_2, o_2 (end)
     rows:  (o_0, a_0, 0, first)  (o_1, a_1, r_1)  (o_2, -, r_2, last)
 
-Environments therefore come to hold different numbers of rows. A window is `length` rows of one environment in the order
+Environments therefore hold different numbers of rows. A window is `length` rows of one environment in the order
 in which they were written; it may span episodes, which `first` marks, and never lies across the write head.
 """
 
@@ -22,27 +22,27 @@ from mbrl_jax.core.types import Action, Array, Buffer, Key, Obs, Replay, Transit
 
 
 class Step(NamedTuple):
-    """An observation, what was received on arriving there, and what was done there."""
+    """An observation, the reward and the discount of the step that led to it, and the action taken next."""
 
     obs: Obs
     action: Action  # taken at `obs`; zeros where `last`
-    reward: Array  # [] received on arriving at `obs`; 0 where `first`
+    reward: Array  # [] of the step to `obs`; 0 where `first`
     discount: Array  # [] 0 where `obs` is terminal, else 1
     first: Array  # [] bool: `obs` starts an episode
-    last: Array  # [] bool: `obs` ends an episode, terminal or out of time
-    extras: Tree = ()  # what `act` gave at `obs`; zeros where `last`
+    last: Array  # [] bool: `obs` ends an episode, by termination or by its time limit
+    extras: Tree = ()  # of `act` at `obs`; zeros where `last`
 
 
 class Window(NamedTuple):
-    """What `sample` gives."""
+    """A batch of windows, as `sample` returns it."""
 
     steps: Step  # [L, B, ...] time-major
     index: Array  # [B] int32: where each window starts, for `Feedback`  # pyright: ignore[reportIncompatibleMethodOverride]
-    weight: Array  # [B] importance weights; 1 where sampling is uniform, 0 where there was no window to give
+    weight: Array  # [B] importance weights; 1 for uniform sampling, 0 while no window is complete
 
 
 class Feedback(NamedTuple):
-    """What an agent's `update` hands back for the windows it was given; None for what is to stay."""
+    """What an agent's `update` returns for the windows of its batch; None leaves the buffer as it is."""
 
     index: Array  # [B] as in `Window`  # pyright: ignore[reportIncompatibleMethodOverride]
     priority: Array | None = None  # [B] at least 0, for `prioritized` buffers
@@ -54,14 +54,20 @@ class Ring(NamedTuple):
 
     steps: Step  # [N C, ...]
     written: Array  # [N] int32: rows ever written, below 2^31
-    used: Array  # [N] int32: rows before this one have been in a window of the online queue
-    reward: Array  # [N] of the transition before, to be written with the row of its successor
+    used: Array  # [N] int32: rows before this one have left the online queue
+    reward: Array  # [N] of the last transition, to be written with the row of its successor
     discount: Array  # [N] likewise
     first: Array  # [N] bool: the next transition starts an episode
 
 
 def empty(item: Transition, capacity: int, num_envs: int) -> Ring:
-    """A ring of `capacity` rows for each environment, from one transition or its shapes."""
+    """A ring of `capacity` rows for each environment.
+
+    Args:
+      item: one transition, or its shapes.
+      capacity: C, rows of each environment.
+      num_envs: N.
+    """
     flag: Any = jax.ShapeDtypeStruct((), jnp.bool_)
     row = Step(item.obs, item.action, item.reward, item.discount, flag, flag, item.extras)
     steps = jax.tree.map(lambda leaf: jnp.zeros((num_envs * capacity, *leaf.shape), leaf.dtype), row)
@@ -71,7 +77,7 @@ def empty(item: Transition, capacity: int, num_envs: int) -> Ring:
 
 
 def append(ring: Ring, trajectory: Transition) -> Ring:
-    """Turns transitions into rows and writes them, over the oldest where an environment's rows are full.
+    """Turns transitions into rows and writes them; where an environment's rows are full, over its oldest ones.
 
     Args:
       ring: N environments, C rows each.
@@ -96,7 +102,7 @@ def append(ring: Ring, trajectory: Transition) -> Ring:
     nothing = jax.tree.map(jnp.zeros_like, (trajectory.action, trajectory.extras))
     ending = Step(trajectory.next_obs, nothing[0], trajectory.reward, trajectory.discount, no, ~no, nothing[1])
 
-    rows = 1 + last.astype(jnp.int32)  # [T, N] that a transition gives
+    rows = 1 + last.astype(jnp.int32)  # [T, N] rows of each transition
     end = ring.written + jnp.cumsum(rows, 0)
     start, base = end - rows, capacity * jnp.arange(num_envs)
     nowhere = num_envs * capacity  # past the end: dropped
@@ -112,12 +118,22 @@ def append(ring: Ring, trajectory: Transition) -> Ring:
 
 
 def per_env(ring: Ring) -> int:
-    """C, the rows that fit for each environment."""
+    """C, the capacity in rows of each environment.
+
+    Args:
+      ring: of N environments.
+    """
     return ring.steps.first.shape[0] // ring.written.shape[0]
 
 
 def windows(ring: Ring, index: Array, length: int) -> Step:
-    """The windows [length, B, ...] that start at `index` [B]."""
+    """The windows [length, B, ...] that start at `index` [B].
+
+    Args:
+      ring: of N environments.
+      index: [B] int32, as in `Window`; past the end gives any rows.
+      length: L, rows of a window.
+    """
     capacity = per_env(ring)
     index = jnp.minimum(index, ring.steps.first.shape[0] - 1)
     return tree.take(ring.steps, _rows(index, jnp.arange(length), capacity))
@@ -126,7 +142,13 @@ def windows(ring: Ring, index: Array, length: int) -> Step:
 def write_extras(ring: Ring, index: Array, extras: Tree, length: int) -> Ring:
     """Writes `extras` [T, B, ...] into the last T rows of the windows that start at `index` [B].
 
-    Where windows overlap, one of them prevails.
+    Where windows overlap, which of them is kept is not defined.
+
+    Args:
+      ring: of N environments.
+      index: [B] int32, as in `Window`; past the end where there was no window.
+      extras: [T, B, ...], T at most `length`.
+      length: L, rows of a window.
 
     Raises:
       ValueError: more rows than a window has.
@@ -142,21 +164,21 @@ def write_extras(ring: Ring, index: Array, extras: Tree, length: int) -> Ring:
 
 
 def sequence(capacity: int, length: int, num_envs: int, online: int = 0) -> Buffer:
-    """A buffer of windows [length, B], uniform over all that can be made.
+    """A buffer of windows [length, B], drawn uniformly over all windows that can be made.
 
-    `sample(key, data, n)` gives a `Window`; with no whole window yet its weights are 0 (see `need_window`). A
+    `sample(key, data, n)` gives a `Window`; while no window is complete its weights are 0 (see `need_window`). A
     trajectory [T, N, ...] of transitions is added, 2T at most capacity / num_envs. Bytes = capacity x bytes of a `Step`
     (x seeds under `vmap`).
 
-    With `online` above 0, the first of each batch's windows are those that no batch has had yet: each environment's
-    rows are cut into windows side by side, which wait in line, oldest first and the environments in turn. They count as
-    had when `revise` gets a `Feedback` with their index (Hafner et al. 2023, the online queue of the authors' code).
+    With `online` above 0, each batch begins with windows that no batch has had yet: each environment's rows are cut
+    into adjacent windows, which queue up, oldest first and alternating between environments. They leave the queue when
+    `revise` gets a `Feedback` with their index (Hafner et al. 2023, the online queue of the authors' code).
 
     Args:
-      capacity: rows in all, shared out evenly among environments.
+      capacity: rows in all, divided evenly among environments.
       length: L, rows of a window.
       num_envs: N.
-      online: how many windows of a batch may come from the queue.
+      online: the most windows of a batch that come from the queue.
     Raises:
       ValueError: a size out of range.
     """
@@ -199,23 +221,32 @@ def sequence(capacity: int, length: int, num_envs: int, online: int = 0) -> Buff
 
 
 def queue(ring: Ring, length: int, slots: int) -> tuple[Array, Array]:
-    """The first windows in line for the online queue.
+    """The first windows of the online queue.
 
+    Args:
+      ring: of N environments.
+      length: L, rows of a window.
+      slots: number of windows.
     Returns:
-      where they start [slots], N C where the line is shorter, and whose they are [slots].
+      the rows where they start [slots], N C where the queue is shorter; their environments [slots].
     """
     num_envs, capacity = ring.written.shape[0], per_env(ring)
     start = jnp.maximum(ring.used, ring.written - capacity)
     ready = (ring.written - start) // length
-    line = jnp.cumsum((jnp.arange(slots)[:, None] < ready).reshape(-1))  # the environments in turn
+    line = jnp.cumsum((jnp.arange(slots)[:, None] < ready).reshape(-1))  # alternating between environments
     at = jnp.searchsorted(line, jnp.arange(1, slots + 1))
-    turn, env = at // num_envs, at % num_envs
-    index = env * capacity + (start[env] + turn * length) % capacity
-    return jnp.where(turn < slots, index, num_envs * capacity), env
+    place, env = at // num_envs, at % num_envs
+    index = env * capacity + (start[env] + place * length) % capacity
+    return jnp.where(place < slots, index, num_envs * capacity), env
 
 
 def replay_of(ring: Ring, sample: Any) -> Replay:
-    """What an agent sees of a ring: `take` numbers the rows environment by environment."""
+    """The agent's view of a ring; `take` numbers the rows environment by environment.
+
+    Args:
+      ring: of N environments.
+      sample: (key, ring, n) -> Window.
+    """
     capacity = per_env(ring)
     size = jnp.minimum(ring.written, capacity)
     upto = jnp.cumsum(size)
@@ -228,10 +259,14 @@ def replay_of(ring: Ring, sample: Any) -> Replay:
 
 
 def check_sizes(capacity: int, length: int, num_envs: int) -> int:
-    """The rows per environment, if a window fits among them.
+    """The rows of each environment, after a check that a window fits into them.
 
+    Args:
+      capacity: rows in all.
+      length: L, rows of a window.
+      num_envs: N.
     Raises:
-      ValueError: it does not.
+      ValueError: a size below 1, or a capacity without room for a window of each environment.
     """
     if min(length, num_envs) < 1:
         raise ValueError(f"length and num_envs must be at least 1, got {length} and {num_envs}")
@@ -241,16 +276,19 @@ def check_sizes(capacity: int, length: int, num_envs: int) -> int:
 
 
 def need_window(length: int, steps: int) -> None:
-    """Holds the steps each environment makes before the first `sample` to the length of a window.
+    """Checks that the warm-up fills a window of each environment before the first `sample`.
 
+    Args:
+      length: L, rows of a window.
+      steps: of each environment in the warm-up.
     Raises:
-      ValueError: they are fewer.
+      ValueError: `steps` is below `length`.
     """
     if steps < length:
         raise ValueError(f"loop.warmup x loop.unroll must be at least the {length} rows of a window, got {steps}")
 
 
 def _rows(index: Array, offsets: Array, capacity: int) -> Array:
-    """Row numbers [T, B] at `offsets` [T] from `index` [B], around each environment's ring."""
+    """Row numbers [T, B] at `offsets` [T] from `index` [B], wrapping around each environment's ring."""
     place = index % capacity
     return index - place + (place + offsets[:, None]) % capacity

@@ -15,7 +15,7 @@ from mbrl_jax.core.types import Array, Buffer, Key, Replay, Transition
 
 
 class Ring(NamedTuple):
-    """Rows, of which the first `size` hold something; the next row is written at `head`."""
+    """Rows, of which the first `size` are in use; the next row is written at `head`."""
 
     rows: Transition  # [C, ...]
     head: Array  # [] int32
@@ -23,18 +23,23 @@ class Ring(NamedTuple):
 
 
 def empty(item: Transition, capacity: int) -> Ring:
-    """A ring with room for `capacity` rows like `item` (arrays or their shapes)."""
+    """An empty ring of `capacity` rows.
+
+    Args:
+      item: one row, or its shapes.
+      capacity: C.
+    """
     rows = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), item)
     return Ring(rows, jnp.int32(0), jnp.int32(0))
 
 
 def append(ring: Ring, rows: Transition, mask: Array | None = None, wrap: Array | int | None = None) -> Ring:
-    """Writes rows at the head, over the oldest ones where the ring is full.
+    """Writes rows at the head; where the ring is full, over the oldest ones.
 
     Args:
       ring: capacity C.
       rows: [N, ...], N at most C.
-      mask: [N] bool; rows where it is False are left out, and the rest written side by side. All rows if None.
+      mask: [N] bool; rows where it is False are left out, without gaps. All rows if None.
       wrap: rows in use, at most C and never shrinking from call to call; may be traced. C if None.
     Raises:
       ValueError: more rows than the ring holds.
@@ -42,7 +47,7 @@ def append(ring: Ring, rows: Transition, mask: Array | None = None, wrap: Array 
     capacity, count = _length(ring.rows), _length(rows)
     if count > capacity:
         raise ValueError(f"capacity must be at least the {count} rows added at once, got {capacity}")
-    if mask is None and wrap is None and count == 1:  # one row never lies across the end
+    if mask is None and wrap is None and count == 1:  # one row cannot wrap around the end
         at = ring.head
         stored = jax.tree.map(lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, at, 0), ring.rows, rows)
         return Ring(stored, (at + 1) % capacity, jnp.maximum(ring.size, at + 1))
@@ -52,12 +57,18 @@ def append(ring: Ring, rows: Transition, mask: Array | None = None, wrap: Array 
     index = jnp.where(kept, index, capacity)  # past the end: dropped
     stored = jax.tree.map(lambda old, new: old.at[index].set(new, mode="drop"), ring.rows, rows)
     added = jnp.sum(kept, dtype=jnp.int32)
-    end = ring.head + added  # a ring that grows after it has wrapped fills up only when its head passes the old end
+    end = ring.head + added  # if `wrap` grew after wrapping, `size` grows only when the head passes it
     return Ring(stored, end % wrap, jnp.maximum(ring.size, jnp.minimum(end, wrap)))
 
 
 def sample(key: Key, ring: Ring, n: int) -> Transition:
-    """`n` rows [n, ...] drawn uniformly, with replacement."""
+    """`n` rows [n, ...] drawn uniformly, with replacement.
+
+    Args:
+      key: used once.
+      ring: to draw from; while it is empty the rows are zeros.
+      n: number of rows.
+    """
     return tree.take(ring.rows, jax.random.randint(key, (n,), 0, jnp.maximum(ring.size, 1)))
 
 
@@ -65,7 +76,7 @@ def uniform(capacity: int) -> Buffer:
     """A buffer of transitions sampled uniformly; a trajectory [T, N, ...] is added as T x N rows.
 
     Args:
-      capacity: rows kept; the oldest are overwritten.
+      capacity: number of rows; the oldest are overwritten.
     Raises:
       ValueError: the capacity is below 1.
     """

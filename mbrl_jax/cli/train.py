@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mbrl_jax.cli.guard import guarded
 from mbrl_jax.envs.registry import ENVS
-from mbrl_jax.presets.registry import AGENTS
+from mbrl_jax.presets.registry import AGENTS, import_agents
 
 if TYPE_CHECKING:
     from mbrl_jax.cli.flags import Option
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
 
 
 def _train(words: list[str], prog: str) -> int:
-    algo, env, rest = _first_words(words)
+    algo, env, module, rest = _first_words(words)
     if algo is None:
         print(_overview(prog))
         return 0
@@ -68,8 +68,8 @@ def _train(words: list[str], prog: str) -> int:
     limit = known.threshold if math.isfinite(known.threshold) else None
     wave, devices = options.wave or presets.default_wave(agent), devices_for(options.devices, options.seeds)
     job = Job(
-        algo, env, agent, loop_cfg, options.steps, options.seed, options.seeds, wave, devices, limit, command
-    )  # fmt: skip
+        algo, env, agent, loop_cfg, options.steps, options.seed, options.seeds, wave, devices, limit, command, module
+    )
     out = Path(options.out).expanduser() if options.out else _default_out(algo, env, options.seed, options.resume)
     check_folder(job, out, options.resume)
     enable_compilation_cache()
@@ -85,32 +85,46 @@ def _train(words: list[str], prog: str) -> int:
     return 0 if result.finished else 130
 
 
-def _first_words(words: list[str]) -> tuple[str | None, str, list[str]]:
-    """The algorithm, the environment and the other words; no algorithm where only help is asked for."""
+def _first_words(words: list[str]) -> tuple[str | None, str, str | None, list[str]]:
+    """The algorithm, the environment, the module of the user's agents and the other words.
+
+    There is no algorithm where only help is asked for. The module is imported, so that its agents are known.
+    """
     if not words or words[0] in ("-h", "--help"):
         if words:
-            return None, "", []
+            return None, "", None, []
         raise ValueError(f"algo must come first, one of {', '.join(AGENTS)}; --help tells more")
     algo, rest = words[0], words[1:]
+    given = _value_of(rest, "--agent-module", "a Python file or a module") or _value_of(
+        rest, "--agent_module", "a Python file or a module"
+    )
+    module = import_agents(given) if given else None
     if algo not in AGENTS:
         from mbrl_jax.cli.flags import like
 
         raise ValueError(f"algo must be one of {', '.join(AGENTS)}, got {algo!r}{like(algo, list(AGENTS))}")
-    env = next(iter(ENVS))
-    for i, word in enumerate(rest):
-        if word == "--env":
-            if i + 1 == len(rest) or rest[i + 1].startswith("-"):
-                raise ValueError(f"--env needs a name, one of {', '.join(ENVS)}")
-            env = rest[i + 1]
-        elif word.startswith("--env="):
-            env = word.removeprefix("--env=")
-    return algo, env, rest
+    env = _value_of(rest, "--env", f"a name, one of {', '.join(ENVS)}") or next(iter(ENVS))
+    return algo, env, module, rest
+
+
+def _value_of(words: list[str], flag: str, needs: str) -> str | None:
+    """The last value of a flag that is read before all others are known."""
+    found = None
+    for i, word in enumerate(words):
+        if word == flag:
+            if i + 1 == len(words) or words[i + 1].startswith("-"):
+                raise ValueError(f"{flag} needs {needs}")
+            found = words[i + 1]
+        elif word.startswith(f"{flag}="):
+            found = word.removeprefix(f"{flag}=")
+    return found
 
 
 def _overview(prog: str) -> str:
     algos = "\n".join(f"  {name:<13}{entry.summary}" for name, entry in AGENTS.items())
     envs = "\n".join(f"  {name}" for name in ENVS)
-    return f"""usage: {prog} ALGO [--env ENV] [--seeds N] [--seed K] [--steps S] [--out DIR] [--resume] [...]
+    return f"""usage: {prog} ALGO [--env ENV] [--seeds N] [--seed K] [--steps S] [--out DIR] [--resume]
+       [--agent-module FILE.py|MODULE] [...]
 
 Trains an agent, and leaves its settings, metrics, a summary, a picture of the learning curve and checkpoints in a
 folder.
@@ -135,6 +149,7 @@ def _options(algo: str, env: str, steps: int) -> list[Option]:
         Option("steps", int, steps, "real environment steps of each seed, random ones included", {"low": 1}),
         Option("out", str, "", f"the run's folder, new or empty; where none is given, a new runs/{algo}-{env}-SEED"),
         Option("resume", bool, False, "go on with the run in --out; --steps may be larger than it was"),
+        Option("agent_module", str, "", "Python file or module that registers agents of your own, imported first"),
         Option("quiet", bool, False, "print nothing but errors"),
         Option(
             "wave", int, 0, "seeds under vmap at once on a device; waves follow each other; 0 chooses by the "

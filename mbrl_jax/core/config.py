@@ -1,7 +1,7 @@
 """`@config`: frozen dataclasses whose floats are pytree leaves, so that `vmap` can sweep every one of them.
 
 A field annotated `float`, or with another config, is a leaf; every other field is static and part of what `jit`
-compiles for. `setting` gives a field its default and its allowed range, and `check` holds a config against them.
+compiles for. `setting` gives a field its default and its allowed range, and `check` tests a config against them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ def setting(
     choices: Sequence[Any] | None = None,
     help: str = "",
 ) -> T:
-    """A field of a config, with what is allowed in it.
+    """A field of a config, with its allowed values.
 
     Args:
-      default: the value where none is given.
+      default: the default value.
       low: smallest allowed value.
       above: every allowed value is larger.
       high: largest allowed value.
       below: every allowed value is smaller.
       choices: all allowed values.
-      help: one line for the command line's help.
+      help: one line for the command line's help: a noun phrase with its unit.
+    Returns:
+      the dataclass field.
     """
     limits = dict(low=low, above=above, high=high, below=below, choices=choices)
     metadata = {"limits": {name: value for name, value in limits.items() if value is not None}, "help": help}
@@ -48,6 +50,9 @@ def config(cls: type[C]) -> type[C]:
     """Makes a class of annotated fields a frozen, keyword-only dataclass and a pytree.
 
     `jit` retraces when a static field changes, not when a float does.
+
+    Args:
+      cls: a class of annotated fields with defaults, most of them `setting`s.
     """
     made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     hints = typing.get_type_hints(made)
@@ -59,7 +64,12 @@ def config(cls: type[C]) -> type[C]:
 
 
 def flat(cfg: Any, prefix: str = "") -> dict[str, Any]:
-    """All settings of a config under their dotted names, nested configs opened."""
+    """All settings of a config by dotted name, nested configs flattened.
+
+    Args:
+      cfg: a config.
+      prefix: put before every name.
+    """
     out: dict[str, Any] = {}
     for field in dataclasses.fields(cfg):
         value = getattr(cfg, field.name)
@@ -73,6 +83,9 @@ def flat(cfg: Any, prefix: str = "") -> dict[str, Any]:
 def replace(cfg: C, changes: dict[str, Any]) -> C:
     """A copy of a config with settings changed by dotted name: `replace(cfg, {"policy.lr": 1e-3})`.
 
+    Args:
+      cfg: a config.
+      changes: new values by dotted name.
     Raises:
       ValueError: a name is not a setting.
     """
@@ -86,6 +99,9 @@ def replace(cfg: C, changes: dict[str, Any]) -> C:
 def axes(cfg: C, *names: str) -> C:
     """`in_axes` for `vmap` over a config: 0 at the named floats, None at every other one.
 
+    Args:
+      cfg: a config.
+      *names: dotted names of its float settings.
     Raises:
       ValueError: a name is not a float setting; integers change shapes, so they cannot be vmapped.
     """
@@ -107,7 +123,11 @@ def _mapped(cfg: Any, prefix: str, change: Any) -> Any:
 
 
 def check(cfg: Any, prefix: str = "") -> None:
-    """Holds every concrete number of a config against its allowed range; traced values pass.
+    """Tests every concrete value of a config against what is allowed; traced values pass.
+
+    Args:
+      cfg: the config.
+      prefix: put before the names in messages, "agent." for example.
 
     Raises:
       ValueError: names the field, the value and what is allowed.
@@ -139,7 +159,11 @@ def _allowed(value: Any, limits: dict[str, Any]) -> bool:
 
 
 def describe(limits: dict[str, Any]) -> str:
-    """What is allowed, in words: `at least 0 and below 1`."""
+    """The allowed values in words: `at least 0 and below 1`.
+
+    Args:
+      limits: keyword arguments of `setting`: low, above, high, below or choices.
+    """
     if "choices" in limits:
         return "one of " + ", ".join(str(choice) for choice in limits["choices"])
     words = {"low": "at least", "above": "above", "high": "at most", "below": "below"}

@@ -1,4 +1,4 @@
-"""Trajectories through a model: open loop, closed loop, and branched over an ensemble's members."""
+"""Rollouts of a model: open loop, closed loop, and branched over the members of an ensemble."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mbrl_jax.core.types import Action, Array, Key, Model, PolicyFn, Rollout, St
 
 
 def unroll(step: StepFn, key: Key, state: State, actions: Action) -> tuple[State, Rollout]:
-    """Open loop: the given actions from one state.
+    """An open-loop rollout: given actions from one state.
 
     Args:
       step: a model's step.
@@ -35,12 +35,12 @@ def unroll(step: StepFn, key: Key, state: State, actions: Action) -> tuple[State
 
 
 def imagine(step: StepFn, policy: PolicyFn, key: Key, state: State, horizon: int) -> tuple[State, Rollout]:
-    """Closed loop: a policy chooses each action in the imagined state.
+    """A closed-loop rollout: a policy chooses each action in the imagined state.
 
     Args:
       step: a model's step.
       policy: (key, state) -> action.
-      key: used once.
+      key: used once; each step gets two of its own.
       state: the first state.
       horizon: steps to take, at least 1.
     Returns:
@@ -61,30 +61,32 @@ def imagine(step: StepFn, policy: PolicyFn, key: Key, state: State, horizon: int
 
 
 def spread(model: Model, key: Key, states: State, actions: Action) -> StepOut:
-    """One step of many lanes, an equal share of them through each of the model's worlds.
+    """One step of a batch, in equal parts through each member of the model.
 
-    The member axis is outside and the lanes inside, so that each member's weights meet all of its lanes in one matrix
-    product: lane i goes through world `i // (N / worlds)`. Shuffle the lanes to draw worlds at random.
+    Row i goes through member `i // (N / members)`; shuffle the rows to draw members at random. The member axis is
+    outside and the batch axis inside, so that each member's weights meet all of its rows in one matrix product.
 
     Args:
-      model: `members` hypotheses, reached by `at`.
+      model: of `members` members, reached by `at`.
       key: used once.
       states: [N, ...], N a multiple of `members`.
       actions: [N, ...].
     Returns:
       StepOut of [N, ...].
+    Raises:
+      ValueError: N is not a multiple of `members`.
     """
-    lanes = jax.tree.leaves(states)[0].shape[0]
-    keys = jax.random.split(key, lanes)
+    batch = jax.tree.leaves(states)[0].shape[0]
+    keys = jax.random.split(key, batch)
     if model.at is None:
         return jax.vmap(model.step)(keys, states, actions)
-    if lanes % model.members:
-        raise ValueError(f"lanes must be a multiple of the model's {model.members} members, got {lanes}")
+    if batch % model.members:
+        raise ValueError(f"the batch must be a multiple of the model's {model.members} members, got {batch} rows")
     at = model.at
     grouped = jax.tree.map(
-        lambda leaf: leaf.reshape(model.members, lanes // model.members, *leaf.shape[1:]), (keys, states, actions)
+        lambda leaf: leaf.reshape(model.members, batch // model.members, *leaf.shape[1:]), (keys, states, actions)
     )
-    out = jax.vmap(lambda w, group: jax.vmap(at(w).step)(*group))(jnp.arange(model.members), grouped)
+    out = jax.vmap(lambda i, group: jax.vmap(at(i).step)(*group))(jnp.arange(model.members), grouped)
     return tree.flatten_dims(out, 2)
 
 
@@ -97,38 +99,38 @@ def branch(
     store: Callable[[Any, Transition, Array], Any],
     data: Any,
 ) -> Any:
-    """Branched rollouts (Janner et al. 2019, algorithm 2): short policy rollouts from many states at once.
+    """Branched rollouts (Janner et al. 2019, algorithm 2): a batch of short policy rollouts from given states.
 
-    Every step draws anew which of the model's worlds carries each lane: the lanes are shuffled, then split evenly, so
-    each world is drawn with equal probability for each lane and step. Lanes that terminated are dropped: they stay in
-    the arrays with `alive` False. A lane goes on while the model gives it an even chance or better to; -1, where the
-    player to move changes, is a chance of 1.
+    Every step shuffles the rollouts and splits them evenly among the members, so each member is drawn with equal
+    probability for each rollout and step. Rollouts that have terminated stay in the arrays with `alive` False. A
+    rollout continues where the absolute value of the model's discount is at least 0.5 (it is -1 where the player to
+    move changes).
 
     Args:
-      model: `members` hypotheses over observations.
+      model: of `members` members, whose states are observations.
       policy: (key, state) -> action.
       key: used once.
-      states: [N, ...] where the rollouts branch off, N a multiple of `members`.
+      states: [N, ...] initial states, N a multiple of `members`.
       horizon: steps to take; may be traced, so that it can grow during a run.
-      store: (data, rows [N, ...], alive [N] bool) -> data, called once a step.
-      data: what `store` folds the rows into.
+      store: (data, rows [N, ...], alive [N] bool) -> data, called once per step.
+      data: the initial `data` of `store`, a buffer for example.
     Returns:
       data, after `horizon` calls of `store`.
     """
-    lanes = jax.tree.leaves(states)[0].shape[0]
+    batch = jax.tree.leaves(states)[0].shape[0]
 
     def one(i: Array, at: tuple[State, Array, Any]) -> tuple[State, Array, Any]:
         states, alive, data = at
         key_shuffle, key_policy, key_step = jax.random.split(jax.random.fold_in(key, i), 3)
-        order = jax.random.permutation(key_shuffle, lanes)
+        order = jax.random.permutation(key_shuffle, batch)
         states, alive = tree.take((states, alive), order)
-        actions = jax.vmap(policy)(jax.random.split(key_policy, lanes), states)
+        actions = jax.vmap(policy)(jax.random.split(key_policy, batch), states)
         out = spread(model, key_step, states, actions)
         ended = jnp.abs(out.discount) < 0.5
         data = store(data, Transition(states, actions, out.reward, out.discount, out.state, ended), alive)
         return out.state, alive & ~ended, data
 
-    return jax.lax.fori_loop(0, horizon, one, (states, jnp.ones(lanes, bool), data))[2]
+    return jax.lax.fori_loop(0, horizon, one, (states, jnp.ones(batch, bool), data))[2]
 
 
 def discounted_return(rewards: Array, discounts: Array, bootstrap: Array | float = 0.0) -> Array:
@@ -138,10 +140,10 @@ def discounted_return(rewards: Array, discounts: Array, bootstrap: Array | float
 
     Args:
       rewards: [T].
-      discounts: [T] γ times 0 at termination; the reward of the terminating step counts, later ones do not.
+      discounts: [T] γ, times 0 at termination; the reward of the terminating step counts, later ones do not.
       bootstrap: [] value of the state after the last step.
     Returns:
-      [] the return from the first step.
+      [] the return from the first step on.
     """
     chex.assert_rank([rewards, discounts], 1)
     chex.assert_equal_shape([rewards, discounts])

@@ -1,7 +1,7 @@
-"""The words every floor shares: what a model, a planner, an agent, a buffer and an environment are.
+"""The types that all packages share: model, planner, agent, buffer and environment.
 
-Each record is a `NamedTuple` of pure functions or of arrays. The `Protocol` beside a record carries the contract of
-one of its functions: argument order, shapes and meaning. Shapes in brackets are of one unbatched call; callers `vmap`.
+Each record is a `NamedTuple` of pure functions or of arrays. A `Protocol` documents the contract of a function in a
+record: argument order, shapes and meaning. Shapes in brackets are those of one unbatched call; callers `vmap`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Metrics: TypeAlias = dict[str, Array]  # names to scalars
 
 
 class Discrete(NamedTuple):
-    """`n` choices, numbered from 0, as int32 scalars."""
+    """The integers 0 to n - 1, as int32 scalars."""
 
     n: int
 
@@ -41,12 +41,12 @@ class Discrete(NamedTuple):
         return jnp.int32
 
     def sample(self, key: Key) -> Array:
-        """A uniform choice, [] int32."""
+        """A uniform draw, [] int32."""
         return jax.random.randint(key, (), 0, self.n, jnp.int32)
 
 
 class Box(NamedTuple):
-    """A box of real vectors or arrays. `low` and `high` bound every entry; infinite where there is no bound."""
+    """Real arrays of one shape. `low` and `high` bound every entry and are infinite where there is no bound."""
 
     shape: tuple[int, ...]
     low: Any = -math.inf  # float, or an array that broadcasts to `shape`
@@ -58,7 +58,7 @@ class Box(NamedTuple):
         return math.prod(self.shape)
 
     def sample(self, key: Key) -> Array:
-        """A uniform point of a bounded box, [*shape]."""
+        """A uniform draw from a bounded box, [*shape]."""
         return jax.random.uniform(key, self.shape, self.dtype, self.low, self.high)
 
 
@@ -66,11 +66,11 @@ Space: TypeAlias = Discrete | Box
 
 
 class Spec(NamedTuple):
-    """What an agent must know of an environment before it starts."""
+    """What an agent needs to know of an environment: its spaces, its time limit, and whether it terminates."""
 
     obs: Space
     action: Space
-    time_limit: int | None = None  # steps after which an episode is cut off, None if never
+    time_limit: int | None = None  # steps after which an episode is truncated, None if never
     terminates: bool = True  # False where no state ends an episode: models then need no termination head
     name: str = "environment"
 
@@ -86,19 +86,19 @@ class Spec(NamedTuple):
         return self.action.n
 
 
-# What flows ---------------------------------------------------------------------------------------------------------
+# Data ---------------------------------------------------------------------------------------------------------------
 
 
 class StepOut(NamedTuple):
-    """What one model step gives."""
+    """The result of one model step."""
 
     state: State  # the next state
     reward: Array  # []
-    discount: Array  # [] 0 where the episode terminates, else 1 (a learned model: the probability to go on)
+    discount: Array  # [] 0 where the episode terminates, else 1 (a learned model: the probability of continuing)
 
 
 class Rollout(NamedTuple):
-    """A trajectory through a model: `states[t]` is where `actions[t]` was taken, `rewards[t]` what that brought."""
+    """A trajectory through a model: `rewards[t]` and `discounts[t]` follow `actions[t]`, taken in `states[t]`."""
 
     states: State  # [H, ...]
     actions: Action  # [H, ...]
@@ -107,25 +107,25 @@ class Rollout(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """One real or imagined step, as a buffer keeps it."""
+    """One real or imagined step, as a buffer stores it."""
 
     obs: Obs
     action: Action
     reward: Array  # []
     discount: Array  # [] 0 at termination only, never at a time limit
     next_obs: Obs  # the true successor, also at the end of an episode
-    last: Array  # [] bool: terminated or out of time
-    extras: Tree = ()  # what `act` wants to remember: log-probability, search policy, latent, ...
+    last: Array  # [] bool: terminated, or truncated by a time limit
+    extras: Tree = ()  # what `act` stores with the step: log-probability, search policy, latent, ...
 
 
 class Replay(NamedTuple):
-    """What `update` and `refresh` see of the experience gathered so far.
+    """What `update` and `refresh` see of the experience collected so far.
 
     An agent is built on another by giving it another `sample`: `replay._replace(sample=mixed)`.
     """
 
-    sample: Callable[..., Any]  # (key, n) -> batch [n, ...]; what a batch is, the buffer says
-    take: Callable[[Array], Any]  # (index [n], in 0..size-1, oldest rows not first) -> rows [n, ...]
+    sample: Callable[..., Any]  # (key, n) -> batch [n, ...], of the buffer's own type
+    take: Callable[[Array], Any]  # (index [n], in 0..size-1, in no order of time) -> rows [n, ...]
     size: Array  # [] int32: rows stored
     capacity: int  # rows that fit
 
@@ -136,7 +136,7 @@ class Replay(NamedTuple):
 @runtime_checkable
 class StepFn(Protocol):
     def __call__(self, key: Key, state: State, action: Action, /) -> StepOut:
-        """One step of a model from one state. Never resets: after a terminal step the discounts' product stays 0."""
+        """One step of a model from one state. Never resets: after termination the product of the discounts stays 0."""
         ...
 
 
@@ -158,36 +158,48 @@ class ActFn(Protocol):
           obs: one observation.
           explore: static; False in evaluation.
         Returns:
-          action, the new carry, extras (kept in `Transition.extras`; the same structure on every call).
+          action, the new carry, extras (stored in `Transition.extras`; the same structure on every call).
         """
         ...
 
 
 class UpdateFn(Protocol):
     def __call__(self, key: Key, learner: Tree, replay: Replay, /) -> tuple[Tree, Metrics, Tree]:
-        """One turn of the fast clock.
+        """One learning step, called in every iteration of the training loop.
 
+        Args:
+          key: used once.
+          learner: what `init`, `update` or `refresh` returned.
+          replay: the experience collected so far.
         Returns:
           the learner, with its pytree structure, shapes and dtypes unchanged; metrics, scalars; feedback, which the
-          loop hands to `Buffer.revise` (new priorities, fresher latents), or `()` for none.
+          loop passes to `Buffer.revise` (new priorities, fresher latents), or `()` for none.
         """
         ...
 
 
 class RefreshFn(Protocol):
     def __call__(self, key: Key, learner: Tree, replay: Replay, /) -> tuple[Tree, Metrics]:
-        """One turn of the slow clock: fit a model, branch rollouts."""
+        """The rarer part of learning, called once per cycle of the training loop: model fits, branched rollouts.
+
+        Args:
+          key: used once.
+          learner: what `init`, `update` or `refresh` returned.
+          replay: the experience collected so far.
+        Returns:
+          the learner, with its pytree structure, shapes and dtypes unchanged; metrics, scalars.
+        """
         ...
 
 
 def no_refresh(key: Key, learner: Tree, replay: Replay) -> tuple[Tree, Metrics]:
-    """The `refresh` of agents without a slow clock."""
+    """The `refresh` of agents that learn in `update` alone: does nothing."""
     del key, replay
     return learner, {}
 
 
 def no_update(key: Key, learner: Tree, replay: Replay) -> tuple[Tree, Metrics, Tree]:
-    """The `update` of agents that learn nothing on the fast clock."""
+    """The `update` of agents that learn in `refresh` alone, or not at all: does nothing."""
     del key, replay
     return learner, {}, ()
 
@@ -196,27 +208,27 @@ def no_update(key: Key, learner: Tree, replay: Replay) -> tuple[Tree, Metrics, T
 
 
 class Model(NamedTuple):
-    """What a planner sees: dynamics with their parameters already inside."""
+    """What a planner sees: dynamics with their parameters bound."""
 
     step: StepFn
     value: Callable[[Key, State], Array] | None = None  # [] bootstrap at the horizon or leaf
     prior: Callable[[Key, State], Array] | None = None  # logits [A], or a proposed action
     legal: Callable[[State], Array] | None = None  # mask [A]
     members: int = 1  # of an ensemble
-    at: Callable[[Array], Model] | None = None  # (i) -> member i, a Model with `members` 1
-    resample_member: bool = False  # each step of a rollout draws its member anew; else a rollout keeps its own
+    at: Callable[[Array], Model] | None = None  # (i) -> member i, a Model of 1 member
+    resample_member: bool = False  # draw a member for every step of a rollout; else once per rollout
 
 
 class WorldModel(NamedTuple):
-    """What a learner holds: dynamics with their parameters outside."""
+    """What a learner trains: dynamics with their parameters as an argument."""
 
     init: Callable[[Key], Params]
     loss: Callable[[Params, Key, Transition], tuple[Array, Metrics]]  # over a batch [B, ...]; loss []
     encode: Callable[[Params, Key, Obs], State]
     step: Callable[[Params, Key, State, Action], StepOut]
     decode: Callable[[Params, State], Obs] | None = None
-    calibrate: Callable[[Params, Transition, Array], Params] | None = None  # statistics set from rows [N] and mask [N]
-    errors: Callable[[Params, Transition], Array] | None = None  # prediction error of each row [B], for hold-out scores
+    calibrate: Callable[[Params, Transition, Array], Params] | None = None  # sets statistics from rows [N] and mask [N]
+    errors: Callable[[Params, Transition], Array] | None = None  # [B] prediction error of each row, for hold-out scores
 
 
 class Planner(NamedTuple):
@@ -227,7 +239,7 @@ class Planner(NamedTuple):
 
 
 class Agent(NamedTuple):
-    """An algorithm: five pure functions, with no environment, buffer or logging in them."""
+    """An algorithm: five pure functions, without environment, buffer or logging."""
 
     init: Callable[[Key], Tree]  # -> learner
     carry: Callable[[], Tree]  # -> an actor's memory at the start of an episode
@@ -237,21 +249,21 @@ class Agent(NamedTuple):
 
 
 class Buffer(NamedTuple):
-    """Storage for experience, as pure functions over `data`."""
+    """Storage of experience: pure functions over `data`."""
 
     init: Callable[[Transition], Tree]  # (one item, or its shapes) -> data
     add: Callable[[Tree, Transition], Tree]  # (data, trajectory [T, N, ...]) -> data
     sample: Callable[..., Any]  # (key, data, ...) -> batch
-    replay: Callable[[Tree], Replay]  # (data) -> what an agent sees of it
+    replay: Callable[[Tree], Replay]  # (data) -> the agent's view of it
     revise: Callable[[Tree, Tree], Tree] | None = None  # (data, feedback of `update`) -> data
 
 
 class Env(NamedTuple):
-    """An environment. `step` never resets: the loop owns the reset."""
+    """An environment. `step` never resets; the training loop does."""
 
     spec: Spec
     reset: Callable[[Key], tuple[State, Obs]]
     step: Callable[[Key, State, Action], tuple[State, Obs, Array, Array, Array]]
     """(key, state, action) -> state, obs, reward [], discount [], last [] bool. The discount is 0 at termination only,
     else 1, or -1 where the other player of a game moves next"""
-    observe: Callable[[State], Obs] | None = None  # the observation of a state, where one can be had without a step
+    observe: Callable[[State], Obs] | None = None  # the observation of a state, where the state determines it

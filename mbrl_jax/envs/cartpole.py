@@ -63,12 +63,26 @@ def derivative(physics: Physics, state: Array, force: Array) -> Array:
 
 
 def euler(physics: Physics, state: Array, force: Array, dt: float) -> Array:
-    """One explicit Euler step of `dt` seconds: [4] -> [4]."""
+    """One explicit Euler step of `dt` seconds: [4] -> [4].
+
+    Args:
+      physics: constants of cart and pole.
+      state: [4] x (m), ẋ (m/s), θ (rad), θ̇ (rad/s).
+      force: [] N on the cart.
+      dt: step, s.
+    """
     return state + dt * derivative(physics, state, force)
 
 
 def runge_kutta(physics: Physics, state: Array, force: Array, dt: float) -> Array:
-    """One classical fourth-order Runge-Kutta step of `dt` seconds: [4] -> [4]."""
+    """One classical fourth-order Runge-Kutta step of `dt` seconds: [4] -> [4].
+
+    Args:
+      physics: constants of cart and pole.
+      state: [4] x (m), ẋ (m/s), θ (rad), θ̇ (rad/s).
+      force: [] N on the cart.
+      dt: step, s.
+    """
     k1 = derivative(physics, state, force)
     k2 = derivative(physics, state + 0.5 * dt * k1, force)
     k3 = derivative(physics, state + 0.5 * dt * k2, force)
@@ -80,8 +94,8 @@ def continuous_cartpole(steps: int = 200) -> Env:
     """Balance: keep an upright pole from falling by pushing the cart.
 
     The dynamics are those of Gymnasium's CartPole, with Euler steps of 0.02 s and a force of 10 N · clip(a, -1, 1).
-    Every step brings reward 1, the last one too, so a return is the number of steps. An episode ends where |x| > 2.4 m
-    or |θ| > 12°, and is cut off after `steps`. All of the state starts uniform in [-0.05, 0.05].
+    Every step has reward 1, the last one too, so the return is the number of steps. An episode terminates where
+    |x| > 2.4 m or |θ| > 12°, and is truncated after `steps`. The initial state is uniform in [-0.05, 0.05]⁴.
 
     Args:
       steps: the time limit, at least 1.
@@ -106,15 +120,15 @@ def continuous_cartpole(steps: int = 200) -> Env:
 
 
 def swingup_reward(next_obs: Array, action: Array) -> Array:
-    """The swing-up's reward, for planners that know it (Chua et al. 2018, reference code).
+    """The reward of the swing-up, for planners that are given it (Chua et al. 2018, reference code).
 
         exp(-||tip - (0, 0.6)||² / 0.6²) - 0.01 a²,   tip = (x + 0.6 sin θ, 0.6 cos θ)
 
-    The source counts its angle from hanging and writes the tip as (x - 0.6 sin, -0.6 cos); half a turn makes that the
-    same point. Upright at x = 0 with no push gives 1, the most there is.
+    The source measures the angle from hanging and writes the tip as (x - 0.6 sin, -0.6 cos), which is the same point.
+    The maximum is 1: upright at x = 0 without force.
 
     Args:
-      next_obs: [5] what the action led to.
+      next_obs: [5] the observation after the action.
       action: [1] in [-1, 1].
     Returns:
       [] reward.
@@ -125,13 +139,13 @@ def swingup_reward(next_obs: Array, action: Array) -> Array:
 
 
 def cartpole_swingup(steps: int = 200) -> Env:
-    """Swing-up: bring a hanging pole upright in the middle of the rail, and keep it there.
+    """Swing-up: swing a hanging pole upright at the middle of the rail, and keep it there.
 
     Masses, length, friction and gravity are those of Deisenroth & Rasmussen (2011): cart and pole 0.5 kg each, pole
     0.6 m, friction 0.1 N s/m, 9.82 m/s². The step is 0.04 s, made of two Runge-Kutta steps, and the force
-    10 N · clip(a, -1, 1), about the weight of cart and pole, so that a few swings bring the pole up; 200 steps are 8 s.
-    No state ends an episode, and the rail has no end. The pole starts hanging at x = 0, with normal noise of standard
-    deviation 0.1 on all of the state; the reward is `swingup_reward`.
+    10 N · clip(a, -1, 1), about the weight of cart and pole, so a few swings bring the pole up; 200 steps are 8 s.
+    No state is terminal, and the rail is infinite. The pole starts hanging at x = 0, with normal noise of standard
+    deviation 0.1 on every entry of the state; the reward is `swingup_reward`.
 
     Args:
       steps: the time limit, at least 1.

@@ -1,4 +1,4 @@
-"""gymnax environments with their states as numbers, and their exact tables.
+"""gymnax environments with numbered states, and their exact tables.
 
 State numbers, with rows and columns from 0 and row 0 at the top:
 
@@ -7,9 +7,9 @@ State numbers, with rows and columns from 0 and row 0 at the top:
     DeepSea      size · row + column                       row `size`, below the last one, ends every episode
     Catch        (columns · ball row + ball column) · columns + paddle column
 
-The tables are read off the environment: its noiseless variant steps from every state with every action, and the noise,
-which in both noisy ones replaces the action by another, is laid over that. They know no time limit. Rows of terminal
-states lead to themselves with reward 0.
+The tables are computed from the environment: its noiseless variant takes every action in every state, and the noise,
+which in both noisy environments replaces the action by another, is applied to the result. They have no time limit.
+Terminal states lead to themselves with reward 0.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ FOUR_ROOMS_SIDE = 13
 
 
 def numbered(env: Env, n: int, number: Callable[[Obs], Array]) -> Env:
-    """Observations as numbers of states.
+    """The same environment with state numbers as observations.
 
     Args:
       env: any environment.
-      n: how many states there are, at least 1.
-      number: (observation) -> [] integer in 0..n-1; it tells apart what has to be told apart.
+      n: number of states, at least 1.
+      number: (observation) -> [] integer in 0..n-1, different for different states.
     Returns:
       The same environment with observations `Discrete(n)`, int32.
     Raises:
@@ -52,22 +52,22 @@ def numbered(env: Env, n: int, number: Callable[[Obs], Array]) -> Env:
         raise ValueError(f"n must be at least 1, got {n}")
     reset_inner, step_inner, observe = env.reset, env.step, env.observe
 
-    def name(obs: Obs) -> Array:
+    def to_number(obs: Obs) -> Array:
         return jnp.asarray(number(obs), jnp.int32)
 
     def reset(key: Key) -> tuple[State, Array]:
         state, obs = reset_inner(key)
-        return state, name(obs)
+        return state, to_number(obs)
 
     def step(key: Key, state: State, action: Action) -> tuple[State, Array, Array, Array, Array]:
         state, obs, reward, discount, last = step_inner(key, state, action)
-        return state, name(obs), reward, discount, last
+        return state, to_number(obs), reward, discount, last
 
     return Env(
         spec=env.spec._replace(obs=Discrete(n)),
         reset=reset,
         step=step,
-        observe=None if observe is None else lambda state: name(observe(state)),
+        observe=None if observe is None else lambda state: to_number(observe(state)),
     )
 
 
@@ -75,10 +75,10 @@ def numbered(env: Env, n: int, number: Callable[[Obs], Array]) -> Env:
 
 
 def frozen_lake(slippery: bool = True, **params: Any) -> Env:
-    """FrozenLake: a step to the goal is rewarded with 1, holes and the goal end the episode.
+    """FrozenLake: a step to the goal has reward 1; holes and the goal terminate.
 
     Args:
-      slippery: each of the intended direction and the two at right angles to it is taken with probability 1/3.
+      slippery: the intended direction and the two perpendicular to it are taken with probability 1/3 each.
       **params: gymnax settings: `map_name` ("4x4", "8x8"), `desc`, `success_rate` (probability of the intended
         direction; the other two share the rest), `reward_schedule`, `max_steps_in_episode` (100; 200 for 8x8).
     Raises:
@@ -89,7 +89,7 @@ def frozen_lake(slippery: bool = True, **params: Any) -> Env:
 
 
 def four_rooms(**params: Any) -> Env:
-    """FourRooms with its goal in one place, so that the state is the position: a step to the goal gives 1 and ends.
+    """FourRooms with a fixed goal, so that the position is the state: a step to the goal has reward 1 and terminates.
 
     The chosen action is taken with probability 1 - fail_prob, each other one with fail_prob / 3.
 
@@ -97,10 +97,12 @@ def four_rooms(**params: Any) -> Env:
       **params: gymnax settings: `goal_fixed` ([8, 9]), `pos_fixed` ([4, 1], the start), `resample_init_pos` (False;
         True draws the start from all free cells but the goal), `fail_prob` (1/3), `max_steps_in_episode` (500).
     Raises:
-      ValueError: `resample_goal_pos` is set, a place is in a wall, or as `gymnax.make`.
+      ValueError: `resample_goal_pos` is set, a position is in a wall, or as `gymnax.make`.
     """
     if params.get("resample_goal_pos"):
-        raise ValueError("resample_goal_pos must be False: with another goal in each episode a position is no state")
+        raise ValueError(
+            "resample_goal_pos must be False: if the goal differs between episodes, the position is not the state"
+        )
     inner = gymnax.make("FourRooms-misc", **params)
     for name in ("goal_fixed", "pos_fixed"):
         if name in params and not _is_free(*params[name]):
@@ -109,11 +111,11 @@ def four_rooms(**params: Any) -> Env:
 
 
 def deep_sea(size: int = 8, **params: Any) -> Env:
-    """DeepSea: a step down and left or right, `size` times; the treasure, 1, lies at the end of going right always.
+    """DeepSea: `size` steps down and to the left or right; always going right leads to the treasure, reward 1.
 
-    Every step right costs 0.01 / size, so the best return is 0.99, and a uniformly random one succeeds with 2^-size.
-    Which action goes right differs from cell to cell, by a map that is the same in all episodes. The last step ends the
-    episode and uses up its time limit alike: its discount is 0.
+    Every step right costs 0.01 / size, so the best return is 0.99; a uniformly random policy succeeds with probability
+    2^-size. Which action goes right differs between cells, by a map that is the same in all episodes. The last step
+    terminates (its discount is 0) and reaches the time limit at once.
 
     Args:
       size: rows and columns, at least 2.
@@ -125,22 +127,24 @@ def deep_sea(size: int = 8, **params: Any) -> Env:
     if size < 2:
         raise ValueError(f"size must be at least 2, got {size}")
     if params.get("sample_action_map"):
-        raise ValueError("sample_action_map must be False: with another map in each episode a cell is no state")
+        raise ValueError(
+            "sample_action_map must be False: if the map differs between episodes, a cell is not the state"
+        )
     env = _bare(gymnax.make("DeepSea-bsuite", size=size, **params))
     return numbered(env, (size + 1) * size, lambda state: size * state.row + state.column)
 
 
 def catch(rows: int = 10, columns: int = 5, **params: Any) -> Env:
-    """Catch: after rows - 1 steps the ball is at the bottom, with reward 1 on the paddle and -1 beside it.
+    """Catch: after rows - 1 steps the ball reaches the bottom, with reward 1 on the paddle and -1 beside it.
 
-    Actions 0, 1, 2 move the paddle left, not at all, right.
+    Actions 0, 1 and 2 move the paddle left, leave it, and move it right.
 
     Args:
       rows: at least 2.
       columns: at least 1.
-      **params: gymnax settings: `max_steps_in_episode` (1,000, out of an episode's reach).
+      **params: gymnax settings: `max_steps_in_episode` (1,000, longer than any episode).
     Raises:
-      ValueError: a number below its least, or as `gymnax.make`.
+      ValueError: a number below its minimum, or as `gymnax.make`.
     """
     for name, value, least in (("rows", rows, 2), ("columns", columns, 1)):
         if value < least:
@@ -154,7 +158,7 @@ def catch(rows: int = 10, columns: int = 5, **params: Any) -> Env:
 
 
 def _is_free(row: int, column: int) -> bool:
-    """Whether a step down from above leads to this cell of the rooms."""
+    """Whether a step down from the cell above leads to this cell."""
     if not (0 < row < FOUR_ROOMS_SIDE and 0 <= column < FOUR_ROOMS_SIDE):
         return False
     with jax.ensure_compile_time_eval():
@@ -165,7 +169,7 @@ def _is_free(row: int, column: int) -> bool:
 
 
 def _bare(env: Env) -> Env:
-    """The simulator's own state as the observation: pictures of Catch and DeepSea do not tell their last states."""
+    """The simulator's state as the observation: images of Catch and DeepSea do not distinguish their last states."""
 
     def reset(key: Key) -> tuple[State, State]:
         state, _ = env.reset(key)
@@ -182,18 +186,26 @@ def _bare(env: Env) -> Env:
 
 
 def frozen_lake_mdp(slippery: bool = True, **params: Any) -> MDP:
-    """The tables of `frozen_lake(slippery, **params)`, rewards [S, 4, S]."""
+    """The tables of `frozen_lake(slippery, **params)`, rewards [S, 4, S].
+
+    Args:
+      slippery, **params: as in `frozen_lake`.
+    """
     env = frozen_lake(False, **params)
     straight = float(params.get("success_rate", 1 / 3)) if slippery else 1.0
-    turn = np.roll(np.eye(4), 1, axis=1)  # from each direction to the next one round the compass
-    slip = straight * np.eye(4) + (1.0 - straight) / 2 * (turn + turn.T)
+    quarter = np.roll(np.eye(4), 1, axis=1)  # a quarter turn: from each direction to the next
+    slip = straight * np.eye(4) + (1.0 - straight) / 2 * (quarter + quarter.T)
     return _tables(env, lambda state, i: state.replace(position=i), slip=slip)
 
 
 def four_rooms_mdp(**params: Any) -> MDP:
-    """The tables of `four_rooms(**params)`, rewards [169, 4, 169]."""
+    """The tables of `four_rooms(**params)`, rewards [169, 4, 169].
+
+    Args:
+      **params: as in `four_rooms`.
+    """
     env = four_rooms(**{**params, "fail_prob": 0.0, "resample_init_pos": False})
-    random = jnp.minimum(4 / 3 * params.get("fail_prob", 1 / 3), 1.0)  # a random action may be the chosen one
+    random = jnp.minimum(4 / 3 * params.get("fail_prob", 1 / 3), 1.0)  # a random action may equal the chosen one
 
     def put(state: Any, i: Array) -> Any:
         return state.replace(pos=jnp.stack(jnp.divmod(i, FOUR_ROOMS_SIDE)))
@@ -208,8 +220,10 @@ def four_rooms_mdp(**params: Any) -> MDP:
 def deep_sea_mdp(size: int = 8, **params: Any) -> MDP:
     """The tables of `deep_sea(size, **params)`, rewards [S, 2, S].
 
+    Args:
+      size, **params: as in `deep_sea`.
     Raises:
-      ValueError: as `deep_sea`, or `deterministic` is False, whose noise is not in the action.
+      ValueError: as `deep_sea`, or `deterministic` is False: that noise does not replace the action.
     """
     if not params.get("deterministic", True):
         raise ValueError("deterministic must be True: there are no tables of the noisy DeepSea")
@@ -221,7 +235,11 @@ def deep_sea_mdp(size: int = 8, **params: Any) -> MDP:
 
 
 def catch_mdp(rows: int = 10, columns: int = 5, **params: Any) -> MDP:
-    """The tables of `catch(rows, columns, **params)`, rewards [S, 3, S]; the ball starts over any column alike."""
+    """The tables of `catch(rows, columns, **params)`, rewards [S, 3, S]; the ball starts in a uniformly random column.
+
+    Args:
+      rows, columns, **params: as in `catch`.
+    """
 
     def put(state: Any, i: Array) -> Any:
         return state.replace(ball_y=i // columns**2, ball_x=i // columns % columns, paddle_x=i % columns)
@@ -232,14 +250,14 @@ def catch_mdp(rows: int = 10, columns: int = 5, **params: Any) -> MDP:
 
 
 def as_layout(mdp: MDP, width: int) -> Layout:
-    """The grid behind the tables of FrozenLake or FourRooms, to draw it.
+    """The grid of the tables of FrozenLake or FourRooms, for drawing.
 
     Args:
       mdp: tables whose state number is row · width + column.
       width: columns of the grid.
     Returns:
-      `walls` where nothing leads and where an episode ends without a reward (holes), the likeliest start, and the
-      terminal cell with the best reward as the goal.
+      walls where no action leads and where the episode ends without reward (holes); the most probable start; as the
+      goal, the terminal cell with the largest reward.
     """
     best = np.max(np.asarray(mdp.rewards), axis=(0, 1))
     ends, start = np.asarray(mdp.terminal), int(np.argmax(mdp.start))
@@ -250,29 +268,33 @@ def as_layout(mdp: MDP, width: int) -> Layout:
 
 
 def four_rooms_layout(**params: Any) -> Layout:
-    """The walls, the start and the goal of `four_rooms(**params)`."""
+    """The walls, the start and the goal of `four_rooms(**params)`.
+
+    Args:
+      **params: as in `four_rooms`.
+    """
     return as_layout(four_rooms_mdp(**params), FOUR_ROOMS_SIDE)
 
 
 def _entered(mdp: MDP) -> Array:
-    """[S] bool: where some action leads from elsewhere."""
+    """[S] bool: states that some action reaches from another state."""
     return jnp.any(jnp.any(mdp.transitions > 0, 1) & ~jnp.eye(len(mdp.start), dtype=bool), 0)
 
 
 def _tables(env: Env, put: Callable[[Any, Array], Any], slip: Any = None) -> MDP:
-    """What a noiseless environment with numbered states does, under noise that replaces actions.
+    """The tables of a deterministic environment with numbered states, under noise that replaces actions.
 
         p(s' | s, a) = Σ_b slip(a, b) [f(s, b) = s']
         r(s, a, s') = Σ_b slip(a, b) [f(s, b) = s'] r(s, b) / p(s' | s, a)
 
     Args:
-      env: deterministic, starting always in the same state.
-      put: (simulator's state, number) -> the simulator's state of that number.
-      slip: [A, A] probabilities of the action taken, by the chosen one; None for no noise.
+      env: deterministic, with one initial state.
+      put: (any simulator state, number) -> the simulator state with that number.
+      slip: [A, A] probabilities of the action taken (columns) given the chosen one (rows); None for no noise.
     """
     assert isinstance(env.spec.obs, Discrete)
     n, actions = env.spec.obs.n, env.spec.num_actions
-    key = jax.random.key(0)  # nothing random is left
+    key = jax.random.key(0)  # not used by a deterministic environment
 
     def one(i: Array, action: Array) -> tuple[Array, Array, Array]:
         _, number, reward, discount, _ = env.step(key, put(state, i), action)

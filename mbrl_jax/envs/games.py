@@ -1,9 +1,9 @@
-"""What two-player games have in common: observations with a mask of legal actions, and a fixed opponent.
+"""Two-player games: observations with a mask of legal actions, and play against a fixed opponent.
 
-A game is an `Env` for two players by self-play. The observation is that of the player to move, the reward goes to the
-player who moved, and the discount is -1 where the other player moves next: what is good for one is bad for the other.
-A value is then that of the player to move, and whatever multiplies discounts along a path, a return, a backup or a
-search, is right for two players with no word about them.
+A game is an `Env` in which one agent plays both sides (self-play). The observation is that of the player to move, the
+reward goes to the player who moved, and the discount is -1 where the other player moves next: the game is zero-sum. A
+value is then that of the player to move, and all that multiplies discounts along a path (returns, backups, searches) is
+correct for two players without treating them as a special case.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mbrl_jax.core.types import Action, Obs, State
 
 
 class Masked(NamedTuple):
-    """An observation where not every action is allowed. `Spec.obs` describes `obs` alone."""
+    """An observation where not every action is legal. `Spec.obs` describes `obs` alone."""
 
     obs: Obs
     legal: Array  # [A] bool, at least one True; all True where the game is over
@@ -31,7 +31,7 @@ def is_game(env: Env) -> bool:
 
 
 def unmask(env: Env) -> Env:
-    """A game for agents that know of no mask: its observations without it. An illegal move loses."""
+    """A game for agents that handle no mask: observations without it. An illegal move loses."""
 
     def reset(key: Key) -> tuple[State, Obs]:
         state, seen = env.reset(key)
@@ -50,7 +50,7 @@ def versus(env: Env, opponent: Callable[[Key, Masked], Action]) -> Env:
 
         r = r_1 + d_1 r_2,   d = d_1 d_2       with the opponent's reward r_2, and d_1 = -1 where it moves
 
-    Who begins is drawn at even chance.
+    Each side begins with probability ½.
 
     Args:
       env: a game in which players alternate.

@@ -1,4 +1,4 @@
-"""Environments that show a part of their state: velocities hidden, say, so that an observation does not tell enough."""
+"""Partially observed environments: only some entries of the observation are visible, velocities hidden for example."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mbrl_jax.core.types import Action, Obs, State
 
 
 def select(env: Env, entries: Sequence[int], name: str | None = None) -> Env:
-    """The same environment, of whose observations only some entries are seen.
+    """The same environment with only some entries of its observations.
 
     Args:
-      env: an environment whose observations are vectors.
-      entries: the numbers of those that stay, in the order in which they are seen.
-      name: of the new environment; the old one's with "-hidden" if None.
+      env: an environment with vector observations.
+      entries: indices of the entries to keep, in their new order.
+      name: of the new environment; the old name with "-hidden" if None.
     Returns:
       The environment with observations [len(entries)].
     Raises:
-      ValueError: observations that are no vectors, no entry at all, one that does not exist, or one named twice.
+      ValueError: observations that are not vectors, no entries, an index out of range, or a repeated index.
     """
     space = env.spec.obs
     if not isinstance(space, Box) or len(space.shape) != 1:
@@ -34,32 +34,32 @@ def select(env: Env, entries: Sequence[int], name: str | None = None) -> Env:
     def bound(value: Any) -> Any:
         return value if np.ndim(value) == 0 else np.broadcast_to(np.asarray(value), space.shape)[index]
 
-    def seen(obs: Obs) -> Array:
+    def visible(obs: Obs) -> Array:
         return jnp.asarray(obs)[index]
 
     def reset(key: Key) -> tuple[State, Obs]:
         state, obs = env.reset(key)
-        return state, seen(obs)
+        return state, visible(obs)
 
     def step(key: Key, state: State, action: Action) -> tuple[State, Obs, Array, Array, Array]:
         state, obs, reward, discount, last = env.step(key, state, action)
-        return state, seen(obs), reward, discount, last
+        return state, visible(obs), reward, discount, last
 
     observe = env.observe
     part = Box((len(index),), bound(space.low), bound(space.high), space.dtype)
     spec = env.spec._replace(obs=part, name=f"{env.spec.name}-hidden" if name is None else name)
-    return Env(spec, reset, step, None if observe is None else lambda state: seen(observe(state)))
+    return Env(spec, reset, step, None if observe is None else lambda state: visible(observe(state)))
 
 
 def hide(env: Env, entries: Sequence[int], name: str | None = None) -> Env:
-    """`select` by what is left out: `hide(cartpole, (1, 3))` shows places without velocities.
+    """The opposite of `select`: `hide(cartpole, (1, 3))` leaves the positions and hides the velocities.
 
     Args:
-      env: an environment whose observations are vectors.
-      entries: the numbers of those that are hidden; the others keep their order.
+      env: an environment with vector observations.
+      entries: indices of the entries to hide; the others keep their order.
       name: as in `select`.
     Raises:
-      ValueError: as in `select`, or an entry to hide that does not exist.
+      ValueError: as in `select`.
     """
     size = env.spec.obs.size if isinstance(env.spec.obs, Box) else 0
     if not all(0 <= i < size for i in entries):

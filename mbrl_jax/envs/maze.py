@@ -1,14 +1,14 @@
 """Grid mazes of Sutton & Barto (2018, chapter 8), and their exact tables.
 
 A state is a cell, row * width + column; rows and columns count from 0, row 0 at the top. Actions 0, 1, 2, 3 go up,
-down, left and right; a move into a wall or off the grid leaves the state. The step that reaches the goal is rewarded
-with 1, every other one with 0.
+down, left and right; a move into a wall or off the grid leaves the state as it is. The step that reaches the goal has
+reward 1, every other one 0.
 
-In `maze` the goal terminates, and the loop resets. A `changing_maze` cannot be built that way: the real steps after
-which its walls change are counted over many episodes, and a reset would forget them. It is one endless run instead:
-the step that reaches the goal has discount 0, so that nothing is bootstrapped over it, `last` False, and the agent
-stands at the start again. Every action value is the one of the terminating maze. Two things differ for a reader of its
-transitions: a discount of 0 does not imply `last`, and the successor beside it is the start, not the goal.
+In `maze` the goal terminates, and the training loop resets. A `changing_maze` cannot be built that way: its walls
+change after a number of steps counted over many episodes, and a reset would forget that count. It is one endless run
+instead: the step that reaches the goal has discount 0, so nothing is bootstrapped across it, and `last` False, and the
+agent is at the start again. Its action values equal those of the terminating maze. Two things differ in its
+transitions: a discount of 0 does not imply `last`, and the successor of such a step is the start, not the goal.
 """
 
 from __future__ import annotations
@@ -38,14 +38,17 @@ class Moving(NamedTuple):
     """The state of a changing maze."""
 
     cell: Array  # [] int32
-    time: Array  # [] int32 real steps taken since the reset
+    time: Array  # [] int32 steps since the reset
 
 
 def layout(picture: str) -> Layout:
-    """A grid from its picture: a row a line, `#` a wall, `S` the start, `G` the goal, `.` any other cell.
+    """A grid from text, one line per row: `#` is a wall, `S` the start, `G` the goal, `.` any other cell.
+
+    Args:
+      picture: the text; blanks around the lines are ignored.
 
     Raises:
-      ValueError: rows of unequal length, an unknown sign, or not one start and one goal.
+      ValueError: rows of unequal length, an unknown character, or not exactly one start and one goal.
     """
     rows = picture.split()
     if len({len(row) for row in rows}) != 1:
@@ -75,18 +78,21 @@ WAY_RIGHT = layout("""
     .........
     ...S.....
 """)
-"""Examples 8.2 and 8.3, the barrier open on the right: 10 steps."""
+"""Examples 8.2 and 8.3 with the barrier open on the right: 10 steps."""
 
 WAY_LEFT = WAY_RIGHT._replace(walls=WAY_RIGHT.walls[:, ::-1])
-"""The same open on the left: 16 steps."""
+"""The same with the barrier open on the left: 16 steps."""
 
 WAY_BOTH = WAY_LEFT._replace(walls=WAY_LEFT.walls & WAY_RIGHT.walls)
-"""The same open on both sides: 10 steps."""
+"""The same with the barrier open on both sides: 10 steps."""
 
 
 def grow(grid: Layout, factor: int) -> Layout:
-    """Every cell magnified to factor x factor cells; start and goal are the upper left ones of theirs.
+    """Every cell enlarged to factor x factor cells; start and goal are the upper left cells of theirs.
 
+    Args:
+      grid: the layout.
+      factor: at least 1.
     Raises:
       ValueError: the factor is below 1.
     """
@@ -98,10 +104,12 @@ def grow(grid: Layout, factor: int) -> Layout:
 
 
 def successors(grid: Layout) -> np.ndarray:
-    """[S, 4] int32: the cell each action leads to. An agent around which a wall was put can step out of it.
+    """The cell that each action leads to, [S, 4] int32; from a cell that has become a wall moves lead out of it.
 
+    Args:
+      grid: the layout.
     Raises:
-      ValueError: the start or the goal is off the grid or in a wall, or both are one cell.
+      ValueError: the start or the goal is off the grid or in a wall, or they are the same cell.
     """
     height, width = grid.walls.shape
     for name, (row, column) in (("start", grid.start), ("goal", grid.goal)):
@@ -120,10 +128,12 @@ def successors(grid: Layout) -> np.ndarray:
 
 
 def as_mdp(grid: Layout) -> MDP:
-    """The maze as exact tables; of a changing maze, one for each of its layouts.
+    """The maze as exact tables; a changing maze has one for each of its layouts.
 
-    The transitions take 16 S² bytes: 47 kB for the Dyna maze, 190 MB for the same grown by 8.
+    The transitions take 16 S² bytes: 47 kB for the Dyna maze, 190 MB for the same maze grown by 8.
 
+    Args:
+      grid: the layout.
     Raises:
       ValueError: as `successors`.
     """
@@ -145,7 +155,7 @@ def maze(grid: Layout, time_limit: int | None = None, name: str = "maze") -> Env
 
     Args:
       grid: the walls, the start and the goal.
-      time_limit: steps after which an episode is cut off; None for never.
+      time_limit: steps after which an episode is truncated; None for never.
       name: of the environment.
     Returns:
       An environment with observations `Discrete(height * width)` and actions `Discrete(4)`.
@@ -163,9 +173,9 @@ def maze(grid: Layout, time_limit: int | None = None, name: str = "maze") -> Env
     def step(key: Key, state: Array, action: Array) -> tuple[Array, Array, Array, Array, Array]:
         del key
         cell = led[state, action]
-        there = cell == goal
-        reward = there.astype(jnp.float32)
-        return cell, cell, reward, 1.0 - reward, there
+        at_goal = cell == goal
+        reward = at_goal.astype(jnp.float32)
+        return cell, cell, reward, 1.0 - reward, at_goal
 
     env = Env(_spec(grid, name), reset, step, observe=lambda state: state)
     return env if time_limit is None else wrappers.time_limit(env, time_limit)
@@ -174,17 +184,17 @@ def maze(grid: Layout, time_limit: int | None = None, name: str = "maze") -> Env
 def changing_maze(
     before: Layout, after: Layout, change_at: int, time_limit: int | None = None, name: str = "changing-maze"
 ) -> Env:
-    """A maze whose walls change after a number of real steps; reaching the goal leads to the start, with discount 0.
+    """A maze whose walls change after a number of steps; reaching the goal leads to the start, with discount 0.
 
     Args:
       before: the layout of the first `change_at` steps.
       after: the layout from then on, with the same start and goal.
-      change_at: real steps, at least 0.
-      time_limit: None for a run without end. With the length of an experiment the whole of it is one episode, whose
-        return is the cumulative reward; the reset after it brings back the first layout.
+      change_at: steps before the change, at least 0.
+      time_limit: None for an endless run. If it is the length of an experiment, the experiment is one episode, whose
+        return is the cumulative reward; the reset after it restores the first layout.
       name: of the environment.
     Returns:
-      An environment with observations `Discrete(height * width)`, actions `Discrete(4)` and its state in a `Moving`.
+      An environment with observations `Discrete(height * width)`, actions `Discrete(4)` and states of type `Moving`.
     Raises:
       ValueError: as `successors`; the layouts differ in more than walls; a number outside its range.
     """
@@ -203,9 +213,9 @@ def changing_maze(
     def step(key: Key, state: Moving, action: Array) -> tuple[Moving, Array, Array, Array, Array]:
         del key
         cell = led[(state.time >= change_at).astype(jnp.int32), state.cell, action]
-        there = cell == goal
-        reward = there.astype(jnp.float32)
-        cell = jnp.where(there, start, cell)
+        at_goal = cell == goal
+        reward = at_goal.astype(jnp.float32)
+        cell = jnp.where(at_goal, start, cell)
         return Moving(cell, state.time + 1), cell, reward, 1.0 - reward, jnp.zeros((), bool)
 
     env = Env(_spec(before, name), reset, step, observe=lambda state: state.cell)
@@ -213,22 +223,41 @@ def changing_maze(
 
 
 def dyna_maze(time_limit: int | None = None) -> Env:
-    """The Dyna maze (example 8.1)."""
+    """The Dyna maze (example 8.1).
+
+    Args:
+      time_limit: steps after which an episode is truncated; None for never.
+    """
     return maze(DYNA, time_limit, "dyna-maze")
 
 
 def growing_maze(factor: int, time_limit: int | None = None) -> Env:
-    """The Dyna maze with sides `factor` times as long, for example 8.4: 47 factor² free cells."""
+    """The Dyna maze with sides `factor` times as long, for example 8.4: 47 factor² free cells.
+
+    Args:
+      factor: of the sides, at least 1.
+      time_limit: steps after which an episode is truncated; None for never.
+    """
     return maze(grow(DYNA, factor), time_limit, f"dyna-maze-x{factor}")
 
 
 def blocking_maze(change_at: int = 1_000, time_limit: int | None = None) -> Env:
-    """The short way on the right is blocked and a longer one on the left opens (example 8.2; 3,000 steps)."""
+    """The short path on the right is blocked and a longer one on the left opens (example 8.2; 3,000 steps).
+
+    Args:
+      change_at: steps before the change, at least 0.
+      time_limit: as in `changing_maze`.
+    """
     return changing_maze(WAY_RIGHT, WAY_LEFT, change_at, time_limit, "blocking-maze")
 
 
 def shortcut_maze(change_at: int = 3_000, time_limit: int | None = None) -> Env:
-    """A shorter way opens on the right, the one on the left stays (example 8.3; 6,000 steps)."""
+    """A shorter path opens on the right; the one on the left stays open (example 8.3; 6,000 steps).
+
+    Args:
+      change_at: steps before the change, at least 0.
+      time_limit: as in `changing_maze`.
+    """
     return changing_maze(WAY_LEFT, WAY_BOTH, change_at, time_limit, "shortcut-maze")
 
 

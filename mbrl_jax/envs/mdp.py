@@ -1,6 +1,6 @@
 """Small Markov decision processes as exact tables: an environment, its optimal values, the values of a policy.
 
-They are the oracle for whatever learns or plans elsewhere.
+Tests compare learners and planners with them.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class MDP(NamedTuple):
 def random_mdp(
     key: Key, states: int, actions: int, *, branching: int | None = None, terminals: int = 0, by_successor: bool = False
 ) -> MDP:
-    """A random process of the Garnet kind (Archibald et al. 1995).
+    """A random Garnet process (Archibald et al. 1995).
 
     Each state and action leads to `branching` distinct states, drawn uniformly, with probabilities uniform on the
-    simplex; rewards are uniform in [0, 1). The last `terminals` states end an episode; it starts in any other.
+    simplex; rewards are uniform in [0, 1). The last `terminals` states are terminal; episodes start in any other.
 
     Args:
       key: used once.
       states: S, at least 1.
       actions: A, at least 1.
-      branching: in 1..S; all states where it is left out.
+      branching: in 1..S; S if None.
       terminals: in 0..S-1.
       by_successor: rewards [S, A, S] instead of [S, A].
     Returns:
@@ -70,11 +70,11 @@ def random_mdp(
 
 
 def as_env(mdp: MDP, time_limit: int | None = None) -> Env:
-    """The process as an environment, whose observations are the numbers of its states.
+    """The process as an environment whose observations are state numbers.
 
     Args:
       mdp: the tables.
-      time_limit: steps after which an episode is cut off; None for never.
+      time_limit: steps after which an episode is truncated; None for never.
     Returns:
       An environment with `Discrete` observations and actions.
     Raises:
@@ -88,13 +88,13 @@ def as_env(mdp: MDP, time_limit: int | None = None) -> Env:
         return state, state
 
     def step(key: Key, state: Array, action: Array) -> tuple[Array, Array, Array, Array, Array]:
-        following = jax.random.categorical(key, log_transitions[state, action]).astype(jnp.int32)
+        successor = jax.random.categorical(key, log_transitions[state, action]).astype(jnp.int32)
         rewards = mdp.rewards[state, action]
-        reward = rewards if mdp.rewards.ndim == 2 else rewards[following]
-        ended = mdp.terminal[following]
-        return following, following, reward, 1.0 - ended.astype(jnp.float32), ended
+        reward = rewards if mdp.rewards.ndim == 2 else rewards[successor]
+        ended = mdp.terminal[successor]
+        return successor, successor, reward, 1.0 - ended.astype(jnp.float32), ended
 
-    # Inside a trace the mask is not known yet, so an end is taken to be possible.
+    # Inside a trace the mask is not known, so termination is assumed to be possible.
     terminates = isinstance(mdp.terminal, Tracer) or bool(np.any(mdp.terminal))
     spec = Spec(Discrete(states), Discrete(actions), terminates=terminates, name="mdp")
     env = Env(spec, reset, step, observe=lambda state: state)
@@ -113,9 +113,9 @@ def value_iteration(
 
     Args:
       mdp: the tables.
-      gamma: in [0, 1]; at 1 every policy must end for the bound to mean anything.
+      gamma: in [0, 1]; at 1 the bound holds only if every policy terminates.
       tolerance: largest error of a value, above 0.
-      iterations: most sweeps to make.
+      iterations: maximum number of sweeps.
     Returns:
       values [S] and action values [S, A].
     Raises:
@@ -130,12 +130,12 @@ def value_iteration(
         new = q.max(-1)
         return new, q, jnp.max(jnp.abs(new - values)), i + 1
 
-    def go_on(at: tuple[Array, Array, Array, Array]) -> Array:
+    def not_done(at: tuple[Array, Array, Array, Array]) -> Array:
         _, _, change, i = at
         return (gamma * change > tolerance * (1.0 - gamma)) & (i < iterations) | (i == 0)
 
     first = (jnp.zeros(states), jnp.zeros((states, actions)), jnp.zeros(()), jnp.zeros((), jnp.int32))
-    values, q, _, _ = jax.lax.while_loop(go_on, sweep, first)
+    values, q, _, _ = jax.lax.while_loop(not_done, sweep, first)
     return values, q
 
 
@@ -147,7 +147,7 @@ def policy_evaluation(mdp: MDP, policy: Array, gamma: Array | float) -> tuple[Ar
     Args:
       mdp: the tables.
       policy: [S, A] probabilities of the actions.
-      gamma: in [0, 1); also 1 where the policy ends from every state.
+      gamma: in [0, 1); also 1 if the policy terminates from every state.
     Returns:
       values [S] and action values [S, A].
     Raises:
@@ -169,12 +169,12 @@ def _rewards(mdp: MDP) -> Array:
 
 
 def _onward(mdp: MDP) -> Array:
-    """[S, A, S] probabilities of going on in each state: 0 for terminal ones."""
+    """[S, A, S] probabilities of continuing in each state: 0 for terminal ones."""
     return jnp.where(mdp.terminal, 0.0, mdp.transitions)
 
 
 def _sizes(mdp: MDP) -> tuple[int, int]:
-    """S and A, once all tables agree on them."""
+    """S and A, after a check that all tables agree on them."""
     shape = mdp.transitions.shape
     if len(shape) != 3 or shape[0] != shape[2]:
         raise ValueError(f"transitions must be [S, A, S], got {list(shape)}")

@@ -9,7 +9,7 @@ from mbrl_jax.core.types import Action, State
 def as_model(env: Env) -> Model:
     """The environment's own step as a model, whose states are the environment's states.
 
-    A time limit does not set the discount to 0, so a planner looks past it as if the episode went on.
+    A time limit does not set the discount to 0, so a planner looks past it.
 
     Args:
       env: any environment.

@@ -1,6 +1,6 @@
-"""Several environments as one, for one network that learns them all (Hansen et al. 2024, section 3.3).
+"""Several environments as one, for a multi-task agent (Hansen et al. 2024, section 3.3).
 
-Observations and actions are padded to the widest, and an observation ends with a 1 at the number of its task:
+Observations and actions are padded to the widest, and an observation ends with the one-hot code of its task:
 
     o = [o_k, 0, ..., 0, one-hot(k)],    the first entries of an action are those of task k
 """
@@ -20,59 +20,59 @@ from mbrl_jax.core.types import Array, Box, Env, Key, Spec, State
 class Tasks(NamedTuple):
     """What an agent must know of the tasks in an environment."""
 
-    masks: np.ndarray  # [K, A] 1 for the entries of an action that a task has
+    masks: np.ndarray  # [K, A] 1 for the action entries that a task uses
     limits: tuple[int | None, ...]  # [K] steps after which an episode is cut off
 
 
-class Many(NamedTuple):
-    """The state of all tasks; only one of them is played in an episode."""
+class MultitaskState(NamedTuple):
+    """The states of all tasks, only one of which is played in an episode."""
 
     task: Array  # [] int32
     states: tuple[State, ...]
 
 
 def multitask(envs: Sequence[Env], only: int | None = None) -> tuple[Env, Tasks]:
-    """One environment that plays another task in each episode, drawn at random.
+    """One environment that plays a randomly drawn task in each episode.
 
-    All tasks are stepped and one is shown, which costs little beside a network's step.
+    All tasks are stepped and one is selected, which costs little compared with a network.
 
     Args:
-      envs: tasks with vectors of observations, and of actions in [-1, 1].
-      only: play this task alone, in the same form; to evaluate.
+      envs: tasks with vector observations, and vector actions in [-1, 1].
+      only: number of the only task to play, in the same form, for evaluation; None for all.
     Returns:
       the environment, and what an agent must know of its tasks.
     Raises:
-      ValueError: no task, a number of none, or one with other observations or actions.
+      ValueError: no tasks, `only` out of range, or a task with other observations or actions.
     """
     if not envs or (only is not None and not 0 <= only < len(envs)):
         raise ValueError(f"only must be one of {len(envs)} tasks, got {only}" if envs else "there must be a task")
     sizes, actions = map(list, zip(*map(_sizes, envs), strict=True))
     count = len(envs)
-    width, most = max(sizes), max(actions)
+    width, num_actions = max(sizes), max(actions)
     limits = tuple(env.spec.time_limit for env in envs)
     spec = Spec(
         Box((width + count,)),
-        Box((most,), -1.0, 1.0),
+        Box((num_actions,), -1.0, 1.0),
         None if None in limits else max(limit for limit in limits if limit is not None),
         any(env.spec.terminates for env in envs),
         " + ".join(env.spec.name for env in envs),
     )
 
-    def shown(task: Array, every: Sequence[Array]) -> Array:
+    def select(task: Array, every: Sequence[Array]) -> Array:
         return jnp.stack([jnp.asarray(one, jnp.float32) for one in every])[task]
 
     def padded(task: Array, every: Sequence[Array]) -> Array:
         wide = [jnp.pad(jnp.asarray(obs, jnp.float32), (0, width - obs.shape[0])) for obs in every]
-        return jnp.concatenate([shown(task, wide), jax.nn.one_hot(task, count)])
+        return jnp.concatenate([select(task, wide), jax.nn.one_hot(task, count)])
 
-    def reset(key: Key) -> tuple[Many, Array]:
+    def reset(key: Key) -> tuple[MultitaskState, Array]:
         key_task, key_reset = jax.random.split(key)
         task = jax.random.randint(key_task, (), 0, count) if only is None else jnp.int32(only)
         keys = jax.random.split(key_reset, count)
         every = [env.reset(keys[k]) for k, env in enumerate(envs)]
-        return Many(task, tuple(state for state, _ in every)), padded(task, [obs for _, obs in every])
+        return MultitaskState(task, tuple(state for state, _ in every)), padded(task, [obs for _, obs in every])
 
-    def step(key: Key, state: Many, action: Array) -> tuple[Many, Array, Array, Array, Array]:
+    def step(key: Key, state: MultitaskState, action: Array) -> tuple[MultitaskState, Array, Array, Array, Array]:
         keys = jax.random.split(key, count)
         every = [
             env.step(keys[k], state.states[k], action[: actions[k]].astype(env.spec.action.dtype))
@@ -81,13 +81,13 @@ def multitask(envs: Sequence[Env], only: int | None = None) -> tuple[Env, Tasks]
         states, obs, rewards, discounts, lasts = zip(*every, strict=True)
         at = state.task
         last = jnp.stack([jnp.asarray(last, bool) for last in lasts])[at]
-        return Many(at, states), padded(at, obs), shown(at, rewards), shown(at, discounts), last
+        return MultitaskState(at, states), padded(at, obs), select(at, rewards), select(at, discounts), last
 
-    return Env(spec, reset, step), Tasks(_masks(actions, most), limits)
+    return Env(spec, reset, step), Tasks(_masks(actions, num_actions), limits)
 
 
 def _sizes(env: Env) -> tuple[int, int]:
-    """Entries of an observation and of an action."""
+    """Dimensions of observation and action."""
     obs, action = env.spec.obs, env.spec.action
     if not isinstance(obs, Box) or not isinstance(action, Box) or not len(obs.shape) == len(action.shape) == 1:
         raise ValueError(f"{env.spec.name}: observations and actions must be vectors, got {obs} and {action}")
@@ -96,5 +96,6 @@ def _sizes(env: Env) -> tuple[int, int]:
     return obs.size, action.size
 
 
-def _masks(actions: Sequence[int], most: int) -> np.ndarray:
-    return (np.arange(most) < np.asarray(actions)[:, None]).astype(np.float32)
+def _masks(actions: Sequence[int], width: int) -> np.ndarray:
+    """[K, width] 1 for the first `actions[k]` entries of row k."""
+    return (np.arange(width) < np.asarray(actions)[:, None]).astype(np.float32)

@@ -1,9 +1,9 @@
 """Five probe environments, each with one thing to learn and known optimal values.
 
-They tell which part of an agent is broken: a value of a constant (1), a value that depends on the observation (2),
-bootstrapping (3), the choice of an action (4), and a policy that depends on the observation (5). An agent that fails
-one and passes those before it has its fault in what that one adds. Observations are vectors [1] in [-1, 1] and say all
-of the state; with `continuous` the action is a vector [1] in [-1, 1], else one of two.
+They locate a fault in an agent: the value of a constant (1), a value that depends on the observation (2),
+bootstrapping (3), the choice of an action (4), and a policy that depends on the observation (5). If an agent fails one
+and passes those before it, the fault is in what that one adds. Observations are vectors [1] in [-1, 1] and hold the
+whole state; with `continuous` the action is a vector [1] in [-1, 1], else one of two.
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ def constant(continuous: bool = False) -> Env:
     """One step from the observation 0, reward 1.
 
     Optimal values: V = 1 and Q = 1 for every action.
+
+    Args:
+      continuous: actions are vectors [1] in [-1, 1]; else one of two.
     """
     return _one_step("probe-constant", continuous, _zero, lambda obs, action: jnp.ones(()))
 
 
 def random_observation(continuous: bool = False) -> Env:
-    """One step from the observation +1 or -1, at even chance; the reward is the observation.
+    """One step from the observation +1 or -1, with equal probability; the reward is the observation.
 
     Optimal values: V(s) = s and Q(s, ·) = s for every action.
+
+    Args:
+      continuous: actions are vectors [1] in [-1, 1]; else one of two.
     """
     return _one_step("probe-random-observation", continuous, _sign, lambda obs, action: obs[0])
 
@@ -36,6 +42,9 @@ def delayed_reward(continuous: bool = False) -> Env:
     """Two steps, from the observation 0 and then 1; reward 0 and then 1.
 
     Optimal values: V(0) = γ and V(1) = 1, and the same for Q with every action.
+
+    Args:
+      continuous: actions are vectors [1] in [-1, 1]; else one of two.
     """
 
     def outcome(obs: Array, action: Array) -> tuple[Array, Array, Array]:
@@ -52,6 +61,9 @@ def action_reward(continuous: bool = False) -> Env:
     Optimal values:
       discrete: reward 1 for action 0 and -1 for action 1, so Q = (1, -1) and V = 1.
       continuous: reward -(a - 0.5)², so Q(a) is that, V = 0 and the best action is 0.5.
+
+    Args:
+      continuous: actions are vectors [1] in [-1, 1]; else one of two.
     """
 
     def reward(obs: Array, action: Array) -> Array:
@@ -68,6 +80,9 @@ def observation_action_reward(continuous: bool = False) -> Env:
       discrete: reward 1 for action 1 where s = 1 and for action 0 where s = -1, else -1; so Q(1, ·) = (-1, 1),
         Q(-1, ·) = (1, -1) and V = 1.
       continuous: reward -(a - s/2)², so Q(s, a) is that, V = 0 and the best action is s/2.
+
+    Args:
+      continuous: actions are vectors [1] in [-1, 1]; else one of two.
     """
 
     def reward(obs: Array, action: Array) -> Array:
@@ -85,7 +100,7 @@ PROBES: dict[str, Callable[[bool], Env]] = {
     "action_reward": action_reward,
     "observation_action_reward": observation_action_reward,
 }
-"""All five, from the easiest on."""
+"""All five, easiest first."""
 
 
 def _zero(key: Key) -> Array:
@@ -100,7 +115,7 @@ def _sign(key: Key) -> Array:
 def _one_step(
     name: str, continuous: bool, start: Callable[[Key], Array], reward: Callable[[Array, Array], Array]
 ) -> Env:
-    """An environment that ends with its first step, where it started."""
+    """An environment of one step, which terminates and does not change the observation."""
     return _probe(name, continuous, start, lambda obs, action: (obs, reward(obs, action), jnp.ones((), bool)))
 
 
@@ -110,7 +125,10 @@ def _probe(
     start: Callable[[Key], Array],
     outcome: Callable[[Array, Array], tuple[Array, Array, Array]],
 ) -> Env:
-    """An environment whose state is its observation; `outcome` gives the next one, the reward and whether it ends."""
+    """An environment whose state is its observation.
+
+    `outcome` is (obs, action) -> the next obs [1], the reward [] and whether it terminates [].
+    """
 
     def reset(key: Key) -> tuple[Array, Array]:
         obs = start(key)

@@ -1,4 +1,4 @@
-"""Tic-tac-toe for two players by self-play: three in a row win (see `envs.games` for what a game is).
+"""Tic-tac-toe as a game for self-play (see `envs.games`): three in a row win.
 
 Cells, and with them actions, are numbered 0 to 8 by rows, from the top left.
 """
@@ -28,12 +28,12 @@ class Board(NamedTuple):
 
     own: Array  # [9] bool: stones of the player to move
     other: Array  # [9] bool
-    player: Array  # [] int32: who is to move, 0 for the one who began
+    player: Array  # [] int32: the player to move, 0 for the one who began
     over: Array  # [] bool
 
 
 def won(stones: Array) -> Array:
-    """Whether these stones [9] bool hold a whole line, [] bool."""
+    """Whether these stones [9] bool fill a line, [] bool."""
     return jnp.any(jnp.all(stones[LINES], axis=-1))
 
 
@@ -43,7 +43,7 @@ def legal(board: Board) -> Array:
 
 
 def observe(board: Board) -> Masked:
-    """Two planes [3, 3, 2] float32, the stones of the player to move and the other's, and the mask of legal moves."""
+    """Planes [3, 3, 2] float32 with the stones of the player to move and the other's, and the mask of legal moves."""
     planes = jnp.stack([board.own, board.other], axis=-1).astype(jnp.float32)
     return Masked(planes.reshape(3, 3, 2), legal(board))
 
@@ -52,8 +52,8 @@ def tictactoe(openings: int = 0) -> Env:
     """The game: reward 1 to the player who completes a line, 0 otherwise; a move to a taken cell loses, reward -1.
 
     Args:
-      openings: most random moves already made when a game starts, in 0..4; how many is drawn uniformly for each game.
-        Self-play sees only positions it plays to, and these bring it elsewhere. Four moves end no game.
+      openings: largest number of random moves at the start of a game, in 0..4; the number is drawn uniformly for each
+        game. Self-play alone sees only positions that it leads to. No game ends within four moves.
     Raises:
       ValueError: `openings` is out of its range.
     """
@@ -63,7 +63,7 @@ def tictactoe(openings: int = 0) -> Env:
     def reset(key: Key) -> tuple[Board, Masked]:
         key_count, key_cells = jax.random.split(key)
         count = jax.random.randint(key_count, (), 0, openings + 1)
-        order = jax.random.permutation(key_cells, CELLS)  # when each cell is taken: in turn, by the one and the other
+        order = jax.random.permutation(key_cells, CELLS)  # when each cell is taken, by the players alternately
         taken, mine = order < count, (order % 2) == (count % 2)
         board = Board(taken & mine, taken & ~mine, count % 2, jnp.zeros((), bool))
         return board, observe(board)
@@ -90,12 +90,12 @@ PLACES = 3 ** np.arange(CELLS)  # a position's number: Σ 3^cell · (1 for an ow
 
 @cache
 def solution() -> np.ndarray:
-    """Values [3^9, 9] of every move in every position by perfect play of both: 1, 0 or -1, and -2 for taken cells.
+    """Values [3^9, 9] of every move in every position under perfect play: 1, 0 or -1, and -2 for taken cells.
 
     Rows are numbered by Σ_cell 3^cell · (1 for a stone of the player to move, 2 for one of the other's).
     """
     cells = np.arange(3**CELLS)[:, None] // PLACES % 3
-    swapped = np.array([0, 2, 1])[cells] @ PLACES  # the same stones, seen by the other player
+    swapped = np.array([0, 2, 1])[cells] @ PLACES  # the same stones from the other player's side
     lost = (cells[:, LINES] == 2).all(-1).any(-1)
     stones = (cells > 0).sum(1)
     values, moves = -1.0 * lost, np.full((3**CELLS, CELLS), -2.0)
@@ -107,11 +107,11 @@ def solution() -> np.ndarray:
 
 
 def perfect(key: Key, seen: Masked) -> Array:
-    """The perfect player, as an opponent for `games.versus`: one of the best moves, drawn uniformly.
+    """A perfect opponent for `games.versus`: one of the best moves, drawn uniformly.
 
     Args:
       key: used once.
-      seen: an observation in which the game goes on.
+      seen: an observation of a game that is not over.
     Returns:
       [] int32.
     """

@@ -1,4 +1,4 @@
-"""Pure functions from one environment to another."""
+"""Environment wrappers: pure functions from one environment to another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def flatten(env: Env) -> Env:
     """Observations as float32 vectors, in row-major order.
 
     Args:
-      env: an environment with a `Box` of observations.
+      env: an environment with `Box` observations.
     Returns:
       The same environment with observations [size].
     Raises:
@@ -51,12 +51,12 @@ def one_hot(env: Env) -> Env:
 
 
 def scale_action(env: Env) -> Env:
-    """Continuous actions from [-1, 1].
+    """Continuous actions in [-1, 1], scaled to the environment's bounds.
 
         a = (high + low) / 2 + (high - low) / 2 · clip(u, -1, 1)
 
     Args:
-      env: an environment with a bounded `Box` of actions.
+      env: an environment with bounded `Box` actions.
     Returns:
       The same environment with actions u in [-1, 1].
     Raises:
@@ -71,14 +71,14 @@ def scale_action(env: Env) -> Env:
 
 
 def scale_obs(env: Env) -> Env:
-    """Observations within [-1, 1], each entry by its own bounds.
+    """Observations scaled to [-1, 1], each entry by its own bounds.
 
         o' = (o - (high + low) / 2) / ((high - low) / 2)
 
-    A network sees a position of ±1 and a velocity of ±0.07 side by side as position alone; scaled, it sees both.
+    Next to a position of ±1 a network hardly sees a velocity of ±0.07; scaled, it sees both.
 
     Args:
-      env: an environment with a bounded `Box` of observations.
+      env: an environment with bounded `Box` observations.
     Returns:
       The same environment with scaled observations.
     Raises:
@@ -91,17 +91,17 @@ def scale_obs(env: Env) -> Env:
 
 
 def repeat_action(env: Env, times: int) -> Env:
-    """Every action is done so many times in a row: fewer decisions, each of which reaches further.
+    """Repeats every action: fewer decisions, each with a longer effect.
 
         r = Σ_i r_i,   d = Π_i d_i,   up to the end of the episode
 
-    Steps are then decisions, of up to `times` real steps each.
+    A step of the result is one decision, up to `times` steps of `env`.
 
     Args:
       env: any environment.
-      times: at least 1.
+      times: repetitions of each action, at least 1.
     Returns:
-      The same environment by decisions; its time limit is a `times`-th, rounded up.
+      The wrapped environment; its time limit is divided by `times`, rounded up.
     Raises:
       ValueError: `times` is below 1.
     """
@@ -109,32 +109,32 @@ def repeat_action(env: Env, times: int) -> Env:
         raise ValueError(f"repeat_action must be given at least 1, got {times}")
 
     def step(key: Key, state: State, action: Action) -> tuple[State, Obs, Array, Array, Array]:
-        now = env.step(jax.random.fold_in(key, 0), state, action)
+        first = env.step(jax.random.fold_in(key, 0), state, action)
 
-        def again(i: Array, now: tuple) -> tuple:
-            state, _, reward, discount, last = now
-            new_state, obs, more, then, ends = env.step(jax.random.fold_in(key, i), state, action)
-            return tree.where(last, now, (new_state, obs, reward + more, discount * then, ends))
+        def repeat(i: Array, sofar: tuple) -> tuple:
+            state, _, reward, discount, last = sofar
+            new_state, obs, new_reward, new_discount, ended = env.step(jax.random.fold_in(key, i), state, action)
+            return tree.where(last, sofar, (new_state, obs, reward + new_reward, discount * new_discount, ended))
 
-        return jax.lax.fori_loop(1, times, again, now)
+        return jax.lax.fori_loop(1, times, repeat, first)
 
     limit = env.spec.time_limit
     return env._replace(spec=env.spec._replace(time_limit=None if limit is None else -(-limit // times)), step=step)
 
 
 class Timed(NamedTuple):
-    """The state of an environment with the steps taken in this episode."""
+    """The state of an environment, and the steps taken in this episode."""
 
     inner: State
     time: Array  # [] int32
 
 
 def time_limit(env: Env, steps: int) -> Env:
-    """Cuts every episode off after a number of steps: `last` holds from then on, `discount` is left as it is.
+    """Truncates every episode after a number of steps: `last` is True from then on, `discount` is unchanged.
 
     Args:
       env: any environment.
-      steps: at least 1.
+      steps: the time limit, at least 1.
     Returns:
       The same environment with its state in a `Timed`; its time limit is the shorter of the two.
     Raises:
@@ -162,9 +162,12 @@ def time_limit(env: Env, steps: int) -> Env:
 
 
 def reveal_state(env: Env) -> Env:
-    """An environment that shows its state as its observation, for planners that search the true dynamics.
+    """An environment whose observation is its state, for planners that search the true dynamics.
 
-    The spec keeps the observation space of the environment: what is seen is a pytree that no space describes.
+    The spec keeps the environment's observation space, because no space describes a pytree.
+
+    Args:
+      env: any environment.
     """
 
     def reset(key: Key) -> tuple[State, Obs]:
@@ -179,7 +182,7 @@ def reveal_state(env: Env) -> Env:
 
 
 def _bounded(env: Env, space: Space, wrapper: str, what: str) -> tuple[Box, np.ndarray, np.ndarray]:
-    """A bounded box, with its centre and its half ranges; what is none is refused in the wrapper's name."""
+    """A bounded box with its centre and half range; ValueError in the wrapper's name for any other space."""
     if not isinstance(space, Box):
         raise ValueError(f"{wrapper} needs a Box of {what}, {env.spec.name} has {space}")
     low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
@@ -189,7 +192,7 @@ def _bounded(env: Env, space: Space, wrapper: str, what: str) -> tuple[Box, np.n
 
 
 def _map_obs(env: Env, space: Space, change: Callable[[Obs], Array]) -> Env:
-    """The same environment with every observation changed, and `space` to say so."""
+    """The same environment with every observation changed; `space` describes the new ones."""
 
     def reset(key: Key) -> tuple[State, Obs]:
         state, obs = env.reset(key)

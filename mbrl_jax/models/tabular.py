@@ -1,12 +1,12 @@
-"""A model of a finite world by counting (Sutton & Barto 2018, section 8.2; Moore & Atkeson 1993).
+"""A tabular model of numbered states: counts and means (Sutton & Barto 2018, section 8.2; Moore & Atkeson 1993).
 
     p(s' | s, a) = N(s, a, s') / N(s, a),   r(s, a, s') and d(s, a, s'): means over the N(s, a, s') visits
 
-What was never tried is taken to lead back to the same state, with reward 0 and discount 1. Counts never forget: where
-the world changes, the last outcome follows at once and the counts only in time.
+A pair never tried leads back to the same state, with reward 0 and discount 1. Counts never forget: when the
+environment changes, the last outcome follows at once and the counts only slowly.
 
-Three tables of [S, A, S] make 12 S² A bytes, for each of the seeds side by side: 140 kB for the Dyna maze (54 states,
-4 actions), 36 MB for the same grown by 4, 573 MB grown by 8.
+Three tables of [S, A, S] take 12 S² A bytes, for each seed under `vmap`: 140 kB for the Dyna maze (54 states, 4
+actions), 36 MB for the same maze grown by 4, 573 MB grown by 8.
 """
 
 from __future__ import annotations
@@ -23,20 +23,23 @@ FORMS = ("sample", "expectation", "last")
 
 
 class Table(NamedTuple):
-    """What was seen of the world."""
+    """The counts and means of all real steps so far."""
 
     counts: Array  # [S, A, S] int32
     rewards: Array  # [S, A, S] mean reward
-    discounts: Array  # [S, A, S] mean discount: the share of visits after which the episode went on
+    discounts: Array  # [S, A, S] mean discount: the share of visits that did not end the episode
     last_tried: Array  # [S, A] int32 time of the last visit, -1 for never
-    last_state: Array  # [S, A] int32 where the last visit led
+    last_state: Array  # [S, A] int32 successor at the last visit
     last_reward: Array  # [S, A]
     last_discount: Array  # [S, A]
 
 
 def init(states: int, actions: int) -> Table:
-    """Nothing seen yet.
+    """An empty table.
 
+    Args:
+      states: S, at least 1.
+      actions: A, at least 1.
     Raises:
       ValueError: a number below 1.
     """
@@ -56,12 +59,12 @@ def init(states: int, actions: int) -> Table:
 
 
 def update(params: Table, transition: Transition, time: Array | int) -> Table:
-    """Counts one real step.
+    """Adds one real step.
 
     Args:
-      params: what was seen before.
+      params: the table before.
       transition: one step, its observations and action [] integers.
-      time: [] int32 real steps so far, at least 0.
+      time: [] int32 number of real steps before this one.
     """
     s, a, t = transition.obs, transition.action, transition.next_obs
     reward, discount = transition.reward, transition.discount
@@ -79,20 +82,26 @@ def update(params: Table, transition: Transition, time: Array | int) -> Table:
 
 
 def tried(params: Table) -> Array:
-    """[S, A] bool: which actions were ever taken in which states."""
+    """The pairs that were ever tried, [S, A] bool.
+
+    Args:
+      params: the table.
+    """
     return params.last_tried >= 0
 
 
 def sample(params: Table, key: Key, state: Array, action: Array) -> StepOut:
-    """A successor drawn by its counts, with the mean reward and discount of going there.
+    """A successor drawn in proportion to its counts, with the mean reward and discount of that successor.
 
     Args:
+      params: the table.
+      key: used once.
       state, action: [] integers.
     Returns:
-      StepOut with the state [] int32 and, as discount, the probability that the episode goes on.
+      StepOut with the state [] int32; the discount is the probability that the episode continues.
     """
     ahead = jnp.cumsum(params.counts[state, action])
-    # One number below N(s, a) and its place among the counts: exact in integers, where a categorical draw takes S.
+    # One integer below N(s, a), located among the cumulative counts: exact, and one draw instead of S.
     drawn = jax.random.randint(key, (), 0, jnp.maximum(ahead[-1], 1))
     successor = jnp.where(ahead[-1] > 0, jnp.argmax(ahead > drawn), state).astype(jnp.int32)
     at = state, action, successor
@@ -100,9 +109,10 @@ def sample(params: Table, key: Key, state: Array, action: Array) -> StepOut:
 
 
 def last(params: Table, state: Array, action: Array) -> StepOut:
-    """The outcome of the last visit; all there is to know of a deterministic world.
+    """The outcome of the last visit, which is exact in a deterministic environment.
 
     Args:
+      params: the table.
       state, action: [] integers.
     Returns:
       StepOut with the state [] int32.
@@ -112,31 +122,32 @@ def last(params: Table, state: Array, action: Array) -> StepOut:
 
 
 def expected(params: Table, state: Array, action: Array) -> tuple[Array, Array]:
-    """What an expected backup needs: Q(s, a) <- r + γ Σ_s' w(s') V(s').
+    """The terms of an expected backup, Q(s, a) <- r + γ Σ_s' w(s') V(s').
 
         r = Σ_s' p(s' | s, a) r(s, a, s'),   w(s') = p(s' | s, a) d(s, a, s')
 
     Args:
+      params: the table.
       state, action: [] integers.
     Returns:
-      r [] and w [S], which sums to the probability that the episode goes on.
+      r []; w [S], which sums to the probability that the episode continues.
     """
     counts = params.counts[state, action]
     total = jnp.sum(counts)
     itself = jnp.arange(counts.shape[0]) == state
-    chances = jnp.where(total > 0, counts / jnp.maximum(total, 1), itself)
-    return jnp.sum(chances * params.rewards[state, action]), chances * params.discounts[state, action]
+    probabilities = jnp.where(total > 0, counts / jnp.maximum(total, 1), itself)
+    return jnp.sum(probabilities * params.rewards[state, action]), probabilities * params.discounts[state, action]
 
 
 def model(params: Table, form: str) -> Model:
-    """The table as what a planner sees.
+    """The table as a model for planners.
 
     Args:
-      params: what was seen.
+      params: the table.
       form: "sample": successors drawn by their counts; "last": the outcome of the last visit; "expectation": a state is
-        a distribution over states [S] (a `one_hot` of the first), the reward and the discount are expectations under
-        it, and the next state is the distribution given that the episode goes on, so that the return of a sequence of
-        actions is its exact expectation.
+        a distribution over states [S] (initially a one-hot vector), the reward and the discount are expectations under
+        it, and the next state is the distribution given that the episode continues, so that the return of an action
+        sequence is its exact expectation.
     Raises:
       ValueError: an unknown form.
     """
@@ -151,9 +162,9 @@ def model(params: Table, form: str) -> Model:
         del key
         everywhere = jnp.arange(state.shape[0])
         rewards, onward = jax.vmap(lambda s: expected(params, s, action))(everywhere)
-        following = state @ onward
-        discount = jnp.sum(following)
-        given = jnp.where(discount > 0.0, following / jnp.where(discount > 0.0, discount, 1.0), state)
+        reached = state @ onward
+        discount = jnp.sum(reached)
+        given = jnp.where(discount > 0.0, reached / jnp.where(discount > 0.0, discount, 1.0), state)
         return StepOut(given, jnp.sum(state * rewards), discount)
 
     return Model(step)
@@ -162,9 +173,11 @@ def model(params: Table, form: str) -> Model:
 def tables(params: Table) -> MDP:
     """The means as a decision process, for exact planning.
 
-    Whether a step ends an episode may depend on where it came from, so all endings lead to one more state, S, the only
-    terminal one: values [:S] are those of the world's states.
+    Whether a step terminates may depend on the state before, so all terminations lead to one additional state, S, the
+    only terminal one; the values [:S] are those of the environment's states.
 
+    Args:
+      params: the table.
     Returns:
       MDP of S + 1 states, with rewards [S + 1, A]; `start` is uniform over the first S.
     """

@@ -1,4 +1,4 @@
-"""A network for whatever is observed: an MLP over vectors, a convolution and an MLP over images."""
+"""A network for vector or image observations: an MLP, or a convolution and an MLP."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ WINDOW = 3
 class ConvMLP(nn.Module):
     """One 3 x 3 convolution, a relu, and an MLP over the flattened result.
 
-    The convolution is a matrix product over all windows: inside a scan, XLA's own is some twenty times slower on a
-    CPU, and per seed it would be a grouped convolution.
+    The convolution is a matrix product over all windows: inside a scan, XLA's own convolution is some twenty times
+    slower on a CPU, and under `vmap` over seeds it would become a grouped convolution.
     """
 
     hidden: tuple[int, ...]
@@ -42,7 +42,7 @@ def windows(x: Array) -> Array:
     Args:
       x: [height, width, channels].
     Returns:
-      [height - 2, width - 2, 9 channels], a window's rows one after the other, from the top.
+      [height - 2, width - 2, 9 · channels], each window flattened row by row from the top.
     """
     height, width = x.shape[0] - WINDOW + 1, x.shape[1] - WINDOW + 1
     parts = [x[i : i + height, j : j + width] for i in range(WINDOW) for j in range(WINDOW)]
@@ -61,9 +61,9 @@ def network(
 ) -> Net:
     """A network over one observation, giving [out].
 
-    A vector meets the plain MLP. An image [height, width, channels] meets first the convolution that Young & Tian
-    (2019, arXiv 1903.03176) use on MinAtar: 3 x 3, stride 1, no padding, 16 channels, relu. Observations are cast to
-    float32.
+    A vector goes through a plain MLP. An image [height, width, channels] first goes through the convolution that
+    Young & Tian (2019, arXiv 1903.03176) use on MinAtar: 3 x 3, stride 1, no padding, 16 channels, relu. Observations
+    are cast to float32.
 
     Args:
       space: of the observations.
@@ -71,9 +71,11 @@ def network(
       out: entries of the output vector.
       activation: of the hidden layers, a name in `mlp.ACTIVATIONS`.
       kernel_init: a name in `mlp.INITS`.
-      out_scale: the last layer's first weights are multiplied by it.
-      channels: of the convolution; 0 flattens an image instead, which is several times quicker on a processor.
+      out_scale: factor of the last layer's initial weights.
+      channels: of the convolution; 0 flattens an image instead, which is several times faster on a CPU.
       layer_norm: normalise each of the MLP's hidden layers before its activation.
+    Returns:
+      the network.
     Raises:
       ValueError: observations that are neither a vector nor an image of at least 3 x 3, or what `mlp` refuses.
     """

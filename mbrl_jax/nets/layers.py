@@ -1,8 +1,8 @@
-"""Dense layers with a norm between product and activation, as the Dreamers use them.
+"""Dense layers with a norm before the activation, as the Dreamers use them.
 
     Layer(x) = act(norm(W x + b)),     RMSNorm(x) = x / √(mean x² + 1e-4) · scale
 
-Weights start normal, cut at two deviations, of deviation 1.1368 √(1 / fan_in) before the cut, and biases at 0.
+Initial weights are normal with standard deviation 1.1368 √(1 / fan_in), truncated at two of them; biases start at 0.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ NORMS = ("rms", "layer", "none")
 
 
 def scaled_init(scale: float = 1.0) -> Callable[..., Array]:
-    """Normal weights of deviation 1.1368 scale √(1 / fan_in), cut at two of them; 0.88 of that remains after the cut.
+    """Normal weights with standard deviation 1.1368 scale √(1 / fan_in), truncated at two of them.
 
-    All axes but the last count as inputs, also those of blocks and of a convolution's window.
+    Truncation leaves 0.88 of the standard deviation. All axes but the last count as inputs, including those of blocks
+    and of a convolution's window.
     """
 
     def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        drawn = jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
-        return drawn * (1.1368 * scale / math.sqrt(math.prod(shape[:-1])))
+        normal = jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
+        return normal * (1.1368 * scale / math.sqrt(math.prod(shape[:-1])))
 
     return init
 
@@ -47,14 +48,14 @@ class RMSNorm(nn.Module):
 
 
 def norm(name: str) -> Callable[[Array], Array]:
-    """A norm over the last axis by its name in `NORMS`; "layer" with an epsilon of 0.001, as in the second Dreamer."""
+    """The norm over the last axis of a name in `NORMS`; "layer" has an epsilon of 0.001, as in DreamerV2."""
     if name == "rms":
         return RMSNorm()
     return nn.LayerNorm(epsilon=1e-3) if name == "layer" else lambda x: x
 
 
 class Layers(nn.Module):
-    """Layers with norm and activation, and a plain one last where `out` is above 0."""
+    """Hidden layers with norm and activation, then a linear layer if `out` is above 0."""
 
     widths: tuple[int, ...]
     out: int = 0
@@ -71,7 +72,7 @@ class Layers(nn.Module):
 
 
 class Joint(nn.Module):
-    """Layers over two vectors side by side; the second one's share of the first product can be computed ahead."""
+    """Layers over two concatenated vectors; the second's part of the first product can be computed ahead."""
 
     sizes: tuple[int, int]
     widths: tuple[int, ...]
@@ -94,14 +95,14 @@ class Joint(nn.Module):
 
 
 class Staged(NamedTuple):
-    """A network of a sequence's state and of an input known beforehand.
+    """A network over a recurrent state and an input y that is known for all steps before a scan.
 
-    `apply(params, *state, ahead(params, y))` is the whole; what does not depend on the state is so computed for all
-    steps at once, outside the scan.
+    `apply(params, *state, ahead(params, y))` is the whole network: `ahead`, which needs no state, runs for all steps
+    at once, outside the scan.
     """
 
     init: Callable[[Key], Params]
-    ahead: Callable[[Params, Array], Array]
+    ahead: Callable[[Params, Array], Array]  # (params, y) -> what `apply` takes last
     apply: Callable[..., Array]  # (params, *state, ahead) -> output
 
 
@@ -109,9 +110,9 @@ def as_staged(module: Any, state: tuple[Array, ...], y: Array) -> Staged:
     """A flax module with methods `ahead` and `__call__` as a `Staged` network.
 
     Args:
-      module: its `__call__` takes the state's parts and what `ahead` gave.
-      state: parts of the shapes it will see.
-      y: an input of the shape it will see.
+      module: its `__call__` takes the parts of the state and the result of `ahead`.
+      state: examples of the state's parts.
+      y: an example of the input.
     """
 
     def whole(module: Any, state: tuple[Array, ...], y: Array) -> Array:
@@ -132,15 +133,15 @@ def layers(
     norm: str = "rms",
     out_scale: float = 1.0,
 ) -> Net:
-    """Layers over one vector [size], giving [out], or what the last layer gives if `out` is 0.
+    """An MLP over one vector [size] with outputs [out], or those of the last hidden layer if `out` is 0.
 
     Args:
       size: entries of the input vector.
-      widths: of the layers.
-      out: entries of a last, plain product's result.
+      widths: units of each hidden layer.
+      out: outputs of a final linear layer; 0 for none.
       activation: a name in `mlp.ACTIVATIONS`.
       norm: a name in `NORMS`.
-      out_scale: the first weights of the last product are multiplied by it; 0 gives a result of 0 at first.
+      out_scale: factor on the initial weights of the final layer; with 0 all outputs start at 0.
     Raises:
       ValueError: a name that is not in its table, or a size below its least.
     """
@@ -153,7 +154,7 @@ def layers(
 def joint(
     sizes: tuple[int, int], widths: tuple[int, ...], out: int, activation: str = "silu", norm: str = "rms"
 ) -> Staged:
-    """`layers` over two vectors side by side, the second of which is known ahead; `apply(params, x, ahead)`.
+    """`layers` over two concatenated vectors, the second known ahead: `apply(params, x, ahead(params, y))`.
 
     Raises:
       ValueError: a name that is not in its table, or a size below 1.
@@ -166,7 +167,7 @@ def joint(
 
 
 def check_names(activation: str, norm: str) -> None:
-    """Holds names of an activation and a norm against their tables.
+    """Refuses names of an activation or a norm that are not in their tables.
 
     Raises:
       ValueError: a name is not in its table.

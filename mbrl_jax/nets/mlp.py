@@ -21,16 +21,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def narrow_init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """Normal weights of standard deviation 1 / (2 √fan_in), cut at two of them (Chua et al. 2018, reference code)."""
+    """Normal weights of standard deviation 1 / (2 √fan_in), truncated at two deviations (Chua et al. 2018, code)."""
     return jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype) / (2.0 * jnp.sqrt(shape[0]))
 
 
 def orthogonal_init(key: Key, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
     """√2 times a random matrix with orthonormal columns, or rows if there are more columns (Saxe et al. 2014).
 
-    √2 is the gain that keeps the scale through a relu. A normal matrix is orthonormalised by Gram and Schmidt's rule,
-    each column twice, which holds to rounding. Not by LAPACK's QR: where several cores are devices of their own, its
-    threads can wait for one another for ever.
+    √2 is the gain that keeps the scale of activations through a relu. A normal matrix is orthonormalised by
+    Gram-Schmidt, each column twice, which is exact to rounding. LAPACK's QR is avoided: with several CPU cores as
+    devices of their own its threads can deadlock.
 
     Args:
       key: used once.
@@ -59,7 +59,7 @@ INITS: dict[str, Callable[..., Array]] = {
 
 
 class MLP(nn.Module):
-    """Dense layers with an activation between them and none after the last; layer norm before each on demand."""
+    """Dense layers with an activation between them and none after the last; layer norm before each if asked for."""
 
     hidden: tuple[int, ...]
     out: int
@@ -92,8 +92,10 @@ def mlp(
       activation: a name in `ACTIVATIONS`.
       kernel_init: a name in `INITS`.
       layer_norm: normalise each hidden layer before its activation (Ba et al. 2016, arXiv 1607.06450).
+    Returns:
+      the network.
     Raises:
-      ValueError: a name that is not in its table, or a width below 1.
+      ValueError: an unknown activation or initialiser, or a width below 1.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")

@@ -1,4 +1,4 @@
-"""`Net`: a network as two pure functions, so that nothing outside this folder knows flax."""
+"""`Net`: a network as two pure functions, so that no code outside `nets/` imports flax."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ def as_net(module: nn.Module, *examples: Array) -> Net:
 
     Args:
       module: any `flax.linen` module with no mutable state.
-      examples: inputs of the shapes and dtypes it will see.
+      examples: unbatched inputs of the shapes and dtypes that it will get.
+    Returns:
+      the network's `init` and `apply`.
     """
     return Net(lambda key: module.init(key, *examples), module.apply)

@@ -5,7 +5,7 @@
     images   x = flat of 4 stages of Conv 5 x 5, max-pool, Layer;     L = Σ (σ(ŷ) - o / 255)²
 
 Sums over all entries, without a factor ½ (Hafner et al. 2023, and the authors' code, for vectors and images; planes are
-not among theirs). What an image decoder starts from is a product of the memory by blocks and two layers of the latent.
+not among theirs). An image decoder starts from the sum of a block-wise linear map of h and a two-layer MLP of z.
 """
 
 from __future__ import annotations
@@ -32,34 +32,36 @@ GROUPS = 8
 
 
 class Encoder(NamedTuple):
-    """From an observation to a vector."""
+    """A network from an observation to a vector, the token."""
 
     net: Net  # apply(params, obs) -> [size]
     size: int
 
 
 class Decoder(NamedTuple):
-    """From a latent state back to an observation."""
+    """A network from a model state back to an observation."""
 
-    net: Net  # apply(params, h [D], z [S], flat) -> a prediction
-    loss: Callable[[Array, Obs], Array]  # (prediction, obs) -> []
-    mode: Callable[[Array], Array]  # prediction -> an observation in its own units, as floats
+    net: Net  # apply(params, h [D], z [S] flat) -> prediction
+    loss: Callable[[Array, Obs], Array]  # (prediction, observation) -> [] L
+    mode: Callable[[Array], Array]  # (prediction) -> the most likely observation in its own units, as floats
 
 
 @config
 class CoderConfig:
     """Sizes of encoders and decoders; the defaults are DreamerV3's smallest."""
 
-    units: int = setting(default=64, low=1, help="width of every layer")
-    layers: int = setting(default=3, low=1, help="layers over vectors")
-    depth: int = setting(default=4, low=0, help="channels: of planes 4 x, of an image 2 to 4 x; 0 flattens planes")
-    activation: str = setting(default="silu", choices=tuple(ACTIVATIONS), help="of every layer")
-    norm: str = setting(default="rms", choices=NORMS, help="of every layer")
-    squash: bool = setting(default=True, help="vectors through symlog")
+    units: int = setting(default=64, low=1, help="units of every hidden layer")
+    layers: int = setting(default=3, low=1, help="hidden layers over vectors")
+    depth: int = setting(
+        default=4, low=0, help="base number of channels: x 4 for planes, x 2 to 4 for images; 0 flattens planes"
+    )
+    activation: str = setting(default="silu", choices=tuple(ACTIVATIONS), help="activation of every hidden layer")
+    norm: str = setting(default="rms", choices=NORMS, help="norm of every hidden layer")
+    squash: bool = setting(default=True, help="whether vectors pass through symlog")
 
 
 class PlaneEncoder(nn.Module):
-    """A convolution of planes as a product over all windows (see `nets.conv`), a norm, and a layer over it all."""
+    """A 3 x 3 convolution as one product over all windows (see `nets.conv`), norm, activation and a dense layer."""
 
     cfg: CoderConfig
 
@@ -72,7 +74,7 @@ class PlaneEncoder(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Four stages that each halve height and width."""
+    """Four convolution stages that each halve height and width."""
 
     cfg: CoderConfig
 
@@ -87,7 +89,7 @@ class ImageEncoder(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """The stages backwards, each doubling height and width, to values before the sigmoid."""
+    """The encoder's stages in reverse, each doubling height and width, to values before the sigmoid."""
 
     cfg: CoderConfig
     shape: tuple[int, int, int]
@@ -100,7 +102,7 @@ class ImageDecoder(nn.Module):
         cells = rows * columns * channels
         kernel = self.param("blocks", scaled_init(), (GROUPS, h.shape[0] // GROUPS, cells // GROUPS))
         of_h = by_blocks(h, kernel) + self.param("blocks_bias", nn.initializers.zeros, (cells,))
-        # Each block of the memory has its own channels in every place.
+        # Each block of h has its own channels at every position.
         of_h = of_h.reshape(GROUPS, rows, columns, -1).transpose(1, 2, 0, 3).reshape(rows, columns, channels)
         of_z = Layers((2 * cfg.units,), cells, cfg.activation, cfg.norm)(z)
         x = act(norm(cfg.norm)(of_h + of_z.reshape(rows, columns, channels)))
@@ -112,7 +114,7 @@ class ImageDecoder(nn.Module):
 
 
 class BothLayers(nn.Module):
-    """Layers over memory and latent side by side."""
+    """Layers over h and z, concatenated."""
 
     inner: Layers
 
@@ -122,7 +124,7 @@ class BothLayers(nn.Module):
 
 
 def kind(space: Space) -> str:
-    """ "vector", "planes" or "image": an image is of bytes.
+    """The kind of an observation: "vector", "planes", or "image", which is of bytes.
 
     Raises:
       ValueError: none of them, or an image whose sides are not multiples of 16 from 48 to 256.
@@ -141,7 +143,7 @@ def kind(space: Space) -> str:
 
 
 def encoder(space: Space, cfg: CoderConfig) -> Encoder:
-    """An encoder for what is observed. Its result is as wide as the last layer, or as the flat image at a 16th.
+    """An encoder for one observation space; a token is as wide as the last layer, or as the image at 1/16 scale.
 
     Raises:
       ValueError: observations that `kind` refuses, or a setting out of its range.
@@ -162,13 +164,13 @@ def encoder(space: Space, cfg: CoderConfig) -> Encoder:
 
 
 def decoder(space: Space, deter: int, stoch: int, cfg: CoderConfig) -> Decoder:
-    """A decoder for what is observed.
+    """A decoder for one observation space.
 
     Args:
-      space: of the observations.
-      deter: entries of the memory h, for images a multiple of 8.
-      stoch: entries of the latent z, flat.
-      cfg: as of the encoder.
+      space: observation space.
+      deter: D, size of h, for images a multiple of 8.
+      stoch: S, size of z, flat.
+      cfg: sizes, as of the encoder.
     Raises:
       ValueError: observations that `kind` refuses, or a setting out of its range.
     """
@@ -199,7 +201,7 @@ def decoder(space: Space, deter: int, stoch: int, cfg: CoderConfig) -> Decoder:
 
 
 def _need_depth(cfg: CoderConfig) -> None:
-    if cfg.depth < 2 or cfg.depth % 2:  # the decoder shares its 4 x depth first channels out among 8 blocks
+    if cfg.depth < 2 or cfg.depth % 2:  # the decoder's first 4 x depth channels divide among 8 blocks
         raise ValueError(f"depth must be even and at least 2 for images, got {cfg.depth}")
 
 
@@ -207,10 +209,10 @@ def _floats(obs: Obs) -> Array:
     return jnp.asarray(obs, jnp.float32)
 
 
-def _before(net: Net, change: Callable[[Any], Array]) -> Net:
-    """The network behind a fixed change of its input, in the type of its parameters."""
+def _before(net: Net, transform: Callable[[Any], Array]) -> Net:
+    """The network after a fixed transform of its input, computed in the type of its parameters."""
 
     def apply(params: Any, obs: Obs) -> Array:
-        return net.apply(params, change(obs).astype(jax.tree.leaves(params)[0].dtype))
+        return net.apply(params, transform(obs).astype(jax.tree.leaves(params)[0].dtype))
 
     return Net(net.init, apply)

@@ -1,11 +1,11 @@
-"""Recurrent cells of latent dynamics: from a memory h, a latent z and an action a to the next memory.
+"""Recurrent cells of latent dynamics: from the deterministic state h, latent z and action a to the next h.
 
 Both share the gates of Hafner et al. (2021): with [r, c, u] one product of the inputs,
 
     h' = σ(u - 1) tanh(σ(r) c) + (1 - σ(u - 1)) h
 
-`gru` is that of the first two Dreamers, `block_gru` that of the third. Actions are known ahead of a sequence, so what
-they contribute is computed outside its scan (see `layers.Staged`).
+`gru` is the cell of the first two Dreamers, `block_gru` that of the third. Actions are known before a scan over a
+sequence, so their part is computed outside it (see `layers.Staged`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class GRU(nn.Module):
 
 
 class BlockGRU(nn.Module):
-    """A GRU whose memory is G blocks that see themselves and a shared summary of everything.
+    """A GRU whose state h is G blocks; each gets itself and a shared summary of all inputs.
 
     x_0, x_1, x_2 = Layer(h), Layer(z), Layer(a)
     v = act(norm( block_g: W_g [h_g, x_0, x_1, x_2] + b ))
@@ -68,7 +68,7 @@ class BlockGRU(nn.Module):
         self.gates_bias = self.param("gates_bias", nn.initializers.zeros, (3 * self.deter,))
 
     def mixes(self) -> list[Array]:
-        """The parts of W for a block itself, for the summaries of h and z, and for that of a."""
+        """The parts of W for a block's own state, for the summaries of h and z, and for that of a."""
         part = self.deter // self.blocks
         return jnp.split(self.mix, [part, part + 2 * self.hidden], axis=1)
 
@@ -78,28 +78,28 @@ class BlockGRU(nn.Module):
     def __call__(self, h: Array, z: Array, ahead: Array) -> Array:
         own, summary, _ = self.mixes()
         x = jnp.concatenate([self.of_h(h), self.of_z(z)], axis=-1)
-        # What all blocks see is one product; only what each sees alone is a product by blocks.
+        # What all blocks share is one product; only their own states need a product by blocks.
         mixed = by_blocks(h, own) + x @ shared(summary) + ahead
         mixed = ACTIVATIONS[self.activation](self.mix_norm(mixed))
-        # A product for each gate: taking one product's result apart costs as much as the product.
+        # One product per gate: splitting the result of a joint product costs as much as the product itself.
         bias = self.gates_bias.reshape(self.blocks, 3, -1)
         kernels = jnp.split(self.gates, 3, axis=-1)
         return gated(h, *(by_blocks(mixed, kernel) + bias[:, i].reshape(-1) for i, kernel in enumerate(kernels)))
 
 
 def gated(h: Array, reset: Array, candidate: Array, update: Array) -> Array:
-    """The next memory from the parts before their gates, all [D]."""
+    """The next h from the three pre-activations, all [D]."""
     keep = jax.nn.sigmoid(update - 1.0)
     return keep * jnp.tanh(jax.nn.sigmoid(reset) * candidate) + (1.0 - keep) * h
 
 
 def by_blocks(x: Array, kernel: Array) -> Array:
-    """Each block of x [G I] times its own matrix of [G, I, O]: [G O]."""
+    """The product of each block of x [G I] with its own matrix of [G, I, O]: [G O]."""
     return jnp.einsum("gi,gio->go", x.reshape(kernel.shape[0], -1), kernel).reshape(-1)
 
 
 def shared(kernel: Array) -> Array:
-    """The matrix [I, G O] that multiplies an input seen by all blocks, from [G, I, O]."""
+    """The matrix [I, G O] for an input shared by all blocks, from [G, I, O]."""
     return kernel.transpose(1, 0, 2).reshape(kernel.shape[1], -1)
 
 
@@ -110,12 +110,12 @@ def gru(deter: int, stoch: int, action: int, hidden: int, activation: str = "elu
     """The cell of the first two Dreamers: a dense layer and a GRU, normalised in the second.
 
     Args:
-      deter: D, entries of the memory.
-      stoch: entries of the latent.
-      action: entries of the action.
-      hidden: width of the layer before the GRU.
+      deter: D, size of h.
+      stoch: size of z.
+      action: size of a.
+      hidden: units of the layer before the GRU.
       activation: of that layer.
-      norm: of the GRU's inner product, a name in `layers.NORMS`.
+      norm: of the GRU's pre-activations, a name in `layers.NORMS`.
     Returns:
       `ahead(params, action)` and `apply(params, h, z, ahead)` -> [D].
     Raises:
@@ -133,17 +133,17 @@ def block_gru(
     """The block-diagonal cell of DreamerV3 (Hafner et al. 2023, and the authors' code).
 
     Args:
-      deter: D, entries of the memory, a multiple of `blocks`.
-      stoch: entries of the latent.
-      action: entries of the action.
-      hidden: width of the three layers before the blocks.
-      blocks: G.
+      deter: D, size of h, a multiple of `blocks`.
+      stoch: size of z.
+      action: size of a.
+      hidden: units of the three layers before the blocks.
+      blocks: G, number of blocks.
       activation: of all layers.
       norm: a name in `layers.NORMS`.
     Returns:
       `ahead(params, action)` and `apply(params, h, z, ahead)` -> [D].
     Raises:
-      ValueError: a size below 1, a memory that does not divide into blocks, or a name that is not in its table.
+      ValueError: a size below 1, a state that does not divide into blocks, or a name that is not in its table.
     """
     check_names(activation, norm)
     _check(deter, stoch, action, hidden, blocks)

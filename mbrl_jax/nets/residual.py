@@ -1,7 +1,7 @@
 """Small residual networks over planes [height, width, channels] that keep their height and width.
 
-Blocks normalise before they convolve (He et al. 2016, "Identity Mappings in Deep Residual Networks"), by layer norm in
-the place of batch norm: a network stays a pure function of one input.
+Blocks normalise before they convolve (He et al. 2016, "Identity Mappings in Deep Residual Networks"), with layer norm
+instead of batch norm, so that a network stays a pure function of one input.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mbrl_jax.nets.net import Net, as_net
 
 
 class Conv(nn.Module):
-    """A 3 x 3 convolution with zeros around the edge, as a matrix product over all windows (see `nets.conv`)."""
+    """A 3 x 3 convolution with zero padding, as a matrix product over all windows (see `nets.conv`)."""
 
     channels: int
 
@@ -26,7 +26,7 @@ class Conv(nn.Module):
 
 
 class Block(nn.Module):
-    """x + Conv(relu(norm(Conv(relu(norm(x)))))), normalised over the whole of the planes."""
+    """x + Conv(relu(norm(Conv(relu(norm(x)))))), normalised over all planes together."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Planes to planes of another number of channels: a convolution, and blocks."""
+    """Planes to planes with another number of channels: a convolution, and blocks."""
 
     channels: int
     blocks: int
@@ -52,7 +52,7 @@ class Encoder(nn.Module):
 
 
 class Transition(nn.Module):
-    """Planes and a one-hot action to the planes after it; the action enters as one plane, learned for each."""
+    """Planes and a one-hot action to the next planes; each action has one learned plane, a further input channel."""
 
     blocks: int
 
@@ -67,23 +67,23 @@ class Transition(nn.Module):
 
 
 def encoder(shape: tuple[int, ...], channels: int, blocks: int) -> Net:
-    """A residual network from observed planes to latent ones.
+    """A residual network from observed planes to latent planes.
 
     Args:
       shape: [height, width, channels] of the observation.
-      channels: of the result, at least 1.
+      channels: of the latent planes, at least 1.
       blocks: residual blocks of two convolutions, at least 0.
     Returns:
       A network whose `apply(params, planes)` gives [height, width, channels].
     Raises:
-      ValueError: observations that are no planes, or a size below its least.
+      ValueError: observations that are no planes, or a size out of range.
     """
     _check(shape, channels, blocks)
     return as_net(Encoder(channels, blocks), jnp.zeros(shape))
 
 
 def transition(shape: tuple[int, ...], num_actions: int, blocks: int) -> Net:
-    """A residual network from latent planes and an action to the latent planes after it.
+    """A residual network from latent planes and an action to the next latent planes.
 
     Args:
       shape: [height, width, channels] of the latent planes.
@@ -92,7 +92,7 @@ def transition(shape: tuple[int, ...], num_actions: int, blocks: int) -> Net:
     Returns:
       A network whose `apply(params, planes, one_hot)` gives planes of the same shape.
     Raises:
-      ValueError: a size below its least.
+      ValueError: a size out of range.
     """
     _check(shape, num_actions, blocks)
     return as_net(Transition(blocks), jnp.zeros(shape), jnp.zeros(num_actions))

@@ -3,7 +3,7 @@
     Layer(x) = mish(LN(drop(W x + b))),   mish(x) = x tanh(log(1 + eˣ))
     SimNorm(x) = softmax of each group of V entries                                    (Lavoie et al. 2023)
 
-Weights start normal with a deviation of 0.02, biases at 0; those of a last product are scaled on demand.
+Weights start normal with a deviation of 0.02, biases at 0; the last layer's initial weights can be scaled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EPSILON = 1e-5  # added to the variance in LN
 
 @jax.custom_jvp
 def mish(x: Array) -> Array:
-    """x tanh(log(1 + eˣ)), elementwise (Misra 2020), by one exponential and one division.
+    """x tanh(log(1 + eˣ)), elementwise (Misra 2020), with one exponential and one division.
 
     With n = eˣ (eˣ + 2), f = tanh(log(1 + eˣ)) = n / (n + 2) and f' = 4 eˣ (eˣ + 1) / (n + 2)²; above 20 f is 1 to
     rounding.
@@ -31,7 +31,7 @@ def mish(x: Array) -> Array:
 
 @mish.defjvp
 def _mish_jvp(at: tuple[Array], along: tuple[Array]) -> tuple[Array, Array]:
-    # The slope is computed with the value: it is then all that is kept for the backward pass.
+    # The slope is computed with the value, so that nothing else is kept for the backward pass.
     value, slope = _mish(*at)
     return value, slope * along[0]
 
@@ -52,7 +52,7 @@ def standardize(x: Array) -> Array:
 
 @standardize.defjvp
 def _standardize_jvp(at: tuple[Array], along: tuple[Array]) -> tuple[Array, Array]:
-    # dy = (dx - mean dx - y mean(y dx)) / σ: its own transpose, with y and σ alone kept for the backward pass.
+    # dy = (dx - mean dx - y mean(y dx)) / σ: its own transpose, so that only y and σ are kept for the backward pass.
     (dx,), (y, inverse) = along, _standardize(*at)
     return y, inverse * (dx - jnp.mean(dx) - y * jnp.mean(y * dx))
 
@@ -79,7 +79,7 @@ def drop(key: Key, x: Array, rate: Array | float) -> Array:
     Args:
       key: used once.
       x: any shape.
-      rate: in [0, 1); kept to 1 / 65536, for half the random bits.
+      rate: in [0, 1); rounded down to a multiple of 1 / 65536, which takes half the random bits.
     """
     dropped = jax.random.bits(key, x.shape, jnp.uint16) < jnp.asarray(rate * 65536.0, jnp.uint16)
     return jnp.where(dropped, 0.0, x / (1.0 - rate))
@@ -95,11 +95,11 @@ class Norm(nn.Module):
 
 
 class NormedLayers(nn.Module):
-    """Layers over several vectors side by side; the last is a plain product, or a layer with SimNorm for its mish."""
+    """Layers over the concatenation of several vectors; the last is linear, or has layer norm and SimNorm."""
 
     widths: tuple[int, ...]
     out: int
-    group: int = 0  # V of SimNorm, 0 for a plain product
+    group: int = 0  # V of SimNorm, 0 for a linear last layer
     out_scale: float = 1.0
 
     @nn.compact
@@ -119,15 +119,15 @@ def normed_layers(
     """TD-MPC2's network over several vectors; `apply(params, *vectors, key=None, rate=0.0)` gives [out].
 
     Args:
-      sizes: entries of the vectors; 0 for one that is empty.
-      widths: of the layers before the last.
-      out: entries of the result.
-      group: with it, the last product is normalised, and SimNorm taken of groups of that many; 0 for neither.
-      out_scale: the last product's first weights are multiplied by it; 0 gives a result of 0 at first.
+      sizes: dimensions of the vectors; 0 for an empty one.
+      widths: of the hidden layers.
+      out: dimension of the result.
+      group: V, if above 0: the last layer has layer norm and SimNorm over groups of V entries; 0 for a linear one.
+      out_scale: factor of the last layer's initial weights; with 0 the result is 0 at first.
     Returns:
-      The network. A `key` makes it drop entries of the first layer at `rate`, in training.
+      The network. With a `key`, as in training, the first layer has dropout at `rate`.
     Raises:
-      ValueError: a size below its least, or an `out` that does not divide into groups.
+      ValueError: a size below its minimum, or an `out` that is no multiple of `group`.
     """
     if min(*sizes, 0) < 0 or sum(sizes) < 1 or not widths or min(*widths, out) < 1:
         raise ValueError(f"sizes of layers must be at least 1, got {(*sizes, *widths, out)}")

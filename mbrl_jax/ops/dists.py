@@ -19,6 +19,8 @@ def tanh_normal(mean: Array, raw_log_std: Array) -> distrax.Distribution:
     Args:
       mean: [A].
       raw_log_std: [A] log σ, clipped here to [-20, 2].
+    Returns:
+      a distribution over [A], without a closed-form mode or entropy.
     """
     chex.assert_rank([mean, raw_log_std], 1)
     normal = distrax.MultivariateNormalDiag(mean, jnp.exp(jnp.clip(raw_log_std, LOG_STD_MIN, LOG_STD_MAX)))
@@ -31,23 +33,32 @@ def normal(mean: Array, log_std: Array) -> distrax.Distribution:
     Args:
       mean: [A].
       log_std: [A] log σ.
+    Returns:
+      a distribution over [A].
     """
     chex.assert_rank([mean, log_std], 1)
     return distrax.MultivariateNormalDiag(mean, jnp.exp(log_std))
 
 
 def categorical(logits: Array) -> distrax.Distribution:
-    """A choice of one of A, from unnormalised log-probabilities.
+    """A categorical distribution over A choices.
 
     Args:
-      logits: [A].
+      logits: [A] unnormalised log-probabilities.
+    Returns:
+      a distribution over [] int32 in 0..A-1.
     """
     chex.assert_rank(logits, 1)
     return distrax.Categorical(logits)
 
 
 def sample_and_log_prob(dist: distrax.Distribution, key: Key) -> tuple[Array, Array]:
-    """A sample and its log-probability [], computed together so that tanh is never inverted."""
+    """A sample and its log-probability [] in nats, computed together so that tanh is never inverted.
+
+    Args:
+      dist: any distribution.
+      key: used once.
+    """
     return dist.sample_and_log_prob(seed=key)  # pyright: ignore[reportReturnType]
 
 

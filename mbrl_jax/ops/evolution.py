@@ -6,7 +6,8 @@
 it (D + 2) / 3 times as fast and takes D numbers instead of D²: for some hundred dimensions and more.
 
 evosax decomposes C by LAPACK, whose threads can wait for one another for ever where several cores are devices of their
-own. Here Jacobi's rotations do it, from the basis of the generation before, in which C is nearly diagonal.
+own. Here Jacobi's rotations do it, from the basis of the generation before, in which C is nearly diagonal. evosax is
+imported when a strategy is first made.
 """
 
 from __future__ import annotations
@@ -17,23 +18,26 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from evosax.algorithms import CMA_ES, Sep_CMA_ES
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.types import Array, Key
 
-SMALLEST = 1e-8  # of an eigenvalue of C, as in evosax
-SWEEPS = 12  # most sweeps of Jacobi's rotations; from a near basis it takes 2 to 4
+SMALLEST = 1e-8  # lower bound of the eigenvalues of C, as in evosax
+SWEEPS = 12  # largest number of sweeps of Jacobi's rotations; from a similar matrix's basis it takes 2 to 4
+
+
+KINDS = ("cma", "sep")
+"""The strategies: CMA-ES, and its separable form."""
 
 
 class Evolved(NamedTuple):
-    """What an evolution came to; a row for each generation."""
+    """The result of an evolution, with its history over G generations."""
 
-    mean: Array  # [D] at the end
-    centre: Array  # [G] score of the mean that candidates were drawn around
-    best: Array  # [G] highest score
-    average: Array  # [G] mean score
-    sigma: Array  # [G] σ after it
+    mean: Array  # [D] after the last generation
+    centre: Array  # [G] score of the mean that the candidates were drawn around
+    best: Array  # [G] highest score of a candidate
+    average: Array  # [G] mean score of the candidates
+    sigma: Array  # [G] σ after the generation
 
 
 def symmetric_eigen(matrix: Array, basis: Array) -> tuple[Array, Array]:
@@ -44,21 +48,21 @@ def symmetric_eigen(matrix: Array, basis: Array) -> tuple[Array, Array]:
 
     Args:
       matrix: [D, D].
-      basis: [D, D] orthogonal, where to start from: the identity, or the eigenvectors of a matrix nearby.
+      basis: [D, D] orthogonal, where to start: the identity, or the eigenvectors of a similar matrix.
     Returns:
       values [D] in no order, and vectors [D, D] as columns.
     """
     size = matrix.shape[0]
     odd, half = size % 2, (size + 1) // 2
     places = np.arange(2 * half)
-    turn = places if half == 1 else np.concatenate([[0, half], places[1 : half - 1], places[half + 1 :], [half - 1]])
+    order = places if half == 1 else np.concatenate([[0, half], places[1 : half - 1], places[half + 1 :], [half - 1]])
 
     def rotate(x: Array, cos: Array, sin: Array) -> Array:
-        """The columns of x, each with its partner."""
+        """x with each pair of columns rotated, and the columns in the order of the next round."""
         left, right = x[:, :half], x[:, half:]
-        return jnp.concatenate([cos * left - sin * right, sin * left + cos * right], axis=1)[:, turn]
+        return jnp.concatenate([cos * left - sin * right, sin * left + cos * right], axis=1)[:, order]
 
-    def round_(_: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
+    def rotate_pairs(_: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
         a, vectors = at
         diagonal, beside = jnp.diagonal(a), jnp.diagonal(a[:half, half:])
         none = beside == 0
@@ -71,9 +75,9 @@ def symmetric_eigen(matrix: Array, basis: Array) -> tuple[Array, Array]:
         return a, rotate(vectors, cos, sin)
 
     def sweep(at: tuple[Array, tuple[Array, Array]]) -> tuple[Array, tuple[Array, Array]]:
-        return at[0] + 1, jax.lax.fori_loop(0, 2 * half - 1, round_, at[1])
+        return at[0] + 1, jax.lax.fori_loop(0, 2 * half - 1, rotate_pairs, at[1])
 
-    def go_on(at: tuple[Array, tuple[Array, Array]]) -> Array:
+    def unfinished(at: tuple[Array, tuple[Array, Array]]) -> Array:
         count, (a, _) = at
         squares = jnp.square(a)
         beside = jnp.sum(jnp.where(jnp.eye(2 * half, dtype=bool), 0.0, squares))
@@ -81,22 +85,35 @@ def symmetric_eigen(matrix: Array, basis: Array) -> tuple[Array, Array]:
 
     near = basis.T @ (0.5 * (matrix + matrix.T)) @ basis
     start = jnp.pad(near, (0, odd)), jnp.pad(basis, (0, odd))
-    a, vectors = jax.lax.while_loop(go_on, sweep, (jnp.int32(0), start))[1]
+    a, vectors = jax.lax.while_loop(unfinished, sweep, (jnp.int32(0), start))[1]
     return jnp.diagonal(a)[:size], vectors[:size, :size]
 
 
-class _CMA(CMA_ES):
-    """evosax's CMA-ES, but for who decomposes C."""
+def make_strategy(kind: str, population: int, size: int) -> Any:
+    """An evosax strategy that minimises over vectors of `size` entries.
 
-    def _ask(self, key: Key, state: Any, params: Any) -> tuple[Array, Any]:
-        del params
-        values, basis = symmetric_eigen(state.C, state.B)
-        scale = jnp.sqrt(jnp.maximum(values, SMALLEST))
-        drawn = (jax.random.normal(key, (self.population_size, self.num_dims)) * scale) @ basis.T
-        return state.mean + state.std * drawn, state.replace(B=basis, D=scale)
+    Args:
+      kind: one of `KINDS`.
+      population: P, candidates per generation, at least 2.
+      size: D.
+    Raises:
+      ValueError: an unknown kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    from evosax.algorithms import CMA_ES, Sep_CMA_ES
 
+    class JacobiCMA(CMA_ES):
+        """evosax's CMA-ES, with another decomposition of C."""
 
-KINDS: dict[str, Callable[..., Any]] = {"cma": _CMA, "sep": Sep_CMA_ES}
+        def _ask(self, key: Key, state: Any, params: Any) -> tuple[Array, Any]:
+            del params
+            values, basis = symmetric_eigen(state.C, state.B)
+            scale = jnp.sqrt(jnp.maximum(values, SMALLEST))
+            drawn = (jax.random.normal(key, (self.population_size, self.num_dims)) * scale) @ basis.T
+            return state.mean + state.std * drawn, state.replace(B=basis, D=scale)
+
+    return (JacobiCMA if kind == "cma" else Sep_CMA_ES)(population, np.zeros(size, np.float32))
 
 
 def evolve(
@@ -108,26 +125,28 @@ def evolve(
     generations: int,
     kind: str = "cma",
 ) -> Evolved:
-    """Maximises a score, from a mean on.
+    """Maximises a score by an evolution strategy.
 
     Args:
       key: used once.
-      mean: [D] where to start.
-      score: (key, candidates [P + 1, D]) -> [P + 1], the higher the better, with another key in each generation. The
-        last one is the mean; its score is for the record alone.
-      sigma: σ at first, in all directions alike; may be traced.
-      population: P, candidates of a generation, at least 2.
+      mean: [D] the first mean.
+      score: (key, candidates [P + 1, D]) -> [P + 1], the higher the better; each generation has a key of its own. The
+        last candidate is the mean, whose score is only recorded.
+      sigma: first σ, the same in all directions; may be traced.
+      population: P, candidates per generation, at least 2.
       generations: G, at least 1.
-      kind: a name in `KINDS`.
+      kind: one of `KINDS`.
+    Returns:
+      the last mean, and the scores of each generation.
     Raises:
-      ValueError: a size below its least, or a kind that is not in the table.
+      ValueError: a size below its minimum, or an unknown kind.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if population < 2 or generations < 1:
         raise ValueError(f"population must be at least 2 and generations 1, got {population} and {generations}")
     with jax.ensure_compile_time_eval():  # the strategy's constants are numbers, also when made inside a trace
-        strategy = KINDS[kind](population, np.zeros(mean.shape[0], np.float32))
+        strategy = make_strategy(kind, population, mean.shape[0])
         constants = strategy.default_params
     constants = constants.replace(std_init=jnp.asarray(sigma, jnp.float32))
     key_init, key_run = jax.random.split(key)

@@ -1,4 +1,4 @@
-"""Divergences of latent states, and how posterior and prior share them."""
+"""KL divergences of latent states, and the weighting of their gradients between posterior and prior."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def two_way(kl: Callable[[Tree, Tree], Array], posterior: Tree, prior: Tree) -> 
         dyn = KL(sg q ‖ p),   rep = KL(q ‖ sg p)
 
     Args:
-      kl: (q, p) -> [], or [...] of many.
-      posterior: q, what `kl` takes first.
-      prior: p.
+      kl: (q, p) -> divergence, [] or [...] over a batch.
+      posterior: q, the first argument of `kl`.
+      prior: p, the second.
     Returns:
-      dyn and rep, of equal value and unlike gradients.
+      dyn and rep, equal in value and different in gradient.
     """
     stop = jax.lax.stop_gradient
     return kl(stop(posterior), prior), kl(posterior, stop(prior))
@@ -65,15 +65,15 @@ def balanced(dyn: Array, rep: Array, alpha: Array | float = 0.8, free: Array | f
 
         L = α max(free, mean dyn) + (1 - α) max(free, mean rep)
 
-    The free nats apply to the mean, as in the code of the first two Dreamers. With α = ½ it has half the gradient of
-    plain KL in each.
+    The free nats apply to the batch's mean, as in the code of the first two Dreamers. With α = ½ posterior and prior
+    each get half the gradient of the plain KL.
 
     Args:
-      dyn, rep: any shape, of `two_way`.
-      alpha: in [0, 1], the prior's share.
+      dyn, rep: any shape, in nats, from `two_way`.
+      alpha: in [0, 1], the share of the gradient that trains the prior.
       free: nats below which there is no gradient.
     Returns:
-      [].
+      [] loss.
     """
     chex.assert_equal_shape([dyn, rep])
     return alpha * jnp.maximum(free, jnp.mean(dyn)) + (1.0 - alpha) * jnp.maximum(free, jnp.mean(rep))
@@ -87,12 +87,12 @@ def clipped(
         L = β_dyn max(free, dyn) + β_rep max(free, rep)
 
     Args:
-      dyn, rep: any shape, of `two_way`; each entry the sum over one step's latents.
-      free: nats of one step below which there is no gradient.
-      dyn_scale: β_dyn.
-      rep_scale: β_rep.
+      dyn, rep: any shape, in nats, from `two_way`; each entry the sum over one step's latents.
+      free: nats per step below which there is no gradient.
+      dyn_scale: β_dyn, weight of the loss that trains the prior.
+      rep_scale: β_rep, weight of the loss that trains the posterior.
     Returns:
-      the shape of `dyn`, to be averaged.
+      losses in the shape of `dyn`; average them over steps.
     """
     chex.assert_equal_shape([dyn, rep])
     return dyn_scale * jnp.maximum(free, dyn) + rep_scale * jnp.maximum(free, rep)

@@ -13,12 +13,12 @@ def td_target(reward: Array, discount: Array, next_value: Array, gamma: Array | 
     """One-step bootstrapped target, y = r + γ d V(s').
 
     Args:
-      reward: [].
-      discount: [] 0 at termination.
-      next_value: [].
-      gamma: in [0, 1].
+      reward: [] r.
+      discount: [] d, 0 at termination.
+      next_value: [] V(s').
+      gamma: γ, discount factor per step, in [0, 1].
     Returns:
-      [] with no gradient.
+      [] y, with no gradient.
     """
     chex.assert_rank([reward, discount, next_value], 0)
     return jax.lax.stop_gradient(reward + gamma * discount * next_value)
@@ -29,7 +29,9 @@ def twin_loss(q: Array, target: Array) -> Array:
 
     Args:
       q: [C] one value per critic.
-      target: [].
+      target: [] y.
+    Returns:
+      [] loss.
     """
     chex.assert_rank(q, 1)
     chex.assert_rank(target, 0)
@@ -41,8 +43,10 @@ def soft_value(q: Array, log_prob: Array, alpha: Array) -> Array:
 
     Args:
       q: [C] the critics' values of the sampled action.
-      log_prob: [].
+      log_prob: [] log π(a|s), nats.
       alpha: [] temperature.
+    Returns:
+      [] value.
     """
     chex.assert_rank(q, 1)
     chex.assert_rank([log_prob, alpha], 0)
@@ -58,6 +62,8 @@ def expected_soft_value(q: Array, logits: Array, alpha: Array) -> Array:
       q: [C, A] each critic's values of all actions.
       logits: [A] of the policy.
       alpha: [] temperature.
+    Returns:
+      [] value.
     """
     chex.assert_rank(q, 2)
     chex.assert_rank(logits, 1)
@@ -71,9 +77,12 @@ def temperature_loss(log_alpha: Array, entropy: Array, target_entropy: Array | f
     The gradient is with respect to log α alone, as in the authors' code.
 
     Args:
-      log_alpha: [].
-      entropy: [] an estimate, e.g. -log π(a|s) of a sampled action; no gradient flows into it.
-      target_entropy: in nats.
+      log_alpha: [] log of the temperature α.
+      entropy: [] the policy's entropy in nats, or an estimate such as -log π(a|s) of a sampled action; no gradient
+        flows into it.
+      target_entropy: H_target in nats.
+    Returns:
+      [] loss.
     """
     chex.assert_rank([log_alpha, entropy], 0)
     return log_alpha * jax.lax.stop_gradient(entropy - target_entropy)
@@ -82,12 +91,14 @@ def temperature_loss(log_alpha: Array, entropy: Array, target_entropy: Array | f
 def clipped_ratio_loss(ratio: Array, advantage: Array, clip: Array | float) -> Array:
     """Clipped surrogate, -min(ρ A, clip(ρ, 1 - ε, 1 + ε) A) (Schulman et al. 2017, eq. 7).
 
-    No gradient flows where the ratio has already moved past 1 ± ε to the side that the advantage asks for.
+    The gradient is 0 where the ratio has already moved past 1 ± ε in the direction that the advantage favours.
 
     Args:
-      ratio: [] ρ, probability of the action now over that when it was drawn.
-      advantage: [].
+      ratio: [] ρ, probability of the action under the policy now over that under the policy that drew it.
+      advantage: [] A.
       clip: ε, above 0.
+    Returns:
+      [] loss.
     """
     chex.assert_rank([ratio, advantage], 0)
     return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage)

@@ -10,7 +10,7 @@ from mbrl_jax.core.types import Array
 
 
 def soft_bound(raw: Array, low: Array, high: Array) -> Array:
-    """Log-variances held between two soft bounds (Chua et al. 2018, appendix A.1).
+    """Log-variances kept between two soft bounds (Chua et al. 2018, appendix A.1).
 
         u = high - softplus(high - raw),   v = low + softplus(u - low)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.core.types import Array
 
-SMALLEST_STD = 1e-6  # a column that varies less is taken to be constant
+SMALLEST_STD = 1e-6  # a column with a smaller standard deviation counts as constant
 
 
 class Normalizer(NamedTuple):
@@ -20,7 +20,7 @@ class Normalizer(NamedTuple):
 
 
 def identity_normalizer(size: int) -> Normalizer:
-    """The normaliser that changes nothing, over vectors of `size` entries."""
+    """The normaliser of mean 0 and deviation 1, which changes nothing, over vectors of `size` entries."""
     return Normalizer(jnp.zeros(size), jnp.ones(size))
 
 
@@ -29,14 +29,14 @@ def fit_normalizer(rows: Array, mask: Array) -> Normalizer:
 
         μ = Σ m x / Σ m,   σ² = Σ m (x - μ)² / Σ m
 
-    Two passes, so that float32 is enough also where the mean is large beside the deviation.
+    Computed in two passes, so that float32 suffices even where the mean is much larger than the deviation.
 
     Args:
-      rows: [N, D]; what stands where the mask is False does not matter, not even NaN.
+      rows: [N, D]; rows where the mask is False have no effect, even if they are NaN.
       mask: [N] bool.
     Returns:
-      the normaliser; a deviation below 1e-6 becomes 1, so that a constant column maps to 0. With no row at all it is
-      mean 0 and deviation 1.
+      the normaliser; a deviation below 1e-6 becomes 1, so that a constant column maps to 0. Where the mask holds
+      nowhere, the mean is 0 and the deviation 1.
     """
     chex.assert_rank([rows, mask], [2, 1])
     chex.assert_equal_shape_prefix([rows, mask], 1)

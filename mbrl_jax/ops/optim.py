@@ -13,10 +13,19 @@ from mbrl_jax.core.types import Array, Tree
 P = TypeVar("P")
 
 
-def descend(rule: optax.GradientTransformation, grads: Tree, state: Any, params: P) -> tuple[P, Any]:
-    """One step of an optimiser: the new parameters, and its new state."""
-    change, state = rule.update(grads, state, params)  # pyright: ignore[reportArgumentType]
-    return optax.apply_updates(params, change), state  # pyright: ignore[reportArgumentType, reportReturnType]
+def descend(optimizer: optax.GradientTransformation, grads: Tree, state: Any, params: P) -> tuple[P, Any]:
+    """One step of an optimiser.
+
+    Args:
+      optimizer: any optax transformation that ends in a step, such as `optax.adam(lr)`.
+      grads: gradients, a tree like the parameters.
+      state: the optimiser's, from `optimizer.init(params)` or the step before.
+      params: any pytree.
+    Returns:
+      the new parameters and the optimiser's new state.
+    """
+    updates, state = optimizer.update(grads, state, params)  # pyright: ignore[reportArgumentType]
+    return optax.apply_updates(params, updates), state  # pyright: ignore[reportArgumentType, reportReturnType]
 
 
 def clip_by_tensor(clip: Array | float = 0.3, smallest: Array | float = 1e-3) -> optax.GradientTransformation:
@@ -28,8 +37,10 @@ def clip_by_tensor(clip: Array | float = 0.3, smallest: Array | float = 1e-3) ->
     et al. do.
 
     Args:
-      clip: the largest ratio of the gradient's norm to the weights'.
-      smallest: norm that weights are taken to have at least, so that those that start at 0 can move.
+      clip: largest ratio of a tensor's gradient norm to its weight norm, above 0.
+      smallest: smaller weight norms count as this, so that weights that start at 0 can move.
+    Returns:
+      a transformation whose `update` needs the parameters.
     """
 
     def init(params: Tree) -> optax.EmptyState:
@@ -41,8 +52,8 @@ def clip_by_tensor(clip: Array | float = 0.3, smallest: Array | float = 1e-3) ->
             raise ValueError("clip_by_tensor needs the parameters: call update(grads, state, params)")
 
         def one(grad: Array, weight: Array) -> Array:
-            most = clip * jnp.maximum(smallest, _norm(weight))
-            return grad / jnp.maximum(1.0, _norm(grad) / most)
+            limit = clip * jnp.maximum(smallest, _norm(weight))
+            return grad / jnp.maximum(1.0, _norm(grad) / limit)
 
         return jax.tree.map(one, updates, params), state
 
@@ -58,9 +69,11 @@ def scale_by_laprop(
         m <- b1 m + (1 - b1) u,    m / (1 - b1^t)
 
     Args:
-      b1: decay of the momentum.
-      b2: decay of the squares.
+      b1: decay of the momentum per step, in [0, 1).
+      b2: decay of the squared gradients' mean per step, in [0, 1).
       eps: added to the root.
+    Returns:
+      a transformation without a learning rate.
     """
     return optax.chain(optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True), optax.ema(b1, debias=True))
 
@@ -69,13 +82,15 @@ def laprop(
     lr: Array | float, warmup: int = 1000, clip: Array | float = 0.3, b1: Array | float = 0.9,
     b2: Array | float = 0.999, eps: Array | float = 1e-20,
 ) -> optax.GradientTransformation:  # fmt: skip
-    """DreamerV3's optimiser: clipping by tensor, LaProp, and a rate that rises linearly from 0.
+    """DreamerV3's optimiser: clipping by tensor, LaProp, and a learning rate that rises linearly from 0.
 
     Args:
-      lr: the rate after the warm-up; may be traced.
-      warmup: updates over which the rate rises, at least 1; the first update has rate 0.
+      lr: learning rate after the warm-up; may be traced.
+      warmup: updates over which the learning rate rises, at least 1; the first update has rate 0.
       clip: see `clip_by_tensor`.
       b1, b2, eps: see `scale_by_laprop`.
+    Returns:
+      the optimiser; its `update` needs the parameters.
     Raises:
       ValueError: the warm-up is below 1.
     """
@@ -86,5 +101,5 @@ def laprop(
 
 
 def _norm(x: Array) -> Array:
-    """The root of the sum of squares of all entries, [] in float32."""
+    """Euclidean norm over all entries, [] in float32."""
     return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32))))

@@ -1,4 +1,4 @@
-"""Choosing an action by its value."""
+"""Choosing an action by action values."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from mbrl_jax.core.types import Array, Key
 
 
 def epsilon_greedy(key: Key, values: Array, epsilon: Array | float) -> Array:
-    """A uniform action with probability ε, else one of the largest value, ties broken at random.
+    """A uniformly random action with probability ε, else an action of the largest value, ties broken at random.
 
     Args:
       key: used once.
-      values: [A] of the actions.
+      values: [A] action values.
       epsilon: in [0, 1].
     Returns:
       [] int32.
     """
     chex.assert_rank(values, 1)
     num_actions = values.shape[0]
-    # One draw for all: generating random numbers is most of what a tabular agent's step costs.
+    # One draw serves all three choices: random numbers are most of the cost of a tabular agent's step.
     drawn = jax.random.uniform(key, (num_actions + 1,))
     order, explore = drawn[:-1], drawn[-1] < epsilon
-    # The place of the largest of independent uniform numbers is a uniform choice, among all or among the best.
-    among = explore | (values == jnp.max(values))
-    return jnp.argmax(jnp.where(among, order, -1.0)).astype(jnp.int32)
+    # The argmax of independent uniform numbers is a uniform choice, among all actions or among the best.
+    candidates = explore | (values == jnp.max(values))
+    return jnp.argmax(jnp.where(candidates, order, -1.0)).astype(jnp.int32)
 
 
 def greedy(values: Array) -> Array:
-    """The action of the largest value, the first of several; [] int32 from [A]."""
+    """The action of the largest value, the first where several tie; [] int32 from values [A]."""
     chex.assert_rank(values, 1)
     return jnp.argmax(values).astype(jnp.int32)

@@ -18,7 +18,7 @@ class ReturnRange(NamedTuple):
 
 
 def init() -> ReturnRange:
-    """The range before any return: empty."""
+    """The range before any return: both percentiles 0."""
     return ReturnRange(jnp.float32(0.0), jnp.float32(0.0))
 
 
@@ -27,17 +27,26 @@ def update(so_far: ReturnRange, returns: Array, rate: Array | float = 0.01) -> R
 
         low <- (1 - rate) low + rate Per(R, 5),   high <- (1 - rate) high + rate Per(R, 95)
 
-    There is no correction of the start at 0: until returns are known, advantages are not magnified.
+    The start at 0 is not corrected for: early in training advantages are scaled down less than they will be.
 
     Args:
       so_far: the range before.
       returns: any shape, all of the batch.
-      rate: in [0, 1].
+      rate: weight of the batch's percentiles, in [0, 1].
+    Returns:
+      the range after; no gradient flows into the returns.
     """
     low, high = jnp.percentile(jax.lax.stop_gradient(returns), jnp.array([5.0, 95.0]))
     return ReturnRange(so_far.low + rate * (low - so_far.low), so_far.high + rate * (high - so_far.high))
 
 
 def scale(so_far: ReturnRange, least: Array | float = 1.0) -> Array:
-    """max(least, high - low), [] with no gradient: small returns are not magnified."""
+    """The divisor of advantages, max(least, high - low), so that small returns are not scaled up.
+
+    Args:
+      so_far: the running percentiles.
+      least: smallest divisor.
+    Returns:
+      [] with no gradient.
+    """
     return jax.lax.stop_gradient(jnp.maximum(least, so_far.high - so_far.low))

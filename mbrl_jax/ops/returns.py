@@ -15,8 +15,8 @@ def lambda_returns(rewards: Array, discounts: Array, values: Array, lam: Array |
         G_t = r_t + d_t [ (1 - λ) v_{t+1} + λ G_{t+1} ],   G_T = v_T
 
     Args:
-      rewards: [T] r_t, received on leaving step t.
-      discounts: [T] γ, times 0 at termination.
+      rewards: [T] r_t, of the action taken at step t.
+      discounts: [T] d_t: γ, or 0 at termination.
       values: [T + 1] values of the visited states; the last one bootstraps.
       lam: in [0, 1]; 0 is one-step TD, 1 is Monte Carlo with bootstrap.
     Returns:
@@ -25,12 +25,12 @@ def lambda_returns(rewards: Array, discounts: Array, values: Array, lam: Array |
     chex.assert_rank([rewards, discounts, values], 1)
     chex.assert_equal_shape([rewards, discounts, values[1:]])
 
-    def back(later: Array, at: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        reward, discount, next_value = at
-        now = reward + discount * ((1.0 - lam) * next_value + lam * later)
-        return now, now
+    def backward(next_return: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        reward, discount, next_value = step
+        this_return = reward + discount * ((1.0 - lam) * next_value + lam * next_return)
+        return this_return, this_return
 
-    return jax.lax.scan(back, values[-1], (rewards, discounts, values[1:]), reverse=True)[1]
+    return jax.lax.scan(backward, values[-1], (rewards, discounts, values[1:]), reverse=True)[1]
 
 
 def gae(rewards: Array, discounts: Array, values: Array, next_values: Array, last: Array, lam: Array | float) -> Array:
@@ -38,12 +38,12 @@ def gae(rewards: Array, discounts: Array, values: Array, next_values: Array, las
 
         δ_t = r_t + d_t v(s'_t) - v(s_t),   A_t = δ_t + d_t λ (1 - last_t) A_{t+1},   A_T = 0
 
-    Where an episode terminates d_t is 0, and nothing follows. Where it runs out of time d_t is γ: δ_t bootstraps from
-    the successor that was really reached, and the sum stops there too, for t + 1 belongs to another episode.
+    At termination d_t is 0. At a time limit d_t is γ: δ_t bootstraps from the successor that was really reached, and
+    the sum stops there too, because t + 1 belongs to another episode.
 
     Args:
-      rewards: [T] r_t, received on leaving step t.
-      discounts: [T] γ, times 0 at termination.
+      rewards: [T] r_t, of the action taken at step t.
+      discounts: [T] d_t: γ, or 0 at termination.
       values: [T] v(s_t).
       next_values: [T] v(s'_t) of the true successor; not values[1:] where an episode ends.
       last: [T] bool: terminated or out of time.
@@ -54,11 +54,11 @@ def gae(rewards: Array, discounts: Array, values: Array, next_values: Array, las
     chex.assert_rank([rewards, discounts, values, next_values, last], 1)
     chex.assert_equal_shape([rewards, discounts, values, next_values, last])
     errors = rewards + discounts * next_values - values
-    keeps = lam * discounts * jnp.where(last, 0.0, 1.0)
+    traces = lam * discounts * jnp.where(last, 0.0, 1.0)
 
-    def back(later: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
-        error, keep = at
-        now = error + keep * later
-        return now, now
+    def backward(next_advantage: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+        error, trace = step
+        advantage = error + trace * next_advantage
+        return advantage, advantage
 
-    return jax.lax.scan(back, jnp.zeros_like(errors[0]), (errors, keeps), reverse=True)[1]
+    return jax.lax.scan(backward, jnp.zeros_like(errors[0]), (errors, traces), reverse=True)[1]

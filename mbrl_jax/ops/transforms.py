@@ -1,4 +1,4 @@
-"""Transforms of large numbers, and regression by classification: numbers as distributions over bins."""
+"""Transforms that compress large rewards and values, and their inverses."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ def signed_hyperbolic(x: Array, eps: Array | float = 1e-3) -> Array:
 
         h(x) = sign(x) (√(|x| + 1) - 1) + ε x
 
-    Computed as x / (√(|x| + 1) + 1) + ε x, which is the same and loses no digits near 0.
+    Computed as x / (√(|x| + 1) + 1) + ε x, which is equal and loses no digits near 0.
 
     Args:
       x: any shape.
-      eps: ε, at least 0; keeps the slope, and so the inverse, bounded.
+      eps: ε, at least 0; above 0 it keeps the inverse Lipschitz continuous.
+    Returns:
+      h(x), in the shape of x.
     """
     return x / (jnp.sqrt(jnp.abs(x) + 1.0) + 1.0) + eps * x
 
@@ -39,6 +41,8 @@ def signed_parabolic(x: Array, eps: Array | float = 1e-3) -> Array:
     Args:
       x: any shape.
       eps: ε, at least 0.
+    Returns:
+      h⁻¹(x), in the shape of x.
     """
     slope = 1.0 + 2.0 * eps
     v = 2.0 * jnp.abs(x) / (slope + jnp.sqrt(slope**2 + 4.0 * eps * jnp.abs(x)))

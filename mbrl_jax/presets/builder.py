@@ -108,6 +108,10 @@ def default_wave(agent: Any) -> int:
 def learner(algo: str, env: str | Env, agent: Any) -> tuple[Agent, Env]:
     """An agent of given settings, and the environment in the form that it takes.
 
+    Args:
+      algo: a name in `AGENTS`.
+      env: a name, or an environment.
+      agent: the agent's settings; floats may be traced.
     Raises:
       ValueError: a name that does not exist, or a setting that does not go with the environment.
     """
@@ -123,6 +127,10 @@ def learner(algo: str, env: str | Env, agent: Any) -> tuple[Agent, Env]:
 def buffer(algo: str, agent: Any, loop: LoopConfig) -> Buffer:
     """The buffer that an agent of given settings learns from.
 
+    Args:
+      algo: a name in `AGENTS`.
+      agent: the agent's settings; floats may be traced.
+      loop: the loop's settings: capacity, environments and steps between updates.
     Raises:
       ValueError: no agent has this name, or a setting is at odds with another.
     """
@@ -130,6 +138,15 @@ def buffer(algo: str, agent: Any, loop: LoopConfig) -> Buffer:
     if entry.buffer is not None:
         return entry.buffer(agent, loop.capacity, loop.num_envs)
     return latest(loop.unroll, loop.num_envs) if entry.replay == "latest" else uniform(loop.capacity)
+
+
+def _refuse_ignored(algo: str, agent: Any) -> None:
+    """Raises ValueError where a setting is changed that the agent has no use for; traced values pass."""
+    given, usual = flat(agent), flat(algorithm(algo).config())
+    for name, why in algorithm(algo).ignored.items():
+        value = given.get(name, usual.get(name))
+        if isinstance(value, bool | int | float) and value != usual.get(name):
+            raise ValueError(f"agent.{name} has no effect in {algo}: {why}")
 
 
 def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
@@ -146,6 +163,7 @@ def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
     entry = algorithm(algo)
     check(agent, "agent.")
     check(loop, "loop.")
+    _refuse_ignored(algo, agent)
     raw = make_env(env) if isinstance(env, str) else env
     if entry.table and (loop.num_envs, loop.unroll, loop.updates) != (1, 1, 1):
         given = f"{loop.num_envs}, {loop.unroll} and {loop.updates}"

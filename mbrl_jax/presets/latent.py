@@ -1,4 +1,4 @@
-"""Settings of the agents with latent models for pairs of agent and environment, taken up by `settings`."""
+"""Settings of agents with latent models, by environment; `presets.settings` collects them. "" is for any other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 # The Dreamers --------------------------------------------------------------------------------------------------------
 
-# Minutes on a processor: few rows per update, and bins no further than returns of small tasks reach.
+# Minutes on a CPU: few rows per update, and bins only as far as the returns of small tasks reach.
 NANO_DREAMER: dict[str, Any] = {
     "batch": 16,
     "length": 16,
@@ -18,8 +18,8 @@ NANO_DREAMER: dict[str, Any] = {
     "gamma": 0.99,
 }
 
-# Angles of a few hundredths decide, and a cart that drifts for a hundred steps: what is seen must be told apart finely,
-# and a nat of error in every imagined step is too much.
+# Angles of a few hundredths of a radian and a drift over a hundred steps decide: reconstructions must be precise, and a
+# free nat of error in every imagined step is too much.
 POLE_DREAMER: dict[str, Any] = NANO_DREAMER | {"decoder_scale": 10.0, "free": 0.1, "entropy": 1e-3}
 
 DREAMER_V3: dict[str, dict[str, Any]] = {
@@ -31,12 +31,12 @@ DREAMER_V3: dict[str, dict[str, Any]] = {
     "MountainCarContinuous-v0-x8": NANO_DREAMER | {"gamma": 0.97},
     "Catch-bsuite": NANO_DREAMER | {"lr": 1e-3, "gamma": 0.97, "imagined": 9, "entropy": 3e-3},
     "MemoryChain-bsuite": NANO_DREAMER | {"lr": 1e-3, "gamma": 0.97, "entropy": 3e-3},
-    # With a third of this entropy, and half of the updates, the paddle was long content with three bricks.
+    # With a third of this entropy weight and half the updates, the policy stayed at three bricks for long.
     "Breakout-MinAtar": NANO_DREAMER | {"gamma": 0.98, "entropy": 1e-2, "imagined": 15},
     "": {name: value for name, value in NANO_DREAMER.items() if name not in ("net.bins", "net.bound")},
 }
 
-# The first two, small.
+# The first two Dreamers, small.
 SMALL_RSSM: dict[str, Any] = {
     "net.deter": 128,
     "net.units": 64,
@@ -51,7 +51,7 @@ SMALL_RSSM: dict[str, Any] = {
 }
 
 DREAMER_V1: dict[str, dict[str, Any]] = {
-    # Rewards down to -16 would be learned slowly by rates made for rewards up to 1.
+    # Learning rates made for rewards up to 1 learn rewards down to -16 slowly.
     "Pendulum-v1": SMALL_RSSM
     | {"net.stoch": 16, "gamma": 0.98, "free": 1.0, "reward_scale": 0.1, "actor_lr": 1e-3, "critic_lr": 1e-3},
     "": SMALL_RSSM,
@@ -60,7 +60,7 @@ POLE_V2: dict[str, Any] = SMALL_RSSM | {"net.stoch": 8, "net.classes": 8, "reinf
 
 DREAMER_V2: dict[str, dict[str, Any]] = {
     "CartPole-v1": POLE_V2,
-    "CartPole-v1-x2": POLE_V2,  # with half as many decisions it wavers less
+    "CartPole-v1-x2": POLE_V2,  # with half as many decisions its return varies less
     "": SMALL_RSSM,
 }
 
@@ -93,15 +93,15 @@ NANO_TDMPC: dict[str, Any] = {
     "planner.proposals": 16,
 }
 
-# Episodes of 200 steps let the discount rule look 40 steps ahead, and a pole needs more.
+# From episodes of 200 steps the discount rule derives a horizon of 40 steps; balancing a pole needs more.
 FAR_TDMPC: dict[str, Any] = NANO_TDMPC | {"rho": 0.7, "gamma_low": 0.99, "gamma_high": 0.99}
 
 TDMPC2: dict[str, dict[str, Any]] = {
     "Pendulum-v1": NANO_TDMPC | {"entropy_weight": 1e-3},
     "ContinuousCartPole": FAR_TDMPC,
-    # Carts are lost by drifting for a hundred steps: with half as many decisions values carry that back in time.
+    # Episodes fail by drifting for a hundred steps; with half as many decisions values propagate that back faster.
     "ContinuousCartPole-x2": FAR_TDMPC | {"tau": 0.02},
     "CartPoleSwingUp": FAR_TDMPC | {"planner.population": 96},
     "MountainCarContinuous-v0-x8": FAR_TDMPC,
-    "": NANO_TDMPC,  # any other: minutes on a processor, where the default's 5m would take hours
+    "": NANO_TDMPC,  # minutes on a CPU, where the default size 5m would take hours
 }

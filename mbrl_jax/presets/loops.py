@@ -1,4 +1,4 @@
-"""Good settings of the loop, as plain tables: what `presets.py` puts beside those of `settings.py`."""
+"""Settings of the training loop that work well, as plain tables; `settings.py` combines them with the agents'."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("sac", "CartPole-v1"): {"steps": 50_000},
     ("sac", "ContinuousCartPole"): {"steps": 20_000},
     ("sac", "CartPoleSwingUp"): {"steps": 30_000},
-    # Planning is the same in training and evaluation: the returns of training say it all.
+    # Planning is the same in training and evaluation, so the training returns suffice.
     ("pets", ""): {"steps": 2_000, "inner": 50, "cycles": 4, "eval_episodes": 0},
     ("pets", "Pendulum-v1"): {"steps": 2_000},
     ("pets", "ContinuousCartPole"): {"steps": 1_000, "warmup": 100, "inner": 50, "cycles": 2},
     ("pets", "CartPoleSwingUp"): {"steps": 2_000},
     ("muzero", ""): {"num_envs": 8, "warmup": 50, "inner": 125, "cycles": 2, "capacity": 50_000},
-    # Searches grow stale in replay: of a poor model long ago, they hold values and policies back.
+    # Stored searches grow stale: those made with an early, poor model hold values and policies back.
     ("muzero", "CartPole-v1"): {"steps": 60_000, "cycles": 4, "capacity": 20_000},
     ("muzero", "Catch-bsuite"): {"steps": 40_000, "capacity": 40_000},
     ("muzero", "Breakout-MinAtar"): {"steps": 400_000, "cycles": 10, "capacity": 100_000},
@@ -81,14 +81,14 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("mbpo", "ContinuousCartPole"): {"steps": 3_000, "updates": 20},
     ("mbpo", "CartPoleSwingUp"): {"steps": 6_000, "updates": 20},
 }
-"""Settings of the loop for a pair, for an agent anywhere (""), and `steps`: real steps of one seed."""
+"""Loop settings by (agent, environment), "" for any environment; `steps` are environment steps of one seed."""
 
-# A table learns from each real step as it comes.
+# A tabular agent learns from every step once, as it comes.
 TABULAR: dict[str, Any] = {"warmup": 0, "capacity": 1, "cycles": 1, "inner": 100}
 
 TABULAR_LOOP: dict[str, dict[str, Any]] = {
     "DynaMaze": {"steps": 5_000, "inner": 50},
-    # The world changes within the one episode that the run is: greedy evaluation from its start would say nothing.
+    # The maze changes within the single episode of the run, so greedy evaluation from its start would say nothing.
     "BlockingMaze": {"steps": 3_000, "eval_episodes": 0},
     "ShortcutMaze": {"steps": 6_000, "eval_episodes": 0},
     "FrozenLake": {"steps": 20_000, "inner": 500, "eval_episodes": 100},

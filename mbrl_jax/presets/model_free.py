@@ -1,4 +1,4 @@
-"""Settings of SAC, MBPO, DQN, deep Dyna and PPO for pairs of agent and environment."""
+"""Settings of SAC, MBPO, DQN, deep Dyna and PPO by environment."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ SAC: dict[str, dict[str, Any]] = {
     "Pendulum-v1": {"hidden": (64, 64), "lr": 1e-3},
     "CartPole-v1": {"hidden": (64, 64), "lr": 1e-3, "target_entropy": 0.2},
     "ContinuousCartPole": {"hidden": (64, 64), "lr": 1e-3},
-    # Swinging up pays nothing until it succeeds: near-uniform actions (at most log 2 nats) keep looking for it.
+    # Rewards are 0 until the pole is up: near-uniform actions (entropy at most log 2 nats) explore until they find it.
     "CartPoleSwingUp": {"hidden": (64, 64), "lr": 1e-3, "target_entropy": 0.55, "alpha": 0.1},
 }
 
-# Small tasks, a few thousand real rows: small members, more gradient steps per epoch, and rollouts long enough to reach
-# states that replay has not seen.
+# Small tasks, a few thousand real transitions: small members, more gradient steps per epoch, and rollouts long enough
+# to reach states that are not in the replay buffer.
 SMALL_TASK: dict[str, Any] = {
     "model.hidden": (128, 128),
     "fit.members": 5,
@@ -34,7 +34,8 @@ MBPO: dict[str, dict[str, Any]] = {
 }
 
 DQN: dict[str, dict[str, Any]] = {
-    # A fall is rare among targets near 100, and a bend at 1 would take it for an outlier: values then run away.
+    # Terminations are rare among targets near 100, and a Huber loss that is linear from 1 treats them as outliers:
+    # values then diverge.
     "CartPole-v1": {
         "lr": 5e-4, "tau": 0.02, "batch": 128, "epsilon": 0.05, "decay_updates": 3_000, "huber": 1_000.0,
     },
@@ -51,6 +52,7 @@ PPO: dict[str, dict[str, Any]] = {
     "Catch-bsuite": {"lr": 1e-3},
     "Catch": {"lr": 1e-3},
     "Pendulum-v1": {"lr": 1e-3, "epochs": 10, "gamma": 0.95, "entropy_weight": 0.0},
-    # Without chance in the world, small steps settle in a loop that catches the ball and meets no new brick.
+    # The environment is deterministic: with a small learning rate the policy settles in a cycle that catches the ball
+    # and hits no new brick.
     "Breakout-MinAtar": {"lr": 5e-3, "minibatches": 8, "channels": 0},
 }

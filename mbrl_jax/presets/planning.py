@@ -1,10 +1,10 @@
-"""Settings of the agents that plan with MPC, for pairs of agent and environment."""
+"""Settings of the agents that plan with MPC, PETS and planning in the true dynamics, by environment."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# A small ensemble, and plans of some tens of milliseconds on two cores.
+# A small ensemble, and plans that take some tens of milliseconds on two CPU cores.
 SMALL_PLAN: dict[str, Any] = {
     "model.hidden": (128, 128),
     "fit.members": 5,
@@ -19,9 +19,9 @@ SMALL_PLAN: dict[str, Any] = {
 
 PETS: dict[str, dict[str, Any]] = {
     "Pendulum-v1": SMALL_PLAN,
-    # A push too late shows only when the pole is down: a short look ahead finds all plans alike.
+    # A late push matters only once the pole falls: over a short horizon all plans score alike.
     "ContinuousCartPole": SMALL_PLAN | {"planner.cem.horizon": 40},
-    # A learned reward says nothing of what was never seen: told its reward, the planner looks for the upright pole.
+    # A learned reward is unknown where no data is: with the known reward the planner seeks the upright pole.
     "CartPoleSwingUp": SMALL_PLAN
     | {
         "known_reward": True,
@@ -32,7 +32,7 @@ PETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# Equal budgets of model steps in every planner: 360 candidates per step of the horizon.
+# Equal budgets of model steps for every planner: 360 candidates per step of the horizon.
 TRUE_PLAN: dict[str, Any] = {
     "planner.shooting.population": 360,
     "planner.cem.population": 120,
@@ -48,13 +48,13 @@ def _horizon(steps: int) -> dict[str, Any]:
     return {f"planner.{kind}.horizon": steps for kind in ("shooting", "cem", "icem", "mppi", "gradient")}
 
 
-# The gradient planner's candidates are its restarts in each of its rounds.
+# The gradient planner evaluates `restarts` candidates in each iteration and once more at the end.
 GRADIENT_PLAN: dict[str, Any] = {"planner.gradient.restarts": 12, "planner.gradient.iterations": 29}
 
 MPC: dict[str, dict[str, Any]] = {
     "Pendulum-v1": TRUE_PLAN | _horizon(20) | GRADIENT_PLAN,
     "CartPoleSwingUp": TRUE_PLAN | _horizon(25) | GRADIENT_PLAN | {"planner.mppi.kappa": 5.0},
-    # A push too late shows only when the pole is down: half a second is too short a look ahead.
+    # A late push matters only once the pole falls: a horizon of half a second is too short.
     "ContinuousCartPole": TRUE_PLAN | _horizon(50) | {
         "planner.icem.beta": 0.5,
         "planner.icem.std": 1.0,
@@ -62,7 +62,7 @@ MPC: dict[str, dict[str, Any]] = {
         "planner.gradient.iterations": 1,
         "planner.gradient.smoothness": 0.3,
     },
-    # Pushes must keep their direction for some twenty steps before anything is gained.
+    # Pushes must keep their direction for some twenty steps before they gain anything.
     "MountainCarContinuous-v0": TRUE_PLAN | _horizon(100) | {
         "planner.icem.beta": 3.0,
         "planner.icem.std": 1.0,

@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -43,6 +46,8 @@ class Algorithm:
     planes: bool = False  # takes planes [height, width, channels] as they are; other agents get them flattened
     simulator: bool = False  # plans in the environment itself, and sees its state
     games: bool = False  # handles illegal actions and a second player
+    ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Settings of its parts that it has no use for, and why: `build` refuses to change them."""
 
     @property
     def config(self) -> Callable[[], Any]:
@@ -104,6 +109,16 @@ def _agent(
 
 DISCRETE: tuple[Kind, ...] = ("discrete",)
 
+NO_PRIOR = "the model proposes no actions"
+ONE_TASK = "a run has one environment; agents.tdmpc2.make takes several tasks"
+
+IGNORED_MPC: dict[str, str] = {f"planner.{kind}.proposals": NO_PRIOR for kind in ("shooting", "cem", "icem", "mppi")}
+IGNORED_TDMPC2: dict[str, str] = {
+    "planner.gamma": "the discount comes from the time limit, agent.gamma_low and agent.gamma_high",
+    "net.tasks": ONE_TASK,
+    "net.task_dim": ONE_TASK,
+}
+
 AGENTS: dict[str, Algorithm] = {
     "q_learning": _agent(
         "q_learning", "QLearningConfig", "tabular Q-learning", "latest", action_kinds=DISCRETE, table=True
@@ -135,11 +150,11 @@ AGENTS: dict[str, Algorithm] = {
     "mbpo": _agent("mbpo", "MBPOConfig", "SAC on short rollouts of a learned ensemble"),
     "pets": _agent(
         "pets", "PETSConfig", "planning in every step with a learned ensemble",
-        make_part="mbrl_jax.presets.rewards:make_pets",
+        make_part="mbrl_jax.presets.rewards:make_pets", ignored=IGNORED_MPC,
     ),
     "mpc": _agent(
         "mpc", "MPCConfig", "planning in every step with the true dynamics; nothing is learned", "latest",
-        simulator=True,
+        simulator=True, ignored=IGNORED_MPC,
     ),
     "uct": _agent(
         "uct", "UCTConfig", "tree search with random rollouts in the true dynamics; nothing is learned", "latest",
@@ -170,7 +185,7 @@ AGENTS: dict[str, Algorithm] = {
     ),
     "tdmpc2": _agent(
         "tdmpc2", "TDMPC2Config", "planning in a learned latent model with a learned value and policy", "windows",
-        True, action_kinds=("continuous",),
+        True, action_kinds=("continuous",), ignored=IGNORED_TDMPC2,
     ),
 }  # fmt: skip
 """Every agent by its name on the command line."""
@@ -196,3 +211,42 @@ def register_agent(name: str, config: Part, make: Part, **rest: Any) -> None:
     if entry.replay == "windows" and (entry.buffer_part is None or entry.window_part is None):
         raise ValueError(f'{name}: replay="windows" needs buffer_part and window_part')
     AGENTS[name] = entry
+
+
+def import_agents(where: str) -> str:
+    """Imports a module that registers agents.
+
+    Args:
+      where: "package.module", or the path of a file that ends in ".py". A module is imported once in a process.
+    Returns:
+      what names the module from any folder: `where`, a path made absolute.
+    Raises:
+      ValueError: there is no such module or file, or another module has the file's name.
+    """
+    if not where.endswith(".py"):
+        try:
+            importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{where}.".startswith(f"{error.name}."):
+                raise  # the module is there, and imports one that is not
+            raise ValueError(f"agent_module: there is no module {where!r}") from error
+        return where
+    path = Path(where).expanduser().resolve()
+    name = path.stem
+    if not path.is_file():
+        raise ValueError(f"agent_module: there is no file {where}")
+    known = sys.modules.get(name)
+    if known is not None:
+        if getattr(known, "__file__", None) != str(path):
+            raise ValueError(f"agent_module: {where} must have another name, as there is a module {name!r}")
+        return str(path)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return str(path)

@@ -11,6 +11,7 @@ from mbrl_jax.core import tree
 from mbrl_jax.core.config import replace
 from mbrl_jax.core.types import Agent, Env
 from mbrl_jax.presets import builder
+from mbrl_jax.presets.registry import AGENTS, import_agents
 from mbrl_jax.train import checkpoint
 from mbrl_jax.train.log import read_json
 from mbrl_jax.train.loop import LoopConfig, LoopState
@@ -33,7 +34,7 @@ def load_run(folder: Path | str, seed: int = 0) -> Loaded:
     """Reads a run's settings and its newest checkpoint.
 
     Args:
-      folder: of a run of `scripts/train.py`.
+      folder: of a run.
       seed: which of its seeds, counted from 0.
     Raises:
       ValueError: there is no run in the folder, no checkpoint, or no such seed.
@@ -42,7 +43,9 @@ def load_run(folder: Path | str, seed: int = 0) -> Loaded:
     if not (folder / "config.json").exists():
         raise ValueError(f"no run in {folder} (no config.json)")
     saved = read_json(folder / "config.json")
-    algo, name = saved["algo"], saved["env"]
+    algo, name, module = saved["algo"], saved["env"], saved.get("agent_module")
+    if module is not None and algo not in AGENTS:
+        import_agents(module)
     if not 0 <= seed < saved["seeds"]:
         raise ValueError(f"seed must be from 0 to {saved['seeds'] - 1}, which {folder} holds, got {seed}")
     chunk = checkpoint.latest(folder / "checkpoints")

@@ -1,4 +1,4 @@
-"""Reward functions that a planner may be told, by the name in an environment's spec."""
+"""Known reward functions that a planner can use, by the name in an environment's spec."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ REWARDS: dict[str, pets.RewardFn] = {"cartpole-swingup": cartpole.swingup_reward
 def make_pets(cfg: pets.PETSConfig, spec: Spec) -> Agent:
     """PETS with the environment's own reward function where `known_reward` asks for it.
 
+    Args:
+      cfg: settings; floats may be traced.
+      spec: the environment's.
+    Returns:
+      the agent.
     Raises:
       ValueError: as `pets.make`; no reward function is known for the environment.
     """

@@ -1,10 +1,10 @@
-"""Settings of the tabular agents for pairs of agent and environment."""
+"""Settings of the tabular agents, by environment."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# A slippery world: step sizes that fall with the visits, and a discount near 1, as success is what counts.
+# Stochastic transitions: step sizes that fall with the visits; a discount near 1, because success counts, not speed.
 SLIPPERY: dict[str, Any] = {"lr": 1.0, "decay": 0.6, "gamma": 0.99, "epsilon": 0.2}
 
 TABLE: dict[str, dict[str, Any]] = {
@@ -16,7 +16,7 @@ TABLE: dict[str, dict[str, Any]] = {
     "ShortcutMaze": {"lr": 1.0},
 }
 
-# Planning: in a world without chance the last outcome says all, and follows a change at once.
+# In a deterministic environment the last outcome is exact, and it follows a change at once.
 DYNA_Q: dict[str, dict[str, Any]] = {
     "DynaMaze": {"form": "last"},
     "BlockingMaze": {"form": "last"},

@@ -1,10 +1,10 @@
-"""Settings of the agents that act by tree search, for pairs of agent and environment."""
+"""Settings of the agents that act by tree search, by agent and environment."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# A bootstrap from the network that follows slowly, and small networks: sixteen simulations are then enough.
+# Small networks, and bootstraps from a slowly moving target network: sixteen simulations are then enough.
 SMALL_MUZERO: dict[str, Any] = {
     "net.latent": 64,
     "net.hidden": (64,),
@@ -23,12 +23,12 @@ MUZERO: dict[str, dict[str, Any]] = {
     | {"net.latent": 128, "net.hidden": (128,), "net.support": 6, "net.project": 32, "gamma": 0.98},
 }
 
-# Results at the end of a game are all there is to earn: returns reach it, or nearly.
+# The only reward is the result at the end of a game: returns reach that far, or nearly.
 GAME: dict[str, Any] = {"search.gumbel.simulations": 50, "gamma": 1.0, "n_steps": 9, "value_weight": 1.0}
 
 MUZERO["TicTacToe"] = GAME | {
-    "n_steps": 3,  # the rest from the target network: moves made to explore spoil the results of whole games
-    "search.random": 0.1,  # the model must learn what bad moves lead to
+    "n_steps": 3,  # then the target network: exploratory moves make the results of whole games worthless
+    "search.random": 0.1,  # the model must learn the consequences of bad moves
     "players": 2,
     "net.latent": 128,
     "net.hidden": (128,),
@@ -37,13 +37,13 @@ MUZERO["TicTacToe"] = GAME | {
     "bootstrap": "network",
     "tau": 0.05,
     "lr": 1e-3,
-    "lr_decay": 0.1,  # at full rate one position in a hundred is played wrong, and which one keeps changing
+    "lr_decay": 0.1,  # without it one position in a hundred is played wrong, and not always the same
     "lr_decay_updates": 26_000,  # some 105,000 steps
 }
 
 ALPHAZERO: dict[str, dict[str, Any]] = {"TicTacToe": GAME | {"hidden": (128,), "support": 2}}
 
-# Several random games from each leaf: one says little of a pole that is about to fall.
+# Several rollouts from each leaf: one says little about a pole that is about to fall.
 UCT: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"uct.simulations": 50, "uct.rollouts": 8},
     "FrozenLake-deterministic": {

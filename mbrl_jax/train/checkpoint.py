@@ -1,7 +1,7 @@
-"""Checkpoints: a pytree on disk, exact to the bit, random keys included, and whole or not there at all.
+"""Checkpoints: a pytree on disk, exact to the bit, random keys included, and either complete or absent.
 
 Each checkpoint is a folder named by its chunk. Orbax writes it under another name and renames it when it is complete,
-so a kill at any moment leaves the last complete one.
+so a process killed at any moment leaves the last complete one.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def save(folder: Path | str, chunk: int, state: Tree, keep: int = 2) -> None:
     """Writes a checkpoint, returns when it is complete, and then removes all but the newest `keep`.
 
     Args:
-      folder: holds the checkpoints of one run; made where it is missing.
+      folder: of one run's checkpoints; created where it is missing.
       chunk: names the checkpoint; larger is newer.
       state: any pytree of arrays and typed random keys.
-      keep: checkpoints to leave, at least 1.
+      keep: number of checkpoints to keep, at least 1.
     Raises:
       ValueError: `keep` is below 1.
     """
@@ -33,7 +33,7 @@ def save(folder: Path | str, chunk: int, state: Tree, keep: int = 2) -> None:
         raise ValueError(f"keep must be at least 1, got {keep}")
     folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("*orbax-checkpoint-tmp*"):  # what a kill left half written
+    for path in folder.glob("*orbax-checkpoint-tmp*"):  # incomplete, left by a killed process
         shutil.rmtree(path, ignore_errors=True)
     ocp = _orbax()
     names, leaves, _ = _named(state)
@@ -58,9 +58,9 @@ def restore(folder: Path | str, chunk: int, like: Tree) -> Tree:
       chunk: which checkpoint.
       like: a pytree of the same structure, of arrays or of their shapes (`jax.eval_shape`).
     Returns:
-      the saved tree, every bit as it was, on the default device.
+      the saved tree, bitwise equal, on the default device.
     Raises:
-      ValueError: there is no such checkpoint, or what it holds does not fit `like`.
+      ValueError: there is no such checkpoint, or its contents do not fit `like`.
     """
     path = Path(folder).absolute() / str(chunk)
     if chunk not in _chunks(Path(folder)):
@@ -69,10 +69,10 @@ def restore(folder: Path | str, chunk: int, like: Tree) -> Tree:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         saved: dict[str, Any] = reader.restore(path, args=ocp.args.PyTreeRestore())
     names, leaves, rebuild = _named(jax.eval_shape(lambda: like) if _concrete(like) else like)
-    odd = sorted(set(names) ^ set(saved))
-    if odd:
-        where = "is missing" if odd[0] in names else "is not part of this run"
-        raise ValueError(f"checkpoint {path} does not fit this run: {odd[0]} {where}")
+    unmatched = sorted(set(names) ^ set(saved))
+    if unmatched:
+        problem = "is missing" if unmatched[0] in names else "is not part of this run"
+        raise ValueError(f"checkpoint {path} does not fit this run: {unmatched[0]} {problem}")
     for name, leaf in zip(names, leaves, strict=True):
         have, want = saved[name], leaf
         if have.shape != want.shape or have.dtype != want.dtype:
@@ -80,7 +80,7 @@ def restore(folder: Path | str, chunk: int, like: Tree) -> Tree:
                 f"checkpoint {path} does not fit this run: {name} is {have.dtype}{list(have.shape)}, "
                 f"not {want.dtype}{list(want.shape)}"
             )
-    # A copy, so that the first compiled step owns the memory it is donated.
+    # A copy, because the first compiled step is donated this memory.
     return rebuild([jnp.array(saved[name], copy=True) for name in names])
 
 
@@ -99,9 +99,9 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _named(tree: Tree) -> tuple[list[str], list[Any], Any]:
-    """The leaves that hold data, keys as plain integers, under their names, and the way back from them.
+    """The names of the leaves with data, the leaves (random keys as integers), and a function that rebuilds the tree.
 
-    Empty arrays are left out: orbax does not write them, and their shape says all there is.
+    Empty arrays are left out: orbax does not write them, and their shape is all there is to know.
     """
     entries, structure = jax.tree_util.tree_flatten_with_path(tree)
     every = [leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for _, leaf in entries]
@@ -124,13 +124,13 @@ def _key_data(key: Any) -> Any:
 
 
 def _wrap(data: Any, like: Any) -> Any:
-    impl: list[Any] = []  # only a key, not its shape, tells which generator it belongs to: ask a traced one
+    impl: list[Any] = []  # only a (traced) key knows its generator, a shape does not
     jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
     return jax.random.wrap_key_data(data, impl=impl[0])
 
 
 def _orbax() -> Any:
-    """Imported on first use, for it takes a while; and hushed."""
+    """Orbax, imported on first use because that is slow, and with its warnings off."""
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").setLevel(logging.ERROR)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def enable_compilation_cache(folder: Path | str | None = None) -> None:
-    """Keeps compiled programs between processes; does without where the folder cannot be written.
+    """Keeps compiled programs between processes; does nothing where the folder cannot be written.
 
-    A folder that jax has been given already, by `JAX_COMPILATION_CACHE_DIR` say, stays.
+    A folder that jax already has, from `JAX_COMPILATION_CACHE_DIR` for example, is kept.
 
     Args:
-      folder: where; `$XDG_CACHE_HOME/mbrl_jax` or `~/.cache/mbrl_jax` if None.
+      folder: where to keep them; `$XDG_CACHE_HOME/mbrl_jax` or `~/.cache/mbrl_jax` if None.
     """
     import jax
 

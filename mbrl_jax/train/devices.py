@@ -1,4 +1,4 @@
-"""The devices that share a run's seeds; a processor's cores are made devices where several seeds can use them."""
+"""The devices that share a run's seeds; the cores of a CPU become devices where there are several seeds."""
 
 from __future__ import annotations
 
@@ -7,30 +7,36 @@ import os
 
 
 def settle_devices(words: list[str]) -> None:
-    """Makes a processor's cores devices where there are several seeds to share them, by the words of a command line.
+    """Makes the cores of a CPU devices where a command line asks for several seeds.
 
-    Before all else: whatever asks jax for an array, as importing gymnax does, settles the devices of the process.
+    Must be called first: jax fixes the devices of a process when its first array is made, as importing gymnax does.
+
+    Args:
+      words: of the command line, `--seeds N` among them.
     """
     import jax
 
     at = [i for i, word in enumerate(words) if word.split("=")[0] == "--seeds"]
     given = words[at[-1]].partition("=")[2] or "".join(words[at[-1] + 1 : at[-1] + 2]) if at else ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(RuntimeError):  # called from a program whose devices are settled
+    with contextlib.suppress(RuntimeError):  # the process has its devices already
         jax.config.update("jax_num_cpu_devices", cores if given.isdigit() and int(given) > 1 else 1)
 
 
 def devices_for(asked: int, seeds: int) -> int:
-    """How many devices share the seeds.
+    """The number of devices that share the seeds.
 
+    Args:
+      asked: by the user; 0 chooses the most devices that divide the seeds.
+      seeds: of the run.
     Raises:
-      ValueError: more were asked for than there are, or than can share the seeds evenly.
+      ValueError: more devices than available, or a number that does not divide the seeds.
     """
     import jax
 
-    there = jax.device_count()
-    if asked > there:
-        raise ValueError(f"devices must be at most {there}, got {asked}")
+    available = jax.device_count()
+    if asked > available:
+        raise ValueError(f"devices must be at most {available}, got {asked}")
     if asked and seeds % asked:
         raise ValueError(f"devices must divide the seeds ({seeds}), got {asked}")
-    return asked or max(n for n in range(1, there + 1) if seeds % n == 0)
+    return asked or max(n for n in range(1, available + 1) if seeds % n == 0)

@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes of the deterministic policy, with keys of their own."""
+"""Evaluation: complete episodes of the deterministic policy, with keys of their own."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from mbrl_jax.core.types import Agent, Array, Env, Key, Tree
 
 
 def evaluate(agent: Agent, env: Env, key: Key, learner: Tree, episodes: int) -> tuple[Array, Array]:
-    """Plays whole episodes side by side and counts each up to its own end.
+    """Plays complete episodes in parallel; each counts up to its own end.
 
     Args:
       agent: acts with `explore=False`.
-      env: needs a time limit, so that every episode ends.
+      env: with a time limit, so that every episode ends.
       key: used once.
       learner: what the agent has learned.
-      episodes: how many, at least 0.
+      episodes: number of episodes, at least 0.
     Returns:
       returns [episodes], undiscounted; lengths [episodes] int32.
     Raises:
-      ValueError: the environment has no time limit, and there is an episode to play.
+      ValueError: the environment has no time limit, and `episodes` is above 0.
     """
     if episodes == 0:
         return jnp.zeros(0), jnp.zeros(0, jnp.int32)

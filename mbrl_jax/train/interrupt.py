@@ -1,4 +1,4 @@
-"""A clean stop: signals are heard while compiled code runs, and ask for a stop between chunks."""
+"""A clean stop: signals are handled while compiled code runs, and request a stop between chunks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 def aside(fn: Callable[[], Any]) -> Any:
     """Calls `fn` on another thread and returns what it returns.
 
-    Signals reach the main thread, and are heard there at once while it waits; inside compiled code they would not be.
+    Python handles signals on the main thread, at once while that waits; inside compiled code it would not.
     """
     if threading.current_thread() is not threading.main_thread():
         return fn()
@@ -33,10 +33,10 @@ def aside(fn: Callable[[], Any]) -> Any:
 
 
 class Stop:
-    """A context that hears SIGINT and SIGTERM: the first sets `asked`, the second raises KeyboardInterrupt.
+    """A context that handles SIGINT and SIGTERM: the first sets `asked`, the second raises KeyboardInterrupt.
 
     Args:
-      say: tells the user that the first was heard.
+      say: (text) -> None, called with a message to the user at the first signal.
     """
 
     def __init__(self, say: Callable[[str], None]):
@@ -46,15 +46,15 @@ class Stop:
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self.old[number] = signal.signal(number, self.hear)
+                self.old[number] = signal.signal(number, self.handle)
         return self
 
-    def hear(self, number: int, frame: Any) -> None:
+    def handle(self, number: int, frame: Any) -> None:
         del number, frame
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self.say("stopping after this chunk; once more stops at once")
+        self.say("stopping after this chunk; a second signal stops at once")
 
     def __exit__(self, *problem: object) -> None:
         for number, handler in self.old.items():

@@ -1,7 +1,7 @@
-"""What a run leaves in its folder: rows in `metrics.csv` and `eval.csv`, `summary.json`, and a line of progress.
+"""The files of a run, `metrics.csv`, `eval.csv` and `summary.json`, and its progress line.
 
-Files are replaced whole, so a reader or a kill finds the last complete one. What is not a finite number is an empty
-cell in CSV and null in JSON.
+Files are replaced atomically, so a reader always finds a complete one, also after the process was killed. Numbers that
+are not finite are empty cells in CSV and null in JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ EVAL = "seed,env_steps,episode,return,length"
 
 
 def write_atomic(path: Path | str, data: bytes | str) -> None:
-    """Replaces a file in one step: written beside it, flushed to disk, then renamed over it."""
+    """Replaces a file atomically: writes a temporary file beside it, flushes that to disk, and renames it.
+
+    Args:
+      path: of the file; its folder must exist.
+      data: the new contents.
+    """
     path = Path(path)
     beside = path.with_name(f".{path.name}.tmp")
     with open(beside, "wb") as file:
@@ -33,15 +38,22 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """`write_atomic` of strict JSON: NaN and the infinities become null."""
+    """`write_atomic` of strict JSON: NaN and the infinities become null.
+
+    Args:
+      path: of the file; its folder must exist.
+      value: as `plain` takes it.
+    """
     write_atomic(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path | str) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Reads the object in a JSON file.
 
+    Args:
+      path: of the file.
     Raises:
-      ValueError: there is none.
+      ValueError: the file cannot be read, or holds no JSON object.
     """
     try:
         value = json.loads(Path(path).read_text())
@@ -53,7 +65,11 @@ def read_json(path: Path | str) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON knows it: arrays as lists, tuples as lists, not finite as None."""
+    """A value in JSON's types: arrays and tuples as lists, non-finite numbers as None, other objects as text.
+
+    Args:
+      value: numbers, text, arrays, and sequences and mappings of them.
+    """
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -66,11 +82,11 @@ def plain(value: Any) -> Any:
 
 
 class Record:
-    """The rows of a run, kept in memory as text and written whole.
+    """The rows of a run, kept in memory as text; both files are rewritten on every `write`.
 
     Args:
       folder: the run's folder.
-      seeds: the number of each seed, in the order of the arrays' leading axis.
+      seeds: the seeds' numbers, in the order of the arrays' leading axis.
     """
 
     def __init__(self, folder: Path | str, seeds: Sequence[int]):
@@ -78,22 +94,26 @@ class Record:
         self.columns: list[str] = []
         self.metrics: list[str] = []
         self.evals: list[str] = []
-        self.scores: list[tuple[int, list[float]]] = []  # env_steps, mean evaluation return of each seed
-        self.scored: list[tuple[int, list[float]]] = []  # the same, or without evaluation the mean return in training
+        self.scores: list[tuple[int, list[float]]] = []  # env_steps, each seed's mean evaluation return
+        self.scored: list[
+            tuple[int, list[float]]
+        ] = []  # the same; each seed's training return where there is no evaluation
         self.wall_seconds = 0.0
 
     def add(
         self, env_steps: int, updates: int, wall_seconds: float, metrics: Mapping[str, Any], returns: Any, lengths: Any
     ) -> None:
-        """One chunk of all seeds.
+        """Adds the rows of one chunk of all seeds.
 
         Args:
-          env_steps: real steps of one seed so far.
+          env_steps: environment steps of one seed so far.
           updates: gradient updates of one seed so far.
-          wall_seconds: seconds the run has taken so far, compiling not counted.
+          wall_seconds: seconds the run has taken so far, without compilation.
           metrics: names to arrays [S]; "return" and "episodes" among them.
           returns: [S, E] evaluation returns.
           lengths: [S, E] evaluation lengths, in steps.
+        Raises:
+          ValueError: the metrics' names differ from those of the rows before.
         """
         columns = [*FIRST, *(name for name in metrics if name not in FIRST), "eval_return"]
         if self.columns and columns != self.columns:
@@ -101,7 +121,7 @@ class Record:
         self.columns = columns
         values = {name: np.asarray(value) for name, value in metrics.items()}
         returns, lengths = np.asarray(returns), np.asarray(lengths)
-        # In double precision and in one order, so that a mean read back from the file is the mean that was written.
+        # In double precision and one order, so that the mean read back from the file equals the one in memory.
         means = [float(np.mean(row, dtype=np.float64)) if row.size else math.nan for row in returns]
         for i, seed in enumerate(self.seeds):
             row = [str(seed), str(env_steps), str(updates), f"{wall_seconds:.3f}"]
@@ -115,16 +135,16 @@ class Record:
         self.wall_seconds = wall_seconds
 
     def write(self) -> None:
-        """Replaces both files."""
+        """Writes `eval.csv` and `metrics.csv`."""
         write_atomic(self.folder / "eval.csv", "\n".join([EVAL, *self.evals]) + "\n")
         write_atomic(self.folder / "metrics.csv", "\n".join([",".join(self.columns or FIRST), *self.metrics]) + "\n")
 
     def load(self, env_steps: int, chunks: int) -> None:
-        """Takes up the rows of an earlier start, without those later than a checkpoint.
+        """Reads the rows of the run to resume, up to its checkpoint; later rows are dropped.
 
         Args:
-          env_steps: where the checkpoint stands.
-          chunks: chunks up to there.
+          env_steps: environment steps of one seed at the checkpoint.
+          chunks: number of chunks up to there.
         Raises:
           ValueError: rows up to there are missing.
         """
@@ -149,9 +169,9 @@ class Record:
         self.wall_seconds = float(rows[-1].split(",")[3]) if rows else 0.0
 
     def reached(self, threshold: float | None) -> list[int | None]:
-        """Per seed, the first env_steps whose mean return is at least the threshold, None where never.
+        """For each seed, the first env_steps at which its mean return is at least the threshold; None where never.
 
-        Of evaluation; in a run without it, of the training episodes that ended since the row before.
+        The return is that of evaluation; in a run without it, of the training episodes of the chunk.
         """
         out: list[int | None] = [None] * len(self.seeds)
         for steps, means in reversed(self.scored):
@@ -171,7 +191,11 @@ def _read(path: Path) -> tuple[str, list[str]]:
 
 
 def cell(value: Any) -> str:
-    """A number as a CSV cell: the shortest text that reads back as the same number, empty where it is not finite."""
+    """A number as a CSV cell: the shortest text that reads back as the same number; empty where it is not finite.
+
+    Args:
+      value: a number or an array of one.
+    """
     number = np.asarray(value)[()]
     if np.issubdtype(number.dtype, np.inexact):
         if not np.isfinite(number):
@@ -181,21 +205,25 @@ def cell(value: Any) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as `1:02:03` or `2:03`."""
+    """Seconds as `1:02:03` or `2:03`.
+
+    Args:
+      seconds: at least 0.
+    """
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
 class Progress:
-    """A line of progress: redrawn in place on a terminal, else a plain line every few seconds, nothing when quiet.
+    """A progress line: redrawn in place on a terminal, else printed every few seconds; nothing when quiet.
 
     Args:
       title: what runs.
-      total: real steps of one seed at the end.
-      seeds: seeds side by side; the rate counts the steps of all.
+      total: environment steps of one seed at the end.
+      seeds: number of seeds; the rate counts the steps of all.
       quiet: print nothing.
-      every: seconds between plain lines.
+      every: seconds between printed lines.
     """
 
     def __init__(self, title: str, total: int, seeds: int, quiet: bool = False, every: float = 5.0):
@@ -214,18 +242,28 @@ class Progress:
             self.bar.start()
 
     def say(self, text: str) -> None:
-        """A lasting line."""
+        """Prints a line that stays."""
         if self.bar is not None:
             self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
         elif not self.quiet:
             print(text, flush=True)
 
     def begin(self, env_steps: int) -> None:
-        """Starts the clock of the rate, and of the time left."""
+        """Starts the clock for the rate and the time left.
+
+        Args:
+          env_steps: of one seed so far.
+        """
         self.start = (time.monotonic(), env_steps)
 
     def show(self, env_steps: int, train_return: float, eval_return: float) -> None:
-        """Tells where the run stands; a return that is NaN leaves the last one on show."""
+        """Shows the progress.
+
+        Args:
+          env_steps: of one seed so far.
+          train_return: mean over seeds; NaN keeps the last one on display.
+          eval_return: likewise.
+        """
         if self.quiet:
             return
         for name, value in (("return", train_return), ("eval", eval_return)):
@@ -245,7 +283,7 @@ class Progress:
             print(line, flush=True)
 
     def close(self) -> None:
-        """Leaves the terminal as it was."""
+        """Restores the terminal."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None

@@ -1,8 +1,8 @@
-"""The compiled loop with two clocks: a slow one (`refresh`) around a fast one (collect, store, `update`).
+"""The compiled training loop: an outer loop of `refresh` around an inner loop of collecting, storing and `update`.
 
-A chunk is `cycles` turns of the slow clock; one turn is a `refresh` and then `inner` turns of the fast clock; one turn
-of the fast clock takes `unroll` steps in each of `num_envs` environments, stores them, and calls `update` `updates`
-times. All of it is nested scans: nothing is gated by a step counter.
+An iteration takes `unroll` steps in each of `num_envs` environments, stores them, and calls `update` `updates` times. A
+cycle is one `refresh` (fit a model, branch rollouts) followed by `inner` iterations. A chunk is `cycles` cycles and one
+evaluation. All of it is nested scans: no step counter decides what runs.
 """
 
 from __future__ import annotations
@@ -21,30 +21,32 @@ from mbrl_jax.train.evaluate import evaluate
 
 @config
 class LoopConfig:
-    """The clocks, and what is stored."""
+    """How much is collected, learned and evaluated when, and how much is stored."""
 
-    num_envs: int = setting(default=1, low=1, help="environments side by side")
-    unroll: int = setting(default=1, low=1, help="steps in each environment per turn of the fast clock")
-    updates: int = setting(default=1, low=1, help="gradient updates per turn of the fast clock")
-    inner: int = setting(default=50, low=1, help="turns of the fast clock per refresh")
-    cycles: int = setting(default=5, low=1, help="refreshes per chunk; logs and checkpoints lie between chunks")
-    warmup: int = setting(default=200, low=0, help="turns of uniformly random actions before learning starts")
-    hold: int = setting(default=1, low=1, help="turns that each of those random actions is kept; more travels farther")
+    num_envs: int = setting(default=1, low=1, help="number of environments stepped in parallel")
+    unroll: int = setting(default=1, low=1, help="environment steps per iteration, in each environment")
+    updates: int = setting(default=1, low=1, help="calls of the agent's update per iteration")
+    inner: int = setting(default=50, low=1, help="iterations per cycle, which begins with the agent's refresh")
+    cycles: int = setting(
+        default=5, low=1, help="cycles per chunk; logs, evaluations and checkpoints follow each chunk"
+    )
+    warmup: int = setting(default=200, low=0, help="iterations of uniformly random actions before learning")
+    hold: int = setting(default=1, low=1, help="iterations for which each random action of the warm-up is repeated")
     eval_episodes: int = setting(default=10, low=0, help="deterministic evaluation episodes after every chunk")
-    capacity: int = setting(default=10_000, low=1, help="transitions the buffer keeps")
+    capacity: int = setting(default=10_000, low=1, help="transitions that fit into the replay buffer")
 
 
 class Actors(NamedTuple):
-    """The environments, and where each one's episode stands."""
+    """The environments and the progress of their current episodes."""
 
     env: Tree  # [N, ...]
     obs: Tree  # [N, ...]
     carry: Tree  # [N, ...]
-    episode_return: Array  # [N]
+    episode_return: Array  # [N] undiscounted, so far
 
 
 class LoopState(NamedTuple):
-    """All that continuing needs."""
+    """The complete state of a run; continuing needs nothing else."""
 
     key: Key
     learner: Tree
@@ -53,9 +55,9 @@ class LoopState(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a chunk tells: scalars averaged over it, and one deterministic evaluation at its end."""
+    """What a chunk reports: scalars averaged over it, and one deterministic evaluation at its end."""
 
-    metrics: Metrics  # "return": mean of the training episodes that ended (NaN if none did); "episodes": how many
+    metrics: Metrics  # "return": mean of the training episodes that ended (NaN if none did); "episodes": their number
     returns: Array  # [eval_episodes]
     lengths: Array  # [eval_episodes] int32
 
@@ -69,17 +71,32 @@ class Loop(NamedTuple):
 
 
 def env_steps(cfg: LoopConfig, chunks: int) -> int:
-    """Real environment steps of one seed after the warm-up and `chunks` chunks; random steps count."""
+    """Environment steps of one seed after the warm-up and `chunks` chunks, the random steps of the warm-up included.
+
+    Args:
+      cfg: of the loop.
+      chunks: number of chunks, at least 0.
+    """
     return (cfg.warmup + chunks * cfg.cycles * cfg.inner) * cfg.unroll * cfg.num_envs
 
 
 def updates(cfg: LoopConfig, chunks: int) -> int:
-    """Calls of `update` in one seed's first `chunks` chunks."""
+    """Calls of `update` in one seed's first `chunks` chunks.
+
+    Args:
+      cfg: of the loop.
+      chunks: number of chunks, at least 0.
+    """
     return chunks * cfg.cycles * cfg.inner * cfg.updates
 
 
 def chunks_for(cfg: LoopConfig, steps: int) -> int:
-    """The fewest chunks, at least 1, after which a seed has made `steps` real steps."""
+    """The fewest chunks, at least 1, after which a seed has made `steps` environment steps.
+
+    Args:
+      cfg: of the loop.
+      steps: environment steps of one seed, those of the warm-up included.
+    """
     per_chunk = env_steps(cfg, 1) - env_steps(cfg, 0)
     return max(1, -(-(steps - env_steps(cfg, 0)) // per_chunk))
 
@@ -88,111 +105,209 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env:
     """Binds an agent, an environment and a buffer to one compiled loop over one seed; `vmap` it for more.
 
     Args:
-      agent, env, buffer: what learns, where, and what keeps the experience.
-      cfg: the clocks.
-      eval_env: what evaluation episodes are played in, with the same observations and actions; `env` if None.
+      agent: what learns.
+      env: the environment it learns in.
+      buffer: what stores the experience.
+      cfg: how much is collected, learned and evaluated when.
+      eval_env: the environment of the evaluation episodes, with the same observations and actions; `env` if None.
     Raises:
       ValueError: a setting out of its range, or evaluation in an environment without a time limit.
     """
     check(cfg, "loop.")
-    played = env if eval_env is None else eval_env
-    if cfg.eval_episodes and played.spec.time_limit is None:
-        raise ValueError(f"loop.eval_episodes must be 0: {played.spec.name} has no time limit to end an episode")
-
-    def collect(
-        key: Key, learner: Tree, actors: Actors, random: bool, held: Key | None = None
-    ) -> tuple[Actors, Transition, Metrics]:
-        """One step in every environment, reset where an episode ended; a `held` key draws the random actions."""
-
-        def one(key: Key, held: Key | None, env_state: Tree, obs: Tree, carry: Tree, so_far: Array) -> tuple:
-            key_act, key_random, key_step, key_reset = jax.random.split(key, 4)
-            action, new_carry, extras = agent.act(key_act, learner, carry, obs, True)
-            if random:
-                action = env.spec.action.sample(key_random if held is None else held)
-            new_state, new_obs, reward, discount, last = env.step(key_step, env_state, action)
-            row = Transition(obs, action, reward, discount, new_obs, last, extras)
-            total = so_far + reward
-            fresh = (*env.reset(key_reset), agent.carry(), jnp.zeros_like(total))
-            going = (new_state, new_obs, new_carry, total)
-            return Actors(*tree.where(last, fresh, going)), row, total
-
-        keys = jax.random.split(key, cfg.num_envs)
-        keys_held = None if held is None else jax.random.split(held, cfg.num_envs)
-        actors, rows, totals = jax.vmap(one)(keys, keys_held, *actors)
-        ended = rows.last.astype(jnp.float32)
-        return actors, rows, {"ended": jnp.sum(ended), "ended_return": jnp.sum(ended * totals)}
-
-    def gather(key: Key, state: LoopState, random: bool, held: Key | None = None) -> tuple[LoopState, Metrics]:
-        """`unroll` steps in every environment, stored."""
-
-        def one(actors: Actors, key: Key) -> tuple[Actors, tuple[Transition, Metrics]]:
-            actors, rows, counts = collect(key, state.learner, actors, random, held)
-            return actors, (rows, counts)
-
-        actors, (trajectory, counts) = jax.lax.scan(one, state.actors, jax.random.split(key, cfg.unroll))
-        state = state._replace(actors=actors, buffer=buffer.add(state.buffer, trajectory))
-        return state, jax.tree.map(jnp.sum, counts)
-
-    def learn(key: Key, state: LoopState) -> tuple[LoopState, Metrics]:
-        """`updates` calls of the agent's `update`, their feedback written into the buffer."""
-
-        def one(at: tuple[Tree, Tree], key: Key) -> tuple[tuple[Tree, Tree], Metrics]:
-            learner, changing = at
-            data = state.buffer if buffer.revise is None else changing
-            learner, metrics, feedback = agent.update(key, learner, buffer.replay(data))
-            if buffer.revise is not None:
-                changing = buffer.revise(data, feedback)
-            elif jax.tree.leaves(feedback):
-                raise ValueError("the agent gives feedback for its buffer, but this buffer cannot be revised")
-            return (learner, changing), metrics
-
-        # A buffer that no one revises stays outside the scan's carry: it is read in place.
-        start = (state.learner, () if buffer.revise is None else state.buffer)
-        (learner, changing), metrics = jax.lax.scan(one, start, jax.random.split(key, cfg.updates))
-        state = state._replace(learner=learner, buffer=state.buffer if buffer.revise is None else changing)
-        return state, jax.tree.map(jnp.mean, metrics)
-
-    def fast(state: LoopState, key: Key) -> tuple[LoopState, Metrics]:
-        key_collect, key_learn = jax.random.split(key)
-        state, counts = gather(key_collect, state, random=False)
-        state, metrics = learn(key_learn, state)
-        return state, {**metrics, **counts}
-
-    def slow(state: LoopState, key: Key) -> tuple[LoopState, tuple[Metrics, Metrics]]:
-        key_refresh, key_fast = jax.random.split(key)
-        learner, refreshed = agent.refresh(key_refresh, state.learner, buffer.replay(state.buffer))
-        state, metrics = jax.lax.scan(fast, state._replace(learner=learner), jax.random.split(key_fast, cfg.inner))
-        return state, (metrics, refreshed)
+    eval_env = env if eval_env is None else eval_env
+    if cfg.eval_episodes and eval_env.spec.time_limit is None:
+        raise ValueError(f"loop.eval_episodes must be 0: {eval_env.spec.name} has no time limit to end an episode")
 
     def init(key: Key) -> LoopState:
-        key_learner, key_reset, key_warmup, key_run = jax.random.split(key, 4)
-        learner = agent.init(key_learner)
-        env_state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, cfg.num_envs))
-        carry = tree.tile(agent.carry(), cfg.num_envs)
-        actors = tree.strip_weak_types(Actors(env_state, obs, carry, jnp.zeros(cfg.num_envs)))
-        item = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], collect(key_run, learner, actors, True)[1]))
-        state = LoopState(key_run, tree.strip_weak_types(learner), buffer.init(item), actors)
-
-        key_turns, key_held = (key_warmup, None) if cfg.hold == 1 else jax.random.split(key_warmup)
-
-        def one(state: LoopState, at: tuple[Array, Key]) -> tuple[LoopState, None]:
-            turn, key = at
-            held = None if key_held is None else jax.random.fold_in(key_held, turn // cfg.hold)
-            return gather(key, state, True, held)[0], None
-
-        return jax.lax.scan(one, state, (jnp.arange(cfg.warmup), jax.random.split(key_turns, cfg.warmup)))[0]
+        return initial_state(key, agent, env, buffer, cfg)
 
     def chunk(state: LoopState) -> tuple[LoopState, Report]:
         key, key_cycles, key_evaluate = jax.random.split(state.key, 3)
-        state, (metrics, refreshed) = jax.lax.scan(slow, state, jax.random.split(key_cycles, cfg.cycles))
-        ended, total = jnp.sum(metrics.pop("ended")), jnp.sum(metrics.pop("ended_return"))
-        mean_return = jnp.where(ended > 0, total / jnp.maximum(ended, 1), jnp.nan)
-        means = jax.tree.map(jnp.mean, {**metrics, **refreshed})
-        returns, lengths = evaluate(agent, played, key_evaluate, state.learner, cfg.eval_episodes)
-        report = Report({"return": mean_return, "episodes": ended, **means}, returns, lengths)
-        return state._replace(key=key), report
+        state, metrics = jax.lax.scan(
+            lambda state, key: cycle(key, state, agent, env, buffer, cfg),
+            state,
+            jax.random.split(key_cycles, cfg.cycles),
+        )
+        returns, lengths = evaluate(agent, eval_env, key_evaluate, state.learner, cfg.eval_episodes)
+        return state._replace(key=key), Report(summarize(*metrics), returns, lengths)
 
     def train(key: Key, chunks: int) -> tuple[LoopState, Report]:
         return jax.lax.scan(lambda state, _: chunk(state), init(key), None, length=chunks)
 
     return Loop(init, chunk, train)
+
+
+def initial_state(key: Key, agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig) -> LoopState:
+    """The state of a run after the warm-up: `cfg.warmup` iterations of random actions.
+
+    With `cfg.hold` above 1 every environment repeats each random action for that many iterations, which carries it
+    farther than independent actions do.
+
+    Args:
+      key: used once.
+      agent, env, buffer, cfg: as in `make_loop`.
+    """
+    key_learner, key_reset, key_warmup, key_run = jax.random.split(key, 4)
+    learner = agent.init(key_learner)
+    env_state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, cfg.num_envs))
+    carry = tree.tile(agent.carry(), cfg.num_envs)
+    actors = tree.strip_weak_types(Actors(env_state, obs, carry, jnp.zeros(cfg.num_envs)))
+    rows = jax.eval_shape(lambda: step_envs(key_run, learner, actors, agent, env, cfg, random=True)[1])
+    item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
+    state = LoopState(key_run, tree.strip_weak_types(learner), buffer.init(item), actors)
+
+    key_iterations, key_actions = (key_warmup, None) if cfg.hold == 1 else jax.random.split(key_warmup)
+
+    def iteration(state: LoopState, at: tuple[Array, Key]) -> tuple[LoopState, None]:
+        i, key = at
+        key_action = None if key_actions is None else jax.random.fold_in(key_actions, i // cfg.hold)
+        return collect(key, state, agent, env, buffer, cfg, random=True, key_action=key_action)[0], None
+
+    return jax.lax.scan(iteration, state, (jnp.arange(cfg.warmup), jax.random.split(key_iterations, cfg.warmup)))[0]
+
+
+def step_envs(
+    key: Key,
+    learner: Tree,
+    actors: Actors,
+    agent: Agent,
+    env: Env,
+    cfg: LoopConfig,
+    *,
+    random: bool,
+    key_action: Key | None = None,
+) -> tuple[Actors, Transition, Metrics]:
+    """One step in every environment; an environment whose episode ends is reset.
+
+    Args:
+      key: used once.
+      learner: what the agent has learned.
+      actors: the N environments.
+      agent, env, cfg: as in `make_loop`.
+      random: static; uniformly random actions in place of the agent's.
+      key_action: draws the random actions if given, so that the same key repeats them.
+    Returns:
+      the environments; the transitions [N, ...]; the number of episodes that ended and the sum of their returns.
+    """
+
+    def step(key: Key, key_repeated: Key | None, env_state: Tree, obs: Tree, carry: Tree, so_far: Array) -> tuple:
+        key_act, key_random, key_step, key_reset = jax.random.split(key, 4)
+        action, new_carry, extras = agent.act(key_act, learner, carry, obs, True)
+        if random:
+            action = env.spec.action.sample(key_random if key_repeated is None else key_repeated)
+        new_state, new_obs, reward, discount, last = env.step(key_step, env_state, action)
+        row = Transition(obs, action, reward, discount, new_obs, last, extras)
+        total = so_far + reward
+        fresh = (*env.reset(key_reset), agent.carry(), jnp.zeros_like(total))
+        going = (new_state, new_obs, new_carry, total)
+        return Actors(*tree.where(last, fresh, going)), row, total
+
+    keys = jax.random.split(key, cfg.num_envs)
+    keys_repeated = None if key_action is None else jax.random.split(key_action, cfg.num_envs)
+    actors, rows, totals = jax.vmap(step)(keys, keys_repeated, *actors)
+    ended = rows.last.astype(jnp.float32)
+    return actors, rows, {"ended": jnp.sum(ended), "ended_return": jnp.sum(ended * totals)}
+
+
+def collect(
+    key: Key,
+    state: LoopState,
+    agent: Agent,
+    env: Env,
+    buffer: Buffer,
+    cfg: LoopConfig,
+    *,
+    random: bool = False,
+    key_action: Key | None = None,
+) -> tuple[LoopState, Metrics]:
+    """`cfg.unroll` steps in every environment, added to the buffer.
+
+    Args:
+      key: used once.
+      state: of the run.
+      agent, env, buffer, cfg: as in `make_loop`.
+      random, key_action: as in `step_envs`.
+    Returns:
+      the state with the buffer filled further; counts as in `step_envs`.
+    """
+
+    def step(actors: Actors, key: Key) -> tuple[Actors, tuple[Transition, Metrics]]:
+        actors, rows, counts = step_envs(
+            key, state.learner, actors, agent, env, cfg, random=random, key_action=key_action
+        )
+        return actors, (rows, counts)
+
+    actors, (trajectory, counts) = jax.lax.scan(step, state.actors, jax.random.split(key, cfg.unroll))
+    state = state._replace(actors=actors, buffer=buffer.add(state.buffer, trajectory))
+    return state, jax.tree.map(jnp.sum, counts)
+
+
+def learn(key: Key, state: LoopState, agent: Agent, buffer: Buffer, cfg: LoopConfig) -> tuple[LoopState, Metrics]:
+    """`cfg.updates` calls of the agent's `update`, whose feedback (priorities, extras) goes to `buffer.revise`.
+
+    Args:
+      key: used once.
+      state: of the run.
+      agent, buffer, cfg: as in `make_loop`.
+    Returns:
+      the state with the learner and the buffer updated; the updates' mean metrics.
+    Raises:
+      ValueError: the agent gives feedback and the buffer has no `revise`.
+    """
+
+    def update(at: tuple[Tree, Tree], key: Key) -> tuple[tuple[Tree, Tree], Metrics]:
+        learner, revised = at
+        data = state.buffer if buffer.revise is None else revised
+        learner, metrics, feedback = agent.update(key, learner, buffer.replay(data))
+        if buffer.revise is not None:
+            revised = buffer.revise(data, feedback)
+        elif jax.tree.leaves(feedback):
+            raise ValueError("the agent gives feedback for its buffer, but this buffer cannot be revised")
+        return (learner, revised), metrics
+
+    # A buffer that is never revised stays out of the scan's carry, so that it is read in place.
+    start = (state.learner, () if buffer.revise is None else state.buffer)
+    (learner, revised), metrics = jax.lax.scan(update, start, jax.random.split(key, cfg.updates))
+    state = state._replace(learner=learner, buffer=state.buffer if buffer.revise is None else revised)
+    return state, jax.tree.map(jnp.mean, metrics)
+
+
+def cycle(
+    key: Key, state: LoopState, agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig
+) -> tuple[LoopState, tuple[Metrics, Metrics]]:
+    """One call of the agent's `refresh`, then `cfg.inner` iterations of `collect` and `learn`.
+
+    Args:
+      key: used once.
+      state: of the run.
+      agent, env, buffer, cfg: as in `make_loop`.
+    Returns:
+      the state; the metrics of the iterations [inner] and those of the refresh [].
+    """
+
+    def iteration(state: LoopState, key: Key) -> tuple[LoopState, Metrics]:
+        key_collect, key_learn = jax.random.split(key)
+        state, counts = collect(key_collect, state, agent, env, buffer, cfg)
+        state, metrics = learn(key_learn, state, agent, buffer, cfg)
+        return state, {**metrics, **counts}
+
+    key_refresh, key_iterations = jax.random.split(key)
+    learner, refreshed = agent.refresh(key_refresh, state.learner, buffer.replay(state.buffer))
+    keys = jax.random.split(key_iterations, cfg.inner)
+    state, metrics = jax.lax.scan(iteration, state._replace(learner=learner), keys)
+    return state, (metrics, refreshed)
+
+
+def summarize(iterations: Metrics, refreshes: Metrics) -> Metrics:
+    """The means of a chunk's metrics, the mean return of the training episodes that ended in it, and their number.
+
+    Args:
+      iterations: names to arrays [cycles, inner], "ended" and "ended_return" of `step_envs` among them.
+      refreshes: names to arrays [cycles].
+    Returns:
+      names to scalars; "return" is NaN if no episode ended.
+    """
+    rest = {name: values for name, values in iterations.items() if name not in ("ended", "ended_return")}
+    ended, total = jnp.sum(iterations["ended"]), jnp.sum(iterations["ended_return"])
+    mean_return = jnp.where(ended > 0, total / jnp.maximum(ended, 1), jnp.nan)
+    return {"return": mean_return, "episodes": ended, **jax.tree.map(jnp.mean, {**rest, **refreshes})}

@@ -1,4 +1,4 @@
-"""Many seeds in one program: in waves on each device, and shared out over the devices there are."""
+"""Many seeds in one program: in waves on each device, and divided among devices."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ S = TypeVar("S")
 
 
 def over_seeds(fn: Callable[[A], B], wave: int, devices: int = 1) -> Callable[[A], B]:
-    """`fn` over a leading seed axis: `wave` seeds side by side under `vmap`, one wave after the other.
+    """`fn` over a leading seed axis: `wave` seeds in parallel under `vmap`, one wave after the other.
 
-    A wave of several seeds fills a device where one seed's products are small; where one seed fills it already, waves
-    of one keep its data in the cache, and let each seed's early-stopped loops stop when it is done. With several
-    devices each takes an equal share of the seeds, and nothing passes between them. The cores of a processor can be
-    such devices (`jax_num_cpu_devices`): each core then has seeds of its own, instead of a part of every product.
+    A wave of several seeds fills a device where one seed's matrix products are small. Where one seed fills it already,
+    waves of one keep its data in the cache, and each seed's while loops stop when that seed is done. With several
+    devices each takes an equal share of the seeds, without communication. The cores of a CPU can be such devices
+    (`jax_num_cpu_devices`): each core then runs seeds of its own, instead of a part of every product.
 
     Args:
       fn: a pure function of one seed.
-      wave: seeds under `vmap` at once on a device, at least 1.
+      wave: seeds under one `vmap` on a device, at least 1.
       devices: how many to use; the number of seeds must be a multiple of it.
+    Returns:
+      a function of the seeds [N, ...], with results [N, ...].
     Raises:
-      ValueError: a number below 1, more devices than there are, or seeds that they cannot share evenly.
+      ValueError: a number below 1, more devices than available, or seeds that do not divide among them evenly.
     """
     if wave < 1:
         raise ValueError(f"wave must be at least 1, got {wave}")
@@ -42,7 +44,7 @@ def over_seeds(fn: Callable[[A], B], wave: int, devices: int = 1) -> Callable[[A
             return jax.lax.map(fn, seeds)
         if count <= wave:
             return jax.vmap(fn)(seeds)
-        # `lax.map` has a `batch_size`, but cannot split leaves that hold nothing.
+        # `lax.map` has a `batch_size`, but cannot split empty leaves.
         whole = count // wave * wave
         split = jax.tree.map(lambda leaf: leaf[:whole].reshape(whole // wave, wave, *leaf.shape[1:]), seeds)
         done = tree.flatten_dims(jax.lax.map(jax.vmap(fn), split), 2)
@@ -59,35 +61,35 @@ def over_seeds_until(
     chunk: Callable[[S], S],
     done: Callable[[S], Array],
     keep: Callable[[S], B],
-    lanes: int,
+    slots: int,
     devices: int = 1,
 ) -> Callable[[A], B]:
-    """Runs of unequal length over a leading seed axis: a lane that has finished one seed takes up the next.
+    """Runs of unequal length over a leading seed axis: a slot that has finished one seed starts the next.
 
-    Under a plain `vmap` all seeds take as long as the slowest one. Here a few lanes share them out, and only the last
-    seeds leave lanes idle. A seed's run does not depend on the others, nor on the number of lanes.
+    Under a plain `vmap` all seeds take as long as the slowest one. Here a few slots process them all, and only the last
+    seeds leave slots idle. A seed's run depends neither on the others nor on the number of slots.
 
     Args:
       init: (seed) -> state.
-      chunk: (state) -> state; some work between two looks at `done`, much dearer than `init`.
-      done: (state) -> [] bool; must come true for every seed.
+      chunk: (state) -> state; the work between two tests of `done`, much more expensive than `init`.
+      done: (state) -> [] bool; must become true for every seed.
       keep: (state) -> what to keep of a seed that is done.
-      lanes: seeds side by side on each device, at least 1.
+      slots: seeds under `vmap` on each device, at least 1.
       devices: as for `over_seeds`.
     Returns:
-      a function of the seeds [N, ...], which gives what was kept of each, [N, ...].
+      a function of the seeds [N, ...], which returns what was kept of each, [N, ...].
     Raises:
       ValueError: as `over_seeds`.
     """
-    if lanes < 1:
-        raise ValueError(f"lanes must be at least 1, got {lanes}")
+    if slots < 1:
+        raise ValueError(f"slots must be at least 1, got {slots}")
 
     def all_of(seeds: A) -> B:
         count = _count(seeds)
-        width = min(lanes, count)
+        width = min(slots, count)
         states = jax.vmap(init)(jax.tree.map(lambda leaf: leaf[:width], seeds))
         results = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), keep(tree.take(states, 0)))
-        owner = jnp.arange(width)  # the seed in each lane; past the end where there is none left
+        owner = jnp.arange(width)  # the seed in each slot; past the end where none is left
 
         def one(at: tuple[S, Array, Array, B]) -> tuple[S, Array, Array, B]:
             states, owner, following, results = at
@@ -124,7 +126,12 @@ def _shared(waves: Callable[[A], B], devices: int) -> Callable[[A], B]:
 
 
 def place(seeds: A, devices: int) -> A:
-    """Shares a tree's leading seed axis out over devices, as `over_seeds` wants and returns it."""
+    """Divides a tree's leading seed axis among devices, as `over_seeds` expects and returns it.
+
+    Args:
+      seeds: a tree with a leading seed axis.
+      devices: how many; 1 leaves the tree where it is.
+    """
     return jax.device_put(seeds, NamedSharding(_mesh(devices), P("seed"))) if devices > 1 else seeds
 
 

@@ -1,6 +1,6 @@
-"""One gradient step of DreamerV3, as it runs in training: compiled, in a loop, on a filled buffer whose latents it
-renews; and one turn of the whole loop, acting and replay with it, at a gradient step per real step, which is a train
-ratio of batch times length. `rows(size)` gives the cases that `benchmark_timing.measure` times.
+"""One gradient step of DreamerV3 as in training: compiled, in a loop, on a filled buffer whose stored latents it
+refreshes; and one iteration ("turn") of the whole loop with acting and replay, at one gradient step per environment
+step, a train ratio of batch times length. `rows(size)` gives the cases that `benchmarks.timing.measure` times.
 
     python scripts/benchmark.py dreamer [--size 1m] [--rounds 5]
 """
@@ -29,27 +29,27 @@ SPEC = Spec(Box((OBS,)), Discrete(ACTIONS), name="CartPole-v1")
 
 
 def cell(size: Widths, actions: int) -> list[tuple[int, int]]:
-    """Products of one row through the block GRU: (inputs, outputs); a product by blocks as one of its total size."""
+    """Matrix products of one row through the block GRU as (inputs, outputs); block-wise ones by their total size."""
     part = size.deter // size.blocks
     summaries = [(size.deter, size.units), (size.stoch * size.classes, size.units), (actions, size.units)]
     return [*summaries, (part + 3 * size.units, size.deter), (part, 3 * size.deter)]
 
 
 def step_flops(cfg: dreamer_v3.DreamerV3Config, obs: int, actions: int) -> int:
-    """Operations of one gradient step: matrix products alone, as in `analysis.flops`.
+    """Floating-point operations of one gradient step, matrix products only, as in `analysis.flops`.
 
-        model      encoder, posterior, cell, prior, decoder, reward, continuation on every row, forward and backward
-        lives      actor, cell, prior on every imagined step; reward, continuation and both critics on every state
-        behaviour  actor and critic on every imagined step, and the critic on every row, forward and backward
+        model         encoder, posterior, cell, prior, decoder, reward, continuation on every row, forward and backward
+        imagination   actor, cell, prior on every imagined step; reward, continuation and both critics on every state
+        actor-critic  actor and critic on every imagined step, and the critic on every row, forward and backward
 
     Args:
       cfg: settings.
-      obs: entries of an observation, a vector.
-      actions: of a discrete space.
+      obs: entries of a vector observation.
+      actions: number of discrete actions.
     """
     size = widths(cfg.net)
     units, latent = size.units, size.stoch * size.classes
-    feature, lanes = size.deter + latent, cfg.batch * cfg.length
+    feature, batch = size.deter + latent, cfg.batch * cfg.length
 
     def nets(rows: int, *which: tuple[int, ...]) -> int:
         return sum(forward(net, rows) for net in which)
@@ -64,18 +64,18 @@ def step_flops(cfg: dreamer_v3.DreamerV3Config, obs: int, actions: int) -> int:
     actor, critic = (feature, *three, actions), (feature, *three, cfg.net.bins)
     of_cell = cell(size, actions)
 
-    model = 3 * nets(lanes, prior, posterior, decoder, reward, cont) + 3 * products(lanes, of_cell)
-    model += forward(encoder, lanes) + backward(encoder, lanes)
-    lives = lanes * cfg.imagined
-    imagining = nets(lives, actor, prior) + products(lives, of_cell)
-    telling = nets(lives + lanes, reward, cont, critic, critic)
-    learning = sum(forward(net, lives) + backward(net, lives) for net in (actor, critic))
-    replayed = 3 * forward(critic, lanes - cfg.batch)
-    return model + imagining + telling + learning + replayed
+    model = 3 * nets(batch, prior, posterior, decoder, reward, cont) + 3 * products(batch, of_cell)
+    model += forward(encoder, batch) + backward(encoder, batch)
+    imagined = batch * cfg.imagined
+    imagining = nets(imagined, actor, prior) + products(imagined, of_cell)
+    predicting = nets(imagined + batch, reward, cont, critic, critic)
+    learning = sum(forward(net, imagined) + backward(net, imagined) for net in (actor, critic))
+    replayed = 3 * forward(critic, batch - cfg.batch)
+    return model + imagining + predicting + learning + replayed
 
 
 def filled(agent: Any, buffer: Buffer, rows: int, num_envs: int) -> Any:
-    """A buffer with made-up episodes of some fifty steps."""
+    """A buffer of random episodes of about fifty steps."""
     keys = jax.random.split(jax.random.key(0), 4)
     shape = (rows, num_envs)
     last = jax.random.uniform(keys[0], shape) < 0.02
@@ -87,7 +87,7 @@ def filled(agent: Any, buffer: Buffer, rows: int, num_envs: int) -> Any:
 
 
 def updating(cfg: dreamer_v3.DreamerV3Config) -> tuple[Callable[..., Any], tuple]:
-    """`n` updates of DreamerV3 with a vector of four numbers and two actions, and what they take before `n`."""
+    """A function that makes `n` updates of DreamerV3 on a small vector task, and its arguments before `n`."""
     num_envs, steps = 4, 10 * dreamer_v3.window(cfg)
     agent = dreamer_v3.make(cfg, SPEC)
     buffer = dreamer_v3.buffer(cfg, 3 * num_envs * steps, num_envs)
@@ -105,12 +105,12 @@ def updating(cfg: dreamer_v3.DreamerV3Config) -> tuple[Callable[..., Any], tuple
 
 
 def update(name: str, cfg: dreamer_v3.DreamerV3Config, **rest: Any) -> Case:
-    """Updates of DreamerV3."""
+    """The case of DreamerV3's updates."""
     return cases.case(name, "step", *updating(cfg), flops=step_flops(cfg, OBS, ACTIONS), **rest)
 
 
 def turn(name: str, cfg: dreamer_v3.DreamerV3Config, **rest: Any) -> Case:
-    """Turns of the loop: acting, storing, a gradient step on a sample, its latents written back."""
+    """The case of the loop's iterations: acting, storing, a gradient step on a sample, its latents written back."""
     env = make_env("CartPole-v1")
     loop_cfg = LoopConfig(inner=1, cycles=1, warmup=4 * dreamer_v3.window(cfg), capacity=10_000, eval_episodes=0)
     buffer = dreamer_v3.buffer(cfg, loop_cfg.capacity, loop_cfg.num_envs)
@@ -124,17 +124,17 @@ def turn(name: str, cfg: dreamer_v3.DreamerV3Config, **rest: Any) -> Case:
 
 
 def settings(size: str, batch: int = 16, length: int = 64, imagined: int = 15) -> dreamer_v3.DreamerV3Config:
-    """The authors' settings at one size."""
+    """The authors' settings at one network size."""
     net = DreamerV3NetConfig(size=size)
     return replace(dreamer_v3.DreamerV3Config(net=net), {"batch": batch, "length": length, "imagined": imagined})
 
 
 def rows(size: str = "1m", *shape: int) -> Iterator[Case]:
-    """One gradient step and one turn of DreamerV3, beside bare products at their most frequent shape."""
+    """One gradient step and one loop iteration of DreamerV3, beside bare products at their most frequent shape."""
     cfg = settings(size, *shape)
-    lanes, deter = cfg.batch * cfg.length, widths(cfg.net).deter
-    matrix = f"matmul_{lanes}x{deter}"
-    yield cases.products(matrix, (lanes, deter), (deter, deter))
+    batch, deter = cfg.batch * cfg.length, widths(cfg.net).deter
+    matrix = f"matmul_{batch}x{deter}"
+    yield cases.products(matrix, (batch, deter), (deter, deter))
     step = f"dreamer_v3_{size}_step"
     yield update(step, cfg, matrix=matrix)
     yield turn(f"dreamer_v3_{size}_turn", cfg, matrix=matrix, versus=step)

@@ -1,4 +1,4 @@
-"""What is timed of the library, each case as it runs in training: compiled, in a loop, on a filled buffer."""
+"""The library's timed cases, each as it runs in training: compiled, in a loop, on a full buffer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPEC = Spec(Box((3,)), Box((1,), -1.0, 1.0), time_limit=200, terminates=False, n
 
 
 def filled(rows: int) -> tuple[Buffer, Ring]:
-    """A full buffer of made-up transitions of `SPEC`."""
+    """A full buffer of random transitions of `SPEC`."""
     key_obs, key_action, key_next = jax.random.split(jax.random.key(0), 3)
     obs = jax.random.normal(key_obs, (rows, 3))
     action = jax.random.uniform(key_action, (rows, 1), minval=-1.0)
@@ -41,7 +41,7 @@ def filled(rows: int) -> tuple[Buffer, Ring]:
 
 
 def case(name: str, unit: str, fn: Callable[..., Any], args: tuple, **rest: Any) -> Case:
-    """A case of `fn(*args, n)`, which does its work `n` times; compiled here."""
+    """A case of `fn(*args, n)`, which does its work `n` times; it is compiled here."""
     start = time.perf_counter()
     compiled = jax.jit(fn).lower(*args, jnp.int32(1)).compile()
     seconds = time.perf_counter() - start
@@ -53,7 +53,7 @@ def case(name: str, unit: str, fn: Callable[..., Any], args: tuple, **rest: Any)
 
 
 def products(name: str, left: Sequence[int], right: Sequence[int]) -> Case:
-    """Matrix products in a row, [..., m, k] x [..., k, k]."""
+    """Successive matrix products, [..., m, k] x [..., k, k]."""
     x = jax.random.normal(jax.random.key(0), tuple(left))
     w = jnp.linalg.qr(jax.random.normal(jax.random.key(1), tuple(right)))[0]  # so that x neither grows nor vanishes
     count = (left[0] if len(left) == 3 else 1) * flops.product(left[-2], left[-1], right[-1])
@@ -61,7 +61,7 @@ def products(name: str, left: Sequence[int], right: Sequence[int]) -> Case:
 
 
 def _sac(width: int, batch: int, rows: int) -> tuple[Callable[..., Any], Callable[[Key], Any], Ring]:
-    """`n` updates of a learner, what makes a learner, and the buffer."""
+    """A function of `n` updates of a learner, the learner's `init`, and a full buffer."""
     agent = sac.make(sac.SACConfig(hidden=(width, width), batch=batch), SPEC)
     buffer, ring = filled(rows)
 
@@ -82,9 +82,9 @@ def sac_update(name: str, width: int, batch: int, rows: int, **rest: Any) -> Cas
 
 
 def seeds(width: int, batch: int, rows: int, counts: Sequence[int], waves: Sequence[int], matrix: str) -> list[Case]:
-    """Updates of soft actor-critic in many seeds; the unit is one seed's update, and one seed alone comes first.
+    """Updates of soft actor-critic for many seeds; the unit is one seed's update, and one seed alone comes first.
 
-    Each size of wave on one device, and with the seeds shared out over all devices.
+    Each wave size is timed on one device, and with the seeds divided among all devices.
     """
     updates, init, ring = _sac(width, batch, rows)
     cases = []
@@ -127,31 +127,31 @@ def ensemble_step(name: str, cfg: FitConfig, model: GaussianConfig, rows: int, *
     return case(name, "step", epochs, (state, ring, jax.random.key(2)), flops=count, units=steps, **rest)
 
 
-def rollout_step(name: str, lanes: int, elites: int, width: int, model: GaussianConfig, **rest: Any) -> Case:
+def rollout_step(name: str, batch: int, elites: int, width: int, model: GaussianConfig, **rest: Any) -> Case:
     """Steps of branched rollouts of a policy, stored as MBPO stores them."""
     member = gaussian(model, SPEC)
     agent = sac.make(sac.SACConfig(hidden=(width, width)), SPEC)
     learner = jax.jit(agent.init)(jax.random.key(1))
     params = jax.vmap(member.init)(jax.random.split(jax.random.key(2), elites))
-    ring = filled(lanes)[1]
-    imagined = empty(jax.tree.map(lambda leaf: leaf[0], ring.rows), lanes)
+    ring = filled(batch)[1]
+    imagined = empty(jax.tree.map(lambda leaf: leaf[0], ring.rows), batch)
 
     def roll(learner: Any, params: Any, starts: Array, imagined: Ring, key: Key, n: Array) -> Ring:
         def follow(key: Key, state: Array) -> Array:
             return agent.act(key, learner, (), state, True)[0]
 
         def store(ring: Ring, rows: Transition, alive: Array) -> Ring:
-            return append(ring, rows, alive, lanes)
+            return append(ring, rows, alive, batch)
 
         return branch(bind(member, params, elites), follow, key, starts, n, store, imagined)
 
-    count = flops.rollout_step((3, width, width, 2), (4, *model.hidden, 8), lanes)
+    count = flops.rollout_step((3, width, width, 2), (4, *model.hidden, 8), batch)
     args = learner, params, ring.rows.obs, imagined, jax.random.key(3)
     return case(name, "step", roll, args, flops=count, **rest)
 
 
 def cem_plan(name: str, cfg: CEM, members: int, model: GaussianConfig, **rest: Any) -> Case:
-    """Plans of the cross-entropy method one after the other, as in an episode, with an ensemble as the model."""
+    """Successive plans of the cross-entropy method, as in an episode, with an ensemble as the model."""
     member, planner = gaussian(model, SPEC), cem(cfg, SPEC)
     params = jax.vmap(member.init)(jax.random.split(jax.random.key(1), members))
 
@@ -161,14 +161,14 @@ def cem_plan(name: str, cfg: CEM, members: int, model: GaussianConfig, **rest: A
 
         return jax.lax.fori_loop(0, n, one, warm)
 
-    lanes, steps = cfg.population * cfg.particles, cfg.horizon * cfg.iterations
-    count = steps * flops.forward((4, *model.hidden, 8), lanes)
+    batch, steps = cfg.population * cfg.particles, cfg.horizon * cfg.iterations
+    count = steps * flops.forward((4, *model.hidden, 8), batch)
     args = params, jnp.array([1.0, 0.0, 0.0]), planner.init(), jax.random.key(2)
     return case(name, "plan", plans, args, flops=count, **rest)
 
 
 def env_step(name: str, algo: str, changes: dict[str, Any], loop_changes: dict[str, Any], **rest: Any) -> Case:
-    """Real steps of a preset's whole loop on Pendulum: acting, storing, refreshing, updating, evaluating."""
+    """Environment steps of a preset's training loop on Pendulum: acting, storing, refreshing, updating, evaluating."""
     preset = presets.preset(algo, "Pendulum-v1")
     agent, cfg = replace(preset.agent, changes), replace(preset.loop, loop_changes)
     loop = presets.build(algo, "Pendulum-v1", agent, cfg)
@@ -193,14 +193,14 @@ def env_step(name: str, algo: str, changes: dict[str, Any], loop_changes: dict[s
 
 
 def _chunk_flops(agent: Any, cfg: loops.LoopConfig, metrics: dict[str, float], rows: int) -> float:
-    """Operations of one chunk's updates, fits and rollouts, with as many rows in the buffer as in its middle."""
+    """Operations of one chunk's updates, fits and rollouts; `rows` are those in the buffer half way through it."""
     policy = getattr(agent, "policy", agent)
     total = loops.updates(cfg, 1) * flops.sac_update(3, 1, policy.hidden, policy.batch)
     if hasattr(agent, "model"):
         fit, widths = agent.fit, (4, *agent.model.hidden, 8)
-        held = min(int(fit.holdout * rows), fit.max_holdout)
-        epoch = -(-(rows - held) // fit.batch) * flops.ensemble_step(widths, fit.batch, fit.members)
-        score = -(-held // fit.batch) * fit.members * flops.forward(widths, fit.batch)
+        held_out = min(int(fit.holdout * rows), fit.max_holdout)
+        epoch = -(-(rows - held_out) // fit.batch) * flops.ensemble_step(widths, fit.batch, fit.members)
+        score = -(-held_out // fit.batch) * fit.members * flops.forward(widths, fit.batch)
         roll = flops.rollout_step((3, *policy.hidden, 2), widths, agent.rollouts)
         total += cfg.cycles * (metrics["model/epochs"] * (epoch + score) + metrics["model/horizon"] * roll)
     return total

@@ -1,11 +1,11 @@
-"""Times the steps that training is made of, against the machine's own rate of matrix products and against torch.
+"""Times the steps of training, against the machine's own rate of matrix products and against torch.
 
     python scripts/benchmark.py --out results/benchmark.csv [--quick] [--rows NAME ...]
 
-Cases of one group are timed in turn, round after round. A time is the best round's, the median of the rounds beside it;
-a rate counts the operations of matrix products alone (`mbrl_jax.analysis.flops`), and the fraction is that rate over
-the rate of bare products at the step's main shape in the same library and the same rounds. Torch is optional: `pip
-install "mbrl_jax[benchmark]"`.
+The cases of a group are timed alternately, in rounds. A time is that of the best round, beside the median of all
+rounds; a rate counts the operations of matrix products alone (`mbrl_jax.analysis.flops`); the fraction is that rate
+divided by the rate of bare products of the step's main shape, in the same library and the same rounds. Torch is
+optional: `pip install "mbrl_jax[benchmark]"`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TORCH = importlib.util.find_spec("torch") is not None
 
 
 class Size(NamedTuple):
-    """How large everything is, and how long it is timed."""
+    """The sizes of everything that is timed, and for how long."""
 
     squares: tuple[int, ...] = (256, 1024)
     width: int = 256  # of SAC's two hidden layers
@@ -47,10 +47,10 @@ class Size(NamedTuple):
     members: int = 7
     elites: int = 5
     model: tuple[int, ...] = (200, 200, 200, 200)
-    lanes: int = 10_000
+    rollouts: int = 10_000  # branched at once
     plan_members: int = 5
     plans: tuple[tuple[int, int, int, int], ...] = ((500, 15, 5, 20), (100, 15, 3, 5))
-    """Candidates, horizon, iterations and lives per candidate of plans."""
+    """Candidates, horizon, iterations and particles per candidate of plans."""
     search: tuple[tuple[int, ...], ...] = ((1, 32, 256), (16, 50, 200), (4, 18))
     """Batches, simulations and actions of tree searches."""
     dreamer: tuple[str, int, int, int] = ("1m", 16, 64, 15)
@@ -73,7 +73,7 @@ QUICK = Size(
     members=3,
     elites=2,
     model=(20, 20),
-    lanes=500,
+    rollouts=500,
     plan_members=2,
     plans=((20, 3, 2, 4),),
     search=((4,), (4,), (3,)),
@@ -128,20 +128,20 @@ def ensemble(size: Size) -> Iterable[Case]:
 
 def rollout(size: Size) -> Iterable[Case]:
     """One step of the branched rollouts."""
-    width, lanes = size.model[1], size.lanes // size.elites
-    shape = f"matmul_{size.elites}x{lanes}x{width}"
-    yield cases.products(shape, (size.elites, lanes, width), (size.elites, width, width))
+    width, batch = size.model[1], size.rollouts // size.elites
+    shape = f"matmul_{size.elites}x{batch}x{width}"
+    yield cases.products(shape, (size.elites, batch, width), (size.elites, width, width))
     model = GaussianConfig(hidden=size.model)
-    yield cases.rollout_step("rollout_step", size.lanes, size.elites, size.width, model, matrix=shape)
+    yield cases.rollout_step("rollout_step", size.rollouts, size.elites, size.width, model, matrix=shape)
 
 
 def plan(size: Size) -> Iterable[Case]:
-    """Plans of the cross-entropy method with an ensemble, every particle in one member for life."""
+    """Plans of the cross-entropy method with an ensemble, each particle in one member (TS-infinity)."""
     members, width, model = size.plan_members, size.model[1], GaussianConfig(hidden=size.model)
     for candidates, horizon, iterations, particles in size.plans:
-        lanes = candidates * particles // members
-        shape = f"matmul_{members}x{lanes}x{width}"
-        yield cases.products(shape, (members, lanes, width), (members, width, width))
+        batch = candidates * particles // members
+        shape = f"matmul_{members}x{batch}x{width}"
+        yield cases.products(shape, (members, batch, width), (members, width, width))
         cfg = CEM(
             population=candidates, elites=candidates // 10, horizon=horizon, iterations=iterations, particles=particles
         )
@@ -150,23 +150,23 @@ def plan(size: Size) -> Iterable[Case]:
 
 
 def search(size: Size) -> Iterable[Case]:
-    """Tree searches in a latent model, beside mctx where it is installed; one plan of one lane."""
+    """Tree searches in a latent model, beside mctx where it is installed; one plan of one root."""
     batches, simulations, actions = size.search
     for group in benchmark_search.search(batches, simulations, actions):
         yield from group
 
 
 def loop(size: Size) -> Iterable[Case]:
-    """The presets' whole loops on Pendulum."""
+    """The training loops of the presets on Pendulum."""
     width = 64  # of the presets
     yield cases.products("matmul_256x64", (256, width), (width, width))
-    small = {"fit.max_epochs": 2, "rollouts": size.lanes} if size.loop else {}
+    small = {"fit.max_epochs": 2, "rollouts": size.rollouts} if size.loop else {}
     yield cases.env_step("mbpo_env_step", "mbpo", small, dict(size.loop), matrix="matmul_256x64")
     yield cases.env_step("sac_env_step", "sac", {}, dict(size.loop), matrix="matmul_256x64")
 
 
 def seeds(size: Size) -> Iterable[Case]:
-    """Many seeds of soft actor-critic, in waves."""
+    """Updates of soft actor-critic for many seeds, in waves."""
     for width, batch in size.many:
         shape = f"matmul_{batch}x{width}"
         yield cases.products(shape, (batch, width), (width, width))
@@ -174,7 +174,7 @@ def seeds(size: Size) -> Iterable[Case]:
 
 
 def dreamer(size: Size) -> Iterable[Case]:
-    """One gradient step of DreamerV3 (model, lives imagined from every row, actor and critic), and a turn with it."""
+    """One gradient step of DreamerV3 (model, imagined rollouts, actor and critic), and one loop iteration with it."""
     yield from benchmark_dreamer.rows(*size.dreamer)
 
 
@@ -198,7 +198,7 @@ GROUPS: dict[str, Callable[[Size], Iterable[Case]]] = {
 
 
 def _products(name: str, left: tuple[int, ...], right: tuple[int, ...]) -> Iterable[Case]:
-    """Both libraries' bare products at one shape."""
+    """Bare products of one shape, in both libraries."""
     made = cases.products(name, left, right)
     yield made
     if TORCH:
@@ -214,7 +214,7 @@ def _rows(count: int) -> list[np.ndarray]:
 
 
 def table(rows: list[Row], title: str) -> Table:
-    """The rows, for the eye."""
+    """The rows as a table for the terminal."""
     out = Table(title=title)
     out.add_column("row", no_wrap=True)
     for name in ("best us", "median us", "per s", "MFLOP", "GFLOP/s", "matrix", "share", "compile s", "time over"):

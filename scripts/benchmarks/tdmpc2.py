@@ -1,5 +1,5 @@
 """One plan and one update of TD-MPC2, as they run in training: compiled, in a loop, on a filled buffer. `rows(size)`
-gives the cases that `benchmark_timing.measure` times.
+gives the cases that `benchmarks.timing` measures.
 
     python scripts/benchmark.py tdmpc2 [--size 1m] [--rounds 5]
 """
@@ -27,12 +27,12 @@ SPEC = Spec(Box((OBS,)), Box((ACTIONS,), -1.0, 1.0), time_limit=500, terminates=
 
 def networks(size: Widths, bins: int, obs: int, actions: int) -> dict[str, tuple[int, ...]]:
     """Widths of every network, inputs and outputs included."""
-    moved, two = size.latent + actions, (size.units,) * 2
+    inputs, two = size.latent + actions, (size.units,) * 2
     return {
         "encoder": (obs, *(size.encoder,) * (size.layers - 1), size.latent),
-        "dynamics": (moved, *two, size.latent),
-        "reward": (moved, *two, bins),
-        "value": (moved, *two, bins),
+        "dynamics": (inputs, *two, size.latent),
+        "reward": (inputs, *two, bins),
+        "value": (inputs, *two, bins),
         "policy": (size.latent, *two, 2 * actions),
     }
 
@@ -49,9 +49,9 @@ def plan_flops(cfg: tdmpc2.TDMPC2Config, obs: int, actions: int) -> int:
       actions: entries of an action.
     """
     nets, plan = networks(widths(cfg.net), cfg.net.bins, obs, actions), cfg.planner
-    lanes = plan.iterations * plan.population
-    candidates = sum(forward(nets[name], lanes * plan.horizon) for name in ("dynamics", "reward"))
-    ends = forward(nets["policy"], lanes) + 2 * forward(nets["value"], lanes)
+    count = plan.iterations * plan.population
+    candidates = sum(forward(nets[name], count * plan.horizon) for name in ("dynamics", "reward"))
+    ends = forward(nets["policy"], count) + 2 * forward(nets["value"], count)
     proposed = sum(forward(nets[name], plan.proposals * plan.horizon) for name in ("policy", "dynamics", "reward"))
     return forward(nets["encoder"], 1) + candidates + ends + proposed
 
@@ -82,7 +82,7 @@ def update_flops(cfg: tdmpc2.TDMPC2Config, obs: int, actions: int) -> int:
 
 
 def filled(buffer: Buffer, rows: int) -> Any:
-    """A buffer with made-up episodes of some fifty steps."""
+    """A buffer with random episodes of some fifty steps."""
     keys = jax.random.split(jax.random.key(0), 3)
     last = jax.random.uniform(keys[0], (rows, 1)) < 0.02
     obs, then = jax.random.normal(keys[1], (2, rows, 1, OBS))
@@ -127,9 +127,9 @@ def plan(name: str, cfg: tdmpc2.TDMPC2Config, **rest: Any) -> Case:
 def rows(size: str = "1m", batch: int = 256) -> Iterator[Case]:
     """One plan and one update of TD-MPC2, beside bare products at the most frequent shape of a plan."""
     cfg = replace(tdmpc2.TDMPC2Config(net=TDMPCNetConfig(size=size)), {"batch": batch})
-    lanes, units = cfg.planner.population, widths(cfg.net).units
-    shape = f"matmul_{lanes}x{units}"
-    yield cases.products(shape, (lanes, units), (units, units))
+    count, units = cfg.planner.population, widths(cfg.net).units
+    shape = f"matmul_{count}x{units}"
+    yield cases.products(shape, (count, units), (units, units))
     yield plan(f"tdmpc2_{size}_plan", cfg, matrix=shape)
     yield update(f"tdmpc2_{size}_update", cfg, matrix=shape)
 

@@ -1,4 +1,4 @@
-"""Cases timed side by side, and what comes of each."""
+"""Cases timed alternately, and their results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-PAUSE = 0.02  # seconds between rounds, so that one library's waiting threads do not spin into the other's round
+PAUSE = 0.02  # seconds between rounds, so that one library's spinning threads do not disturb the other's round
 
 
 class Case(NamedTuple):
@@ -20,10 +20,10 @@ class Case(NamedTuple):
     """(n) -> None, when the work is done `n` times; or the operations it took, where they are known only then"""
     unit: str  # what is counted
     flops: float = 0.0  # operations of one unit
-    matrix: str = ""  # the case of the same library whose rate this one is held against
-    versus: str = ""  # the case whose time per unit this one's is divided by
+    matrix: str = ""  # the case of bare products, of the same library, whose rate this one is compared with
+    versus: str = ""  # the case by whose time per unit this one's is divided
     units: int = 1  # units each time the work is done
-    times: int = 0  # how often it is done in a round, 0 to fill the round's length
+    times: int = 0  # repetitions in a round, 0 to fill the round
     compile_seconds: float | None = None
 
 
@@ -46,23 +46,23 @@ class Row(NamedTuple):
 
 
 def measure(cases: Sequence[Case], rounds: int, seconds: float) -> list[Row]:
-    """Times all cases in turn, round after round, after one untimed round.
+    """Times all cases alternately, in rounds, after one untimed round.
 
-    Alternating them lets a disturbance of the machine, or its clock's drift, hit all of them alike. Rounds of one
-    length keep short work from slipping into a quiet moment that long work cannot find.
+    Alternating exposes all of them to the same disturbances of the machine and drift of its clock. Rounds of equal
+    length keep short work from finding a quiet moment that long work cannot.
 
     Args:
-      cases: what is compared with each other.
+      cases: to be compared with each other.
       rounds: measured rounds of each case.
-      seconds: length of one round, roughly.
+      seconds: approximate length of a round.
     """
     times = [case.times or _fit(case, seconds) for case in cases]
     took: list[list[tuple[float, float]]] = [[] for _ in cases]
-    for turn in range(rounds + 1):
+    for i in range(rounds + 1):
         for case, n, taken in zip(cases, times, took, strict=True):
             time.sleep(PAUSE)
             per_unit = _once(case, n)
-            if turn:
+            if i:  # the first round warms up
                 taken.append(per_unit)
     best = {case.name: min(taken) for case, taken in zip(cases, took, strict=True)}
     medians = [statistics.median(seconds for seconds, _ in taken) for taken in took]
@@ -102,7 +102,7 @@ def _once(case: Case, n: int) -> tuple[float, float]:
 
 
 def _fit(case: Case, seconds: float) -> int:
-    """How often the work fills a round; doubles from 1 until a tenth of it is filled."""
+    """Repetitions that fill a round, from those that fill a tenth of it, found by doubling."""
     n = 1
     case.run(n)
     while (taken := _once(case, n)[0] * n * case.units) < seconds / 10:
@@ -113,19 +113,19 @@ def _fit(case: Case, seconds: float) -> int:
 def by_size(
     about: str | None, sizes: str, rows: Callable[[str], Iterable[Case]], argv: Sequence[str] | None = None
 ) -> int:
-    """The command line of a benchmark with cases for each size of a network.
+    """The command line of a benchmark of one network size.
 
     Args:
       about: the script's help.
-      sizes: where the names of the sizes are kept.
+      sizes: the module attribute that lists the sizes.
       rows: (name of a size) -> cases.
-      argv: the words after the script's name.
+      argv: the arguments after the script's name.
     Returns:
       the exit code.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="1m", help=f"a name in {sizes}")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", default="1m", help=f"network size, a name in {sizes}")
+    parser.add_argument("--rounds", type=int, default=5, help="number of timed rounds")
     options = parser.parse_args(argv)
     for row in measure(list(rows(options.size)), options.rounds, 1.0):
         share = f", {row.fraction:.0%} of bare products" if row.fraction else ""

@@ -1,7 +1,7 @@
-"""The same two steps in torch, run eagerly: what the JAX ones are held against.
+"""The same two steps in eager torch, for comparison with JAX.
 
-Written as one would write them for speed in torch: networks side by side in one `baddbmm` (the twins also as two
-modules, whichever is faster), fused Adam, no gradients of weights that are not stepped, `lerp` over all targets.
+Written for speed: parallel networks in one `baddbmm` (the twin critics also as two modules, whichever is faster), fused
+Adam, no gradients of weights that are not updated, one `lerp` over all target parameters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Rows = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # obs, action, reward, dis
 
 
 def use_all_cores() -> int:
-    """Sets torch's threads to the cores this process may use, as XLA does; returns how many."""
+    """Sets torch's threads to the cores this process may use, as XLA does; returns their number."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(cores)
     return cores
@@ -30,13 +30,13 @@ def use_all_cores() -> int:
 def tensors(
     obs: np.ndarray, action: np.ndarray, reward: np.ndarray, discount: np.ndarray, next_obs: np.ndarray
 ) -> Rows:
-    """The columns of a buffer, as torch's."""
+    """The columns of a buffer as torch tensors."""
     to = torch.from_numpy
     return to(obs), to(action), to(reward), to(discount), to(next_obs)
 
 
 def products(left: Sequence[int], right: Sequence[int]) -> Callable[[int], None]:
-    """`n` matrix products in a row, [..., m, k] x [..., k, k]."""
+    """`n` successive matrix products, [..., m, k] x [..., k, k]."""
     x, w = torch.randn(*left), torch.linalg.qr(torch.randn(*right))[0]
 
     @torch.no_grad()
@@ -49,7 +49,7 @@ def products(left: Sequence[int], right: Sequence[int]) -> Callable[[int], None]
 
 
 class Stack(nn.Module):
-    """Several perceptrons side by side: inputs [E, B, k] or [B, k], outputs [E, B, n]."""
+    """Parallel perceptrons: inputs [E, B, k] or [B, k], outputs [E, B, n]."""
 
     def __init__(self, members: int, widths: Sequence[int], activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def sac(rows: Rows, hidden: Sequence[int], batch: int, stacked: bool, lr: float 
     """`n` updates of soft actor-critic, in the order of `mbrl_jax.agents.sac`.
 
     Args:
-      rows: the filled buffer.
+      rows: the full buffer.
       hidden: widths of the hidden layers.
       batch: transitions per update.
       stacked: the twins in one `baddbmm`, or as two modules.
@@ -108,7 +108,7 @@ def sac(rows: Rows, hidden: Sequence[int], batch: int, stacked: bool, lr: float 
     adam_critic = torch.optim.Adam(critic.parameters(), lr, fused=True)
     adam_alpha = torch.optim.Adam([log_alpha], lr, fused=True)
     moving: list[Tensor] = [p.data for p in critic.parameters()]
-    following: list[Tensor] = [p.data for p in target.parameters()]
+    target_params: list[Tensor] = [p.data for p in target.parameters()]
 
     def draw(obs: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = policy(obs).chunk(2, -1)
@@ -143,7 +143,7 @@ def sac(rows: Rows, hidden: Sequence[int], batch: int, stacked: bool, lr: float 
         critic.requires_grad_(True)
 
         step(adam_alpha, log_alpha * (-log_prob.detach().mean() - target_entropy))
-        torch._foreach_lerp_(following, moving, tau)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(target_params, moving, tau)  # pyright: ignore[reportPrivateImportUsage]
 
     def run(n: int) -> None:
         for _ in range(n):

@@ -1,8 +1,8 @@
-"""What is timed of the tree searches: whole plans with an MLP model of 64 x 64, beside the same in mctx if it is there.
+"""Benchmark of the tree searches: whole searches with an MLP model of 64 x 64, beside mctx where it is installed.
 
-Trees in this model are as deep as they come: with PUCT half of the simulations follow one line of play. A row's `time
-over` holds it against mctx on the same inputs, in the same rounds; `_lanes` rows are the same searches under two
-`vmap`s, held against one.
+Trees in this model are very deep: with PUCT half of the simulations follow one line of play. A row's `time over` is its
+time divided by mctx's on the same inputs, timed alternately; `_lanes` rows are the same searches under two `vmap`s,
+divided by the time under one.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ WIDTH, GAMMA = 64, 0.997
 Params = dict[str, Array]
 
 PLANNERS: dict[str, Callable[[int, Spec, bool], Planner]] = {
-    "puct": lambda n, spec, keep: puct(PUCT(simulations=n, gamma=GAMMA, keep_tree=keep), spec),
-    "gumbel": lambda n, spec, keep: gumbel(Gumbel(simulations=n, gamma=GAMMA, keep_tree=keep), spec),
+    "puct": lambda n, spec, keep: puct(PUCT(simulations=n, gamma=GAMMA), spec, keep_tree=keep),
+    "gumbel": lambda n, spec, keep: gumbel(Gumbel(simulations=n, gamma=GAMMA), spec, keep_tree=keep),
 }
 
 
@@ -50,7 +50,7 @@ def step(p: Params, state: Array, action: Array) -> tuple[Array, Array]:
 
 
 def model(p: Params) -> Model:
-    """The model as a planner sees it."""
+    """The model in the planners' form."""
     return Model(
         lambda key, state, action: StepOut(*step(p, state, action), jnp.ones(())),
         value=lambda key, state: (state @ p["v"])[..., 0],
@@ -99,7 +99,7 @@ def search(
     actions: Sequence[int] = (4, 18),
     kinds: Sequence[str] = ("puct", "gumbel"),
 ) -> Iterator[list[Case]]:
-    """Tree searches: groups of cases to be timed in turn. The unit is one plan of one lane."""
+    """Tree searches: groups of cases that are timed alternately. The unit is one search from one root."""
     for kind in kinds:
         for many in actions:
             for n in simulations:
@@ -127,7 +127,7 @@ def _group(name: str, kind: str, actions: int, simulations: int, batch: int) -> 
 
 
 def _repeated(name: str, fn: Callable[..., tuple[Array, Array]], p: Params, states: Array, versus: str) -> Case:
-    """`n` batches of plans, each from states that depend on the plans before."""
+    """`n` batches of searches, each from states that depend on the searches before."""
     batch = states.shape[0]
 
     def run(p: Params, states: Array, n: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What the figures share: seeds on the devices there are, tables, and pictures of a few kilobytes."""
+"""What the figures share: seeds on devices, tables, and small PNG files."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from mbrl_jax.train.sweep import place
 
 
 def share(seeds: int) -> int:
-    """The most devices that can share the seeds evenly."""
+    """The largest number of devices that divides the seeds."""
     return max(n for n in range(1, jax.device_count() + 1) if seeds % n == 0)
 
 
 def keys(seeds: int, first: int = 0) -> Array:
-    """One key for each seed from `first` on, on the devices that share them."""
+    """The keys [seeds] of the seeds from `first` on, divided among devices."""
     return place(jax.vmap(jax.random.key)(first + jnp.arange(seeds)), share(seeds))
 
 
 def compiled(fn: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], float]:
-    """`fn` compiled for these arguments, and the seconds that took."""
+    """`fn` compiled for these arguments, and the seconds of compilation."""
     start = time.perf_counter()
     ready = jax.jit(fn).lower(*args).compile()
     return ready, time.perf_counter() - start
 
 
 def timed(fn: Callable[..., Any], *args: Any) -> tuple[Any, tuple[float, float]]:
-    """What `fn` gives, as NumPy arrays; the seconds that took, and the processor's over all threads."""
+    """The result of `fn` as NumPy arrays; its seconds of wall-clock, and of CPU time over all threads."""
     start, busy = time.perf_counter(), time.process_time()
     result = jax.tree.map(np.asarray, fn(*args))
     return result, (time.perf_counter() - start, time.process_time() - busy)
@@ -50,12 +50,12 @@ def mean_and_error(values: Any, axis: int = 0) -> tuple[Any, Any]:
     """Mean over the seeds and its standard error, 0 for one seed."""
     values = np.asarray(values, np.float64)
     n = values.shape[axis]
-    spread = values.std(axis, ddof=1) if n > 1 else np.zeros(np.delete(values.shape, axis))
-    return values.mean(axis), spread / np.sqrt(n)
+    deviation = values.std(axis, ddof=1) if n > 1 else np.zeros(np.delete(values.shape, axis))
+    return values.mean(axis), deviation / np.sqrt(n)
 
 
 def write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table for other programs."""
+    """Writes a CSV table."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -64,7 +64,7 @@ def write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) ->
 
 
 def show(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table for the eye, words to the left and numbers to the right."""
+    """Prints a table, words aligned left and numbers right."""
     text = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*text, strict=True)]
     right = [not isinstance(cell, str) or cell[:1].isdigit() for cell in rows[0]]

@@ -1,9 +1,9 @@
 """Figures of World Models: what a controller scores in dreams of each temperature, and in the real world.
 
-One world model for each seed learns from random actions alone, and is then the same for every controller: each evolves
-from nothing in dreams of its own temperature, and is judged there by new dreams, and in whole real episodes.
+For each seed one world model learns from random actions alone. Every controller then evolves from 0 in dreams of its
+own temperature, and is evaluated in new dreams of that temperature and in whole real episodes.
 
-ledge          paid by how near the edge it walks, while a gust of wind may come in any step: a cold dream has no gusts
+ledge          rewards walking near an edge, while a gust of wind may come in any step: a cold dream has no gusts
 cartpole       CartPole-v1 without its velocities: the controller sees the latent and the memory
 cartpole-z     the same with controllers that see the latent alone
 """
@@ -21,7 +21,7 @@ import numpy as np
 
 from figures.common import canvas, mean_and_error, save, show, write_csv
 from mbrl_jax.agents.world_models import agent as wm
-from mbrl_jax.agents.world_models.controller import controller_size, scorer
+from mbrl_jax.agents.world_models.controller import controller_size
 from mbrl_jax.analysis.curves import COLOURS
 from mbrl_jax.core.config import replace
 from mbrl_jax.core.types import Array, Box, Env, Key, Replay, Spec
@@ -37,7 +37,11 @@ COMMON: dict[str, Any] = {
     "vision.latent": 0, "memory.hidden": 32, "length": 32, "memory_updates": 1_000, "lr": 3e-3, "dreams": 16,
     "population": 32, "generations": 25, "sigma": 0.5, "horizon": 200,
 }  # fmt: skip
-GUST, CHANCE, STEP = 0.4, 0.1, 0.1  # of the ledge: what a gust moves, its chance in each step, and the longest stride
+GUST, CHANCE, STEP = (
+    0.4,
+    0.1,
+    0.1,
+)  # of the ledge: a gust's size, its probability per step, and the longest stride
 
 
 def hidden_cartpole() -> Env:
@@ -46,9 +50,9 @@ def hidden_cartpole() -> Env:
 
 
 def ledge(steps: int = 100) -> Env:
-    """A walk on a line that ends at 1, paid by the place where that is above 0, with gusts towards the edge.
+    """A walk on a line that ends at 1, with the position as reward where it is above 0, and gusts towards the edge.
 
-    Without gusts it would be best to stand right at the edge; with them, some way off it.
+    Without gusts it would be best to stand right at the edge; with them, at a distance from it.
     """
 
     def reset(key: Key) -> tuple[Any, Array]:
@@ -83,7 +87,7 @@ CASES: dict[str, Case] = {
 
 
 def world(cfg: wm.WorldModelsConfig, env: Env, key: Key, rows: int) -> tuple[wm.Learner, Replay]:
-    """What is learned from random actions, and the experience."""
+    """A learner fitted to random actions, and that experience."""
     clocks = LoopConfig(num_envs=4, warmup=rows // 4, capacity=rows * 2, eval_episodes=0)
     agent, buffer = wm.make(replace(cfg, {"generations": 1}), env.spec), wm.buffer(cfg, clocks.capacity, 4)
     key_init, key_fit = jax.random.split(key)
@@ -101,11 +105,12 @@ def scores(
     temperature: Array,
     episodes: int,
 ) -> tuple[Array, Array]:
-    """A new controller's score in dreams of a temperature, where it evolved, and in real episodes, both [] means."""
+    """The mean scores [] of a new controller: in dreams of the temperature it evolved at, and in real episodes."""
     cfg = replace(cfg, {"temperature": temperature})
     key_evolve, key_dream, key_real = jax.random.split(key, 3)
-    score = scorer(cfg, env.spec, learner.memory, learner.vision, replay)
-    start = jnp.zeros(controller_size(cfg, env.spec.obs.shape[0], env.spec.action))
+    score = wm.controller_score(cfg, env.spec, learner.memory, learner.vision, replay)
+    latent, hidden = env.spec.obs.shape[0], cfg.memory.hidden
+    start = jnp.zeros(controller_size(env.spec.action, latent=latent, hidden=hidden, sees=cfg.sees))
     found = evolve(key_evolve, start, score, cfg.sigma, cfg.population, cfg.generations, cfg.strategy)
     agent = wm.make(cfg, env.spec)
     real = evaluate(agent, env, key_real, learner._replace(controller=found.mean), episodes)[0]
@@ -121,15 +126,15 @@ def temperature_figure(
     changes: dict[str, Any] | None = None,
     first: int = 0,
 ) -> Any:
-    """Dream scores and real ones by temperature.
+    """Scores in dreams and in real episodes, by temperature.
 
     Args:
       out: folder.
-      seeds: world models, each of random actions of its own.
-      temperatures: of the dreams, for each of which a controller evolves in every world model.
-      cases: names in `CASES`, a panel each.
-      episodes: real ones of each controller, cut off after as many steps as a dream.
-      changes: of settings by name, in all cases.
+      seeds: number of world models, each fitted to its own random actions.
+      temperatures: of the dreams; in every world model a controller evolves at each.
+      cases: names in `CASES`, one panel each.
+      episodes: real episodes per controller, cut off after as many steps as a dream.
+      changes: to the settings by name, in all cases.
       first: number of the first seed.
     Returns:
       {case: (dream, real), each [seeds, temperatures]}.

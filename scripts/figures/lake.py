@@ -1,4 +1,4 @@
-"""The figure of slippery FrozenLake: what a model has to remember of a stochastic world."""
+"""The figure of slippery FrozenLake: what a model must store of a stochastic environment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POLICY = QLearningConfig(lr=0.1, gamma=GAMMA, epsilon=0.5)
 
 
 def agents(policy: QLearningConfig = POLICY, planning: int = 10) -> dict[str, Callable[[Spec], Agent]]:
-    """The learners compared, by name."""
+    """The agents that are compared, by name."""
 
     def dyna(form: str) -> Callable[[Spec], Agent]:
         return lambda spec: dyna_q.make(DynaQConfig(policy=policy, planning=planning, form=form), spec)
@@ -41,12 +41,12 @@ def agents(policy: QLearningConfig = POLICY, planning: int = 10) -> dict[str, Ca
 
 
 def value_of(mdp: MDP, policy: Array, gamma: float, doublings: int = 12) -> Array:
-    """The exact value [] of a policy [S, A] from the start, by products alone.
+    """The exact value [] of a policy [S, A] at the start, by matrix products alone.
 
         V_2k = V_k + (γ P)^k V_k,   V_1 = r
 
-    After 12 doublings what is left out is below γ^4096 of the whole. A linear solve would do as well, but batches of
-    them on several processor devices at once may wait for one another.
+    After 12 doublings the remainder is below γ^4096 of the total. A linear solve would do as well, but batches of them
+    on several CPU devices at once can block each other.
     """
     weights = jnp.where(mdp.terminal[:, None], 0.0, policy)
     values = jnp.einsum("sa,sat,sat->s", weights, mdp.transitions, mdp.rewards)
@@ -57,7 +57,7 @@ def value_of(mdp: MDP, policy: Array, gamma: float, doublings: int = 12) -> Arra
 
 
 def value_curve(make: Callable[[Spec], Agent], env: Env, mdp: MDP, chunks: int, steps: int) -> Callable[[Key], Array]:
-    """(key) -> the exact value of the start under the greedy policy, before learning and after each chunk [1 + C]."""
+    """(key) -> the exact value of the greedy policy at the start, before learning and after each chunk [1 + C]."""
     loop = tabular_loop(make(env.spec), env, steps)
 
     def value(state: LoopState) -> Array:
@@ -79,17 +79,17 @@ def frozen_lake_figure(
     out: Path, seeds: int = 100, chunks: int = 40, steps: int = 500, planning: int = 10,
     names: Sequence[str] | None = None,
 ) -> dict[str, float]:  # fmt: skip
-    """The value of the greedy policy against real steps, by what the model remembers.
+    """The value of the greedy policy against real steps, by form of the model.
 
     Args:
       out: folder.
       seeds: of each agent.
       chunks: points of a curve.
-      steps: real steps between two of them.
-      planning: n.
+      steps: real steps between two points.
+      planning: n, planned backups per real step.
       names: of `agents`; None for all.
     Returns:
-      by agent: the mean value over the second half of the run and the seeds; and the optimum's.
+      the mean value over seeds and the second half of the run, by agent; and the optimum.
     """
     devices, start = share(seeds), time.perf_counter()
     env, mdp = frozen_lake(), frozen_lake_mdp()

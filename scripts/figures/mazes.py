@@ -1,4 +1,4 @@
-"""Mazes and the paths in them, and the figure of mazes that change (examples 8.2 and 8.3)."""
+"""Paths in mazes, and the figure of changing mazes (examples 8.2 and 8.3)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def shortest(grid: Layout) -> int:
 
 
 def greedy_path(grid: Layout, q: np.ndarray) -> list[int]:
-    """The cells of the greedy path from the start, up to the goal or to where it goes round in a circle."""
+    """The cells of the greedy path from the start, up to the goal or to the first repeated cell."""
     led, path = maze.successors(grid), [cell(grid, grid.start)]
     while path[-1] != cell(grid, grid.goal):
         after = int(led[path[-1], q[path[-1]].argmax()])
@@ -55,13 +55,13 @@ def greedy_path(grid: Layout, q: np.ndarray) -> list[int]:
 
 
 def finds_shortest(grid: Layout, q: np.ndarray) -> bool:
-    """Whether the greedy path is one of the shortest."""
+    """Whether the greedy path is a shortest one."""
     path = greedy_path(grid, q)
     return path[-1] == cell(grid, grid.goal) and len(path) - 1 == shortest(grid)
 
 
 class Change(NamedTuple):
-    """A maze that changes, and the settings commonly used in it."""
+    """A changing maze, and the settings commonly used in it."""
 
     name: str
     env: Env
@@ -81,13 +81,13 @@ def changes() -> tuple[Change, Change]:
 
 
 def learners(change: Change) -> dict[str, DynaQConfig]:
-    """Dyna-Q and Dyna-Q+ for one of them: α = 1, ε = 0.1, γ = 0.95, the last outcome as the model."""
+    """Dyna-Q and Dyna-Q+ for one of the mazes: α = 1, ε = 0.1, γ = 0.95, the last outcome as the model."""
     plain = DynaQConfig(policy=QLearningConfig(lr=1.0), planning=change.planning, form="last")
     return {"Dyna-Q": plain, "Dyna-Q+": replace(plain, {"bonus": change.bonus, "untried": True})}
 
 
 def rewards_over_time(change: Change, cfg: DynaQConfig, every: int) -> Callable[[Key], tuple[Array, Array]]:
-    """(key) -> cumulative reward after every so many steps [T], and the action values at the end [S, A]."""
+    """(key) -> cumulative reward after every `every` steps [T], and the final action values [S, A]."""
     env = recorded(change.env)
     loop = tabular_loop(dyna_q.make(cfg, env.spec), env, every)
 
@@ -105,7 +105,7 @@ def rewards_over_time(change: Change, cfg: DynaQConfig, every: int) -> Callable[
 def changing_mazes_figure(
     out: Path, seeds: int = 1_000, examples: Sequence[Change] | None = None, every: int = 50
 ) -> dict[tuple[str, str], dict[str, float]]:
-    """Cumulative reward of Dyna-Q and Dyna-Q+ in mazes that change.
+    """Cumulative reward of Dyna-Q and Dyna-Q+ in changing mazes.
 
     Args:
       out: folder.
@@ -114,7 +114,7 @@ def changing_mazes_figure(
       every: real steps between two points of a curve.
     Returns:
       by maze and agent: reward at the change, reward per step after it and over the last sixth of the run, and the
-      share of seeds whose greedy path at the end is a shortest one.
+      share of seeds whose final greedy path is a shortest one.
     """
     examples = changes() if examples is None else examples
     devices, start = share(seeds), time.perf_counter()
@@ -127,7 +127,7 @@ def changing_mazes_figure(
         for i, (name, cfg) in enumerate(learners(change).items()):
             run, compiling = compiled(over_seeds(rewards_over_time(change, cfg, every), 64, devices), keys(seeds))
             (totals, q), (wall, _) = timed(run, keys(seeds))
-            totals = np.pad(totals, ((0, 0), (1, 0)))  # nothing at first
+            totals = np.pad(totals, ((0, 0), (1, 0)))  # 0 at the start
             band(axes, at, totals, i, name)
             middle, error = mean_and_error(totals)
             rows += [(change.name, name, int(t), float(m), float(e)) for t, m, e in zip(at, middle, error, strict=True)]

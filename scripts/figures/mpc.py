@@ -1,4 +1,4 @@
-"""The figure of planning with the true model: every planner on every task, at equal budgets of model steps."""
+"""Figure of planning with the true model: every planner on every task, at equal budgets of model steps."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from mbrl_jax.presets import settings
 from mbrl_jax.train.evaluate import evaluate
 from mbrl_jax.train.sweep import over_seeds
 
-NOTHING = "nothing"  # the action 0 in every step
+NOTHING = "nothing"  # baseline: action 0 in every step
 
 
 class Task(NamedTuple):
-    """One environment, and what counts as solving it."""
+    """One environment, and the return that counts as solving it."""
 
     title: str
-    bar: float | None  # mean return; None where what can be reached depends on the start
-    above: float = 0.0  # of the mean return of doing nothing, where there is no bar
+    bar: float | None  # mean return; None where the best return depends on the initial state
+    above: float = 0.0  # without a bar: margin above the mean return of doing nothing
 
 
 TASKS: dict[str, Task] = {
@@ -41,13 +41,13 @@ TASKS: dict[str, Task] = {
     "CartPoleSwingUp": Task("Cartpole swing-up", settings.THRESHOLD["CartPoleSwingUp"]),
     "ContinuousCartPole": Task("Continuous CartPole", settings.THRESHOLD["ContinuousCartPole"]),
     "MountainCarContinuous-v0": Task("Mountain car, continuous", 90.0),
-    # Two links and a goal anywhere in a square, out of reach or not; an episode has 100 steps of reward at most 1.
+    # Two links and a goal anywhere in a square, possibly out of reach; an episode has 100 steps of reward at most 1.
     "Reacher-misc": Task("Reacher, two links", None, above=40.0),
 }
 
 
 def model_steps(cfg: PlannerConfig) -> int:
-    """Model steps of one plan. The gradient planner's count once, though all but the last round go back as well."""
+    """Model steps of one plan; backward passes of the gradient planner are not counted."""
     chosen = getattr(cfg, cfg.kind)
     if isinstance(chosen, Gradient):
         return chosen.particles * chosen.restarts * chosen.horizon * (chosen.iterations + 1)
@@ -71,7 +71,7 @@ def idle(env: Env) -> Agent:
 
 
 def episode(agent: Agent, env: Env) -> Callable[[Key], tuple[Array, Array]]:
-    """(key) -> return and length of one episode; its start depends on the key alone, not on the agent."""
+    """(key) -> return and length of one episode; its initial state depends on the key alone, not on the agent."""
 
     def one(key: Key) -> tuple[Array, Array]:
         returns, lengths = evaluate(agent, env, key, (), 1)
@@ -81,7 +81,7 @@ def episode(agent: Agent, env: Env) -> Callable[[Key], tuple[Array, Array]]:
 
 
 def is_solved(task: Task, returns: np.ndarray, nothing: np.ndarray) -> bool:
-    """Whether the mean return is at the task's bar."""
+    """Whether the mean return reaches the task's bar."""
     bar = nothing.mean() + task.above if task.bar is None else task.bar
     return bool(returns.mean() >= bar)
 
@@ -97,14 +97,14 @@ def mpc_figure(
 
     Args:
       out: folder.
-      seeds: episodes of each planner on each task, from the same starts.
+      seeds: episodes of each planner on each task, from the same initial states.
       tasks: of `TASKS`.
       kinds: of `KINDS`.
       changes: to the presets, by dotted name.
     Returns:
-      returns [seeds] by task and planner; doing nothing is one of them.
+      returns [seeds] by task and planner, the baseline included.
     Raises:
-      ValueError: planners whose plans of one task take different numbers of model steps.
+      ValueError: planners that take different numbers of model steps per plan on a task.
     """
     devices, start = share(seeds), time.perf_counter()
     budgets = {name: {k: model_steps(planning(name, k, changes).planner) for k in kinds} for name in tasks}

@@ -1,4 +1,4 @@
-"""Mazes drawn with what was learned in them: values as colours, greedy moves as arrows."""
+"""The pictures of mazes: learned values as colours, greedy actions as arrows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mbrl_jax.train.loop import LoopState
 
 
 def after_episodes(episodes: tuple[int, ...], planning: int, seed: int = 0) -> list[np.ndarray]:
-    """The action values [S, A] of one seed of Dyna-Q in the Dyna maze, after each of these numbers of episodes."""
+    """The action values [S, A] of one seed of Dyna-Q in the Dyna maze, after each number of episodes."""
     env = recorded(changing_maze(DYNA, DYNA, 0))
     loop = tabular_loop(dyna_q.make(DynaQConfig(planning=planning, form="last"), env.spec), env, 1)
 
@@ -38,12 +38,12 @@ def after_episodes(episodes: tuple[int, ...], planning: int, seed: int = 0) -> l
 
 
 def best_moves(q: np.ndarray) -> np.ndarray:
-    """[S, A] bool: the greedy moves, up to a ten-thousandth of their own value, as values fall off from the goal."""
+    """[S, A] bool: the greedy actions, with a relative tolerance of 1e-4, because values fall off from the goal."""
     return greedy_moves(q / np.maximum(q.max(1, keepdims=True), 1e-30), 1e-4)
 
 
 def panel(grid: Layout, q: np.ndarray, title: str, path: bool = False) -> Panel:
-    """A maze with its values and greedy moves, and the greedy path where it is asked for."""
+    """A maze with its values and greedy actions, and with its greedy path if `path`."""
     walked = greedy_path(grid, q) if path else None
     return Panel(*grid, values=q.max(1), policy=best_moves(q).astype(np.float32), path=walked, title=title)
 
@@ -51,10 +51,15 @@ def panel(grid: Layout, q: np.ndarray, title: str, path: bool = False) -> Panel:
 def maze_pictures(
     out: Path, episodes: tuple[int, ...] = (1, 2, 5, 30), planning: int = 50, seed: int = 0
 ) -> list[Panel]:
-    """The Dyna maze after some episodes, and the shortcut maze at its end, without and with the bonus.
+    """Draws the Dyna maze after some episodes, and the final shortcut maze without and with the bonus.
 
+    Args:
+      out: folder.
+      episodes: numbers of episodes, one picture each.
+      planning: n, planned backups per real step.
+      seed: of all runs.
     Returns:
-      what is drawn.
+      the pictures' panels.
     """
     start = time.perf_counter()
     panels = [
@@ -72,7 +77,7 @@ def maze_pictures(
 
 
 def _cells(panels: list[Panel]) -> list[tuple[Any, ...]]:
-    """The free cells of all pictures; moves are letters for up, down, left and right, none where all are alike."""
+    """The free cells of all pictures; moves are the letters of up, down, left and right, empty where all are equal."""
     rows = []
     for one in panels:
         width = one.walls.shape[1]

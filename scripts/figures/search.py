@@ -1,4 +1,4 @@
-"""Figures of tree search: one tree drawn, and returns against the number of simulations at play."""
+"""Figures of tree search: a drawing of one tree, and returns against the number of simulations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mbrl_jax.planners.mcts import UCT, nodes, uct
 from mbrl_jax.train.evaluate import evaluate
 
 SIMULATIONS = (1, 2, 4, 8, 16, 32, 64, 128)
-STEPS = 8_000  # real steps of MuZero's training: half-way, where search has something to improve
+STEPS = 8_000  # environment steps of MuZero's training: half-way, where search still improves the policy
 CELLS = [f"{'abc'[i % 3]}{3 - i // 3}" for i in range(9)]
 
 
@@ -37,13 +37,13 @@ def search_tree(out: Path, moves: Sequence[str] = ("b2", "a3", "c1"), simulation
       moves: played from the start, as column and row.
       simulations: of the search.
     Returns:
-      the tree laid open (`planners.mcts.nodes`).
+      the nodes of the tree (`planners.mcts.nodes`).
     """
     game = tictactoe.tictactoe()
     state, _ = game.reset(jax.random.key(0))
     for move in moves:
         state = game.step(jax.random.key(0), state, jnp.int32(CELLS.index(move)))[0]
-    planner = uct(UCT(simulations=simulations, gamma=1.0, keep_tree=True), game.spec)
+    planner = uct(UCT(simulations=simulations, gamma=1.0), game.spec, keep_tree=True)
     model = uct_agent.true_model(game)
     _, _, info = jax.jit(lambda key: planner.plan(key, model, state, planner.init()))(jax.random.key(1))
     tree = nodes(info.tree, game.spec.num_actions)
@@ -62,13 +62,13 @@ def search_tree(out: Path, moves: Sequence[str] = ("b2", "a3", "c1"), simulation
 
 
 def simulations_figure(out: Path, seeds: int = 8, simulations: Sequence[int] = SIMULATIONS, steps: int = STEPS) -> Any:
-    """Returns on CartPole-v1 against the number of simulations at play: UCT in the true dynamics, MuZero half-way.
+    """Returns on CartPole-v1 against the number of simulations: UCT in the true dynamics, and MuZero half-trained.
 
     Args:
       out: folder.
-      seeds: episodes of UCT; networks of MuZero, one episode each.
-      simulations: numbers of them.
-      steps: real steps that MuZero learned from, with the preset's simulations.
+      seeds: episodes of UCT; MuZero networks, one episode each.
+      simulations: their numbers, per action.
+      steps: environment steps that MuZero learned from, with the preset's simulations.
     Returns:
       {planner: [simulations, seeds] returns}.
     """
@@ -103,7 +103,7 @@ def simulations_figure(out: Path, seeds: int = 8, simulations: Sequence[int] = S
         panels[0].fill_between(simulations, middle - error, middle + error, color=colour, alpha=0.2, linewidth=0)
     panels[0].set_xscale("log", base=2)
     panels[0].set_xticks(simulations, [str(n) for n in simulations])
-    panels[0].set_xlabel("simulations at play")
+    panels[0].set_xlabel("simulations per action")
     panels[0].set_ylabel(f"return on CartPole-v1\nmean and standard error, {seeds} seeds")
     panels[0].legend(frameon=False)
     save(out / "simulations.png", figure)
@@ -117,11 +117,11 @@ def simulations_figure(out: Path, seeds: int = 8, simulations: Sequence[int] = S
 
 
 def learned(keys: Key, steps: int) -> Tree:
-    """MuZero's learners [seeds, ...] after `steps` real steps of the preset."""
+    """MuZero's learners [seeds, ...] after `steps` environment steps of the preset."""
     preset = presets.preset("muzero", "CartPole-v1")
     clocks = preset.loop
-    turns = steps // clocks.num_envs - clocks.warmup
-    clocks = replace(clocks, {"inner": turns, "cycles": 1, "eval_episodes": 0})
+    updates = steps // clocks.num_envs - clocks.warmup
+    clocks = replace(clocks, {"inner": updates, "cycles": 1, "eval_episodes": 0})
     loop = presets.build("muzero", "CartPole-v1", preset.agent, clocks)
     return jax.jit(jax.vmap(lambda key: loop.train(key, 1)[0].learner))(keys)
 
@@ -129,7 +129,7 @@ def learned(keys: Key, steps: int) -> Tree:
 def played(
     make: Callable[[int], Agent], env: Env, keys: Key, simulations: Sequence[int], learners: Tree | None
 ) -> np.ndarray:
-    """Returns [simulations, seeds] of one episode each."""
+    """Returns [simulations, seeds], of one episode each."""
 
     def one(agent: Agent, key: Key, learner: Tree) -> Array:
         return evaluate(agent, env, key, agent.init(key) if learners is None else learner, 1)[0][0]

@@ -1,4 +1,4 @@
-"""The figure of example 8.4: backups to a good path against the maze's size, Dyna-Q and prioritized sweeping."""
+"""The figure of example 8.4: backups until the greedy path is good, by size of the maze."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from mbrl_jax.train.sweep import over_seeds, place
 KINDS = ("Dyna-Q", "prioritized sweeping")
 
 CLOSE = 1.2
-"""A path counts as good up to this many times the shortest one's length."""
+"""A path is good if it is at most this many times as long as the shortest one."""
 
 
 def greedy_length(grid: Layout, q: Array, limit: int) -> Array:
-    """[] int32: steps of the greedy path from the start to the goal, limit + 1 where it does not get there in time."""
+    """[] int32: length of the greedy path from the start to the goal; limit + 1 if it is longer than that."""
     led, goal = jnp.asarray(maze.successors(grid)), cell(grid, grid.goal)
 
     def onward(at: tuple[Array, Array]) -> Array:
@@ -46,19 +46,19 @@ def greedy_length(grid: Layout, q: Array, limit: int) -> Array:
 
 
 class Search(NamedTuple):
-    """A run up to a good greedy path."""
+    """A run up to its first good greedy path."""
 
     loop: LoopState
     steps: Array  # [] int32 real steps
     backups: Array  # [] int32
-    blind: Array  # [] int32 those before the first reward
+    blind: Array  # [] int32 backups before the first reward
     good: Array  # [] bool
 
 
 def agent_loop(
     kind: str, env: Env, lr: Array | float, planning: int, steps: int
 ) -> tuple[Loop, Callable[..., Any], Callable[..., Any]]:
-    """A loop of one of `KINDS`, with what to drop of its state between chunks, and how to put it back."""
+    """A loop of one of `KINDS`, and functions that drop parts of its state between chunks and put them back."""
     policy = QLearningConfig(lr=lr)  # pyright: ignore[reportArgumentType]
     if kind == "Dyna-Q":
         agent, keep, back = (
@@ -75,18 +75,17 @@ def agent_loop(
 def search(
     factor: int, kind: str, planning: int, budget: int, every: int = 10
 ) -> Callable[[tuple[Key, Array]], tuple[Array, Array, Array, Array]]:
-    """(key, step size) -> backups until the greedy path is good, those before the first reward, real steps, and whether
-    it became good.
+    """(key, step size) -> backups until the greedy path is good, backups before the first reward, real steps, success.
 
     Args:
       factor: of the maze's sides.
       kind: one of `KINDS`.
       planning: backups per real step.
-      budget: real steps after which to give up.
-      every: real steps between two looks at the path, times the factor.
+      budget: maximum number of real steps.
+      every: real steps between two tests of the path, divided by the factor.
     """
     grid = maze.grow(maze.DYNA, factor)
-    env = recorded(maze.changing_maze(grid, grid, 0))  # endless, so that its state remembers the first reward
+    env = recorded(maze.changing_maze(grid, grid, 0))  # endless, so that its state records the first reward
     limit, chunk = int(CLOSE * shortest(grid)), every * factor
 
     def one(seed: tuple[Key, Array]) -> tuple[Array, Array, Array, Array]:
@@ -111,7 +110,7 @@ def search(
 def quartiles_of(backups: np.ndarray, blind: np.ndarray, steps: np.ndarray, good: np.ndarray) -> np.ndarray:
     """[2, 3]: the quartiles over seeds of all backups, and of those from the first reward on.
 
-    A run without a good path took more than all those that have one.
+    A run that found no good path counts as infinite.
     """
     del steps
     counts = np.where(good, np.stack([backups, backups - blind]), np.inf)
@@ -128,9 +127,9 @@ def sweeping_figure(
       out: folder.
       seeds: of the smallest mazes; a half, a quarter and an eighth of them, 2 at least, from factors 4, 6 and 8 on.
       factors: of the maze's sides.
-      rates: step sizes, one panel each; all are in one program.
+      rates: step sizes, one panel each, all in one program.
       planning: n, backups per real step (Dyna-Q makes one more on the real step itself).
-      budget: real steps after which to give up, times the factor squared.
+      budget: maximum number of real steps, divided by the factor squared.
     Returns:
       by step size, factor and kind: quartiles [2, 3] over the seeds, of all backups and of those from the first reward
       on; infinite where too few seeds reached a good path.
@@ -143,28 +142,28 @@ def sweeping_figure(
         both = place((jnp.tile(keys(count), len(rates)), jnp.repeat(jnp.array(rates), count)), devices)
         cells, clocks, medians = int((~grid.walls).sum()), [], {}
         for kind in KINDS:
-            # One seed after the other on each device: none waits for the slowest, and each table stays in the cache.
+            # One seed after another on each device: none waits for the slowest, and each table stays in the cache.
             fn = over_seeds(search(factor, kind, planning, budget * factor**2), 1, devices)
             run, compiling = compiled(fn, both)
             results, (wall, _) = timed(run, both)
             clocks.append(f"{wall:.1f} + {compiling:.1f}")
             for rate, found in zip(rates, np.stack(results).reshape(4, len(rates), count).swapaxes(0, 1), strict=True):
                 rows += [(rate, cells, kind, seed, *map(int, x)) for seed, x in enumerate(found.T)]
-                spread = quartiles_of(*found)
-                quartiles[rate, factor, kind] = spread
-                medians[rate, kind] = (*spread[:, 1], np.median(found[2]), f"{int(found[3].sum())}/{count}")
+                points = quartiles_of(*found)
+                quartiles[rate, factor, kind] = points
+                medians[rate, kind] = (*points[:, 1], np.median(found[2]), f"{int(found[3].sum())}/{count}")
         for rate in rates:
             plain, swept = (medians[rate, kind] for kind in KINDS)
-            told = [cell if isinstance(cell, str) else f"{cell:,.0f}" for cell in (*plain, *swept[:1], *swept[2:])]
+            texts = [cell if isinstance(cell, str) else f"{cell:,.0f}" for cell in (*plain, *swept[:1], *swept[2:])]
             ratios = [f"{a / b:.1f}" if np.isfinite(a + b) else "-" for a, b in zip(plain[:2], swept[:2], strict=True)]
-            table.append((f"{rate:g}", cells, shortest(grid), *told, *ratios, *clocks))
+            table.append((f"{rate:g}", cells, shortest(grid), *texts, *ratios, *clocks))
         write_csv(out / "sweeping.csv", ("lr", "cells", "agent", "seed", "backups", "blind", "steps", "good"), rows)
         print(f"{cells} cells: {time.perf_counter() - start:.0f} s so far", flush=True)
     draw(out / "sweeping.png", quartiles, factors, rates, planning)
     show(
         f"Backups until the greedy path is at most {CLOSE} times the shortest, n = {planning}: medians over the seeds "
         "of all backups and, for Dyna-Q, of those from the first reward on (sweeping makes none before), of the real "
-        "steps, and seeds that got there; ratios of the medians, of all backups and from the first reward on; seconds "
+        "steps, and the successful seeds; ratios of the medians, of all backups and from the first reward on; seconds "
         "of running and compiling, all step sizes in one program",
         ("lr", "cells", "path", "Dyna-Q", "rewarded", "steps", "reached", "sweeping", "steps", "reached", "ratio",
          "rewarded", "Dyna-Q s", "sweeping s"),
@@ -175,17 +174,17 @@ def sweeping_figure(
 
 
 def draw(path: Path, quartiles: dict, factors: Sequence[int], rates: Sequence[float], planning: int) -> None:
-    """Medians as lines, quartiles as bands, a panel for each step size."""
+    """Medians as lines, quartiles as bands, one panel for each step size."""
     figure, panels = canvas(len(rates), 5.5 * len(rates), 4.6)
     cells = [int((~maze.grow(maze.DYNA, factor).walls).sum()) for factor in factors]
     for axes, rate in zip(panels, rates, strict=True):
         for i, kind in enumerate(KINDS):
-            spread = np.stack([quartiles[rate, factor, kind] for factor in factors], -1)  # [2, 3, F]
-            low, middle, high = np.where(np.isfinite(spread), spread, np.nan)[0]
+            points = np.stack([quartiles[rate, factor, kind] for factor in factors], -1)  # [2, 3, F]
+            low, middle, high = np.where(np.isfinite(points), points, np.nan)[0]
             axes.fill_between(cells, low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
             axes.plot(cells, middle, "o-", color=COLOURS[i], linewidth=1.8, markersize=5, label=kind)
             if kind == "Dyna-Q":
-                rewarded = np.where(np.isfinite(spread[1, 1]), spread[1, 1], np.nan)
+                rewarded = np.where(np.isfinite(points[1, 1]), points[1, 1], np.nan)
                 axes.plot(
                     cells, rewarded, "--", color=COLOURS[i], linewidth=1.4, label="Dyna-Q, from the first reward on"
                 )

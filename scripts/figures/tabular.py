@@ -1,4 +1,4 @@
-"""Figures of tabular learners: the Dyna maze (example 8.1) against plain NumPy."""
+"""The figure of the Dyna maze (example 8.1), against plain NumPy; and what the figures of tabular agents share."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ REFERENCE_SEEDS = 30
 
 
 def tabular_loop(agent: Agent, env: Env, steps: int) -> Loop:
-    """A loop whose chunk is that many real steps of a tabular agent."""
+    """A loop whose chunk is `steps` real steps of a tabular agent."""
     cfg = LoopConfig(inner=steps, cycles=1, warmup=0, eval_episodes=0, capacity=1)
     return make_loop(agent, env, latest(1, 1), cfg)
 
 
 class Recorded(NamedTuple):
-    """The state of an endless environment, with what happened in it."""
+    """The state of an endless environment, and its rewards so far."""
 
     inner: Any
     time: Array  # [] int32 real steps so far
-    total: Array  # [] reward so far; in a maze, how often the goal was reached
-    ends: Array  # [E] int32: after how many real steps each of the first E rewarded ones came
+    total: Array  # [] reward so far; in a maze, the number of goals reached
+    ends: Array  # [E] int32: the steps at which the first E rewards came
 
 
 def recorded(env: Env, episodes: int = 0) -> Env:
-    """An endless environment that remembers its rewards."""
+    """An endless environment whose state records its rewards; `episodes` is E, the number of times recorded."""
 
     def reset(key: Key) -> tuple[Recorded, Array]:
         state, obs = env.reset(key)
@@ -60,13 +60,13 @@ def recorded(env: Env, episodes: int = 0) -> Env:
 
 
 def lean(state: LoopState) -> LoopState:
-    """The state without the counts, which the form "last" writes and never reads: 12 S² A bytes a seed."""
+    """The state without the counts, which the form "last" writes but never reads: 12 S² A bytes per seed."""
     table = state.learner.table._replace(counts=(), rewards=(), discounts=())
     return state._replace(learner=state.learner._replace(table=table))
 
 
 def whole(state: LoopState) -> LoopState:
-    """A `lean` state with blank counts. Writing to them is dead code, which the compiler drops."""
+    """A `lean` state with zero counts. Writing to them is dead code, which the compiler removes."""
     blank = tabular.init(*state.learner.q.shape)
     table = state.learner.table._replace(counts=blank.counts, rewards=blank.rewards, discounts=blank.discounts)
     return state._replace(learner=state.learner._replace(table=table))
@@ -76,11 +76,12 @@ def whole(state: LoopState) -> LoopState:
 
 
 def episode_ends(
-    cfg: DynaQConfig, episodes: int, lanes: int, devices: int = 1, chunk: int = 256
+    cfg: DynaQConfig, episodes: int, slots: int, devices: int = 1, chunk: int = 256
 ) -> Callable[[Key], Array]:
-    """Dyna-Q in the Dyna maze: keys [N] -> the real steps after which each episode ended [N, E].
+    """Dyna-Q in the Dyna maze: keys [N] -> the real steps at which each episode ended [N, E].
 
-    The maze is taken as one endless run, with the same action values, so that its state can remember the episodes.
+    The maze is one endless run, with the same action values, so that its state can record the episodes. `slots` seeds
+    run at once on each device.
     """
     env = recorded(changing_maze(DYNA, DYNA, 0), episodes)
     loop = tabular_loop(dyna_q.make(cfg, env.spec), env, chunk)
@@ -93,7 +94,7 @@ def episode_ends(
         lambda state: lean(loop.chunk(whole(state))[0]),
         lambda state: record(state).total >= episodes,
         lambda state: record(state).ends,
-        lanes,
+        slots,
         devices,
     )
 
@@ -106,7 +107,7 @@ def numpy_dyna(seed: int, grid: Layout, n: int, episodes: int) -> np.ndarray:
     alpha, gamma, epsilon = cfg.lr, cfg.gamma, cfg.epsilon
     states, actions = led.shape
     q = np.zeros((states, actions))  # the goal's row stays 0
-    following, rewards = np.zeros((states, actions), np.int64), np.zeros((states, actions))
+    successors_seen, rewards = np.zeros((states, actions), np.int64), np.zeros((states, actions))
     seen, pairs, found = np.zeros((states, actions), bool), np.zeros(states * actions, np.int64), 0
     lengths = np.zeros(episodes, np.int64)
     for episode in range(episodes):
@@ -124,10 +125,10 @@ def numpy_dyna(seed: int, grid: Layout, n: int, episodes: int) -> np.ndarray:
                 seen[state, action] = True
                 pairs[found] = state * actions + action
                 found += 1
-            following[state, action], rewards[state, action] = after, reward
+            successors_seen[state, action], rewards[state, action] = after, reward
             for pair in pairs[(rng.random(n) * found).astype(np.int64)]:
                 s, a = divmod(pair, actions)
-                q[s, a] += alpha * (rewards[s, a] + gamma * q[following[s, a]].max() - q[s, a])
+                q[s, a] += alpha * (rewards[s, a] + gamma * q[successors_seen[s, a]].max() - q[s, a])
             state = after
             lengths[episode] += 1
     return lengths
@@ -135,17 +136,27 @@ def numpy_dyna(seed: int, grid: Layout, n: int, episodes: int) -> np.ndarray:
 
 def dyna_maze_figure(
     out: Path, seeds: int = 1000, plans: tuple[int, ...] = (0, 5, 10, 50), episodes: int = 50,
-    lanes: int = 128, plain: int = 10, rounds: int = 2,
+    slots: int = 128, plain: int = 10, rounds: int = 2,
 ) -> None:  # fmt: skip
-    """Steps per episode by n, and the time of a seed against the NumPy loop's."""
+    """Steps per episode by n, and the time per seed against the NumPy loop's.
+
+    Args:
+      out: folder.
+      seeds: for each n.
+      plans: values of n, planned backups per real step.
+      episodes: of each seed.
+      slots: seeds at once on each device.
+      plain: seeds of the NumPy loop.
+      rounds: in which the two are timed, alternately.
+    """
     devices, start = share(seeds), time.perf_counter()
     figure, (axes,) = canvas(1)
     rows, checks, speeds, seconds, compile_seconds = [], [], [], np.zeros((2, 2)), 0.0
     for i, n in enumerate(plans):
         cfg = DynaQConfig(planning=n, form="last")
-        run, compiling = compiled(episode_ends(cfg, episodes, min(lanes, seeds // devices), devices), keys(seeds))
+        run, compiling = compiled(episode_ends(cfg, episodes, min(slots, seeds // devices), devices), keys(seeds))
         by_numpy, clocks, ends = [], [], np.zeros((seeds, episodes))
-        for part in np.array_split(np.arange(plain), rounds):  # in turn, on a machine that may have other work
+        for part in np.array_split(np.arange(plain), rounds):  # alternately, because the machine may be busy
             taken, plain_clock = timed(lambda part=part, n=n: [numpy_dyna(int(s), DYNA, n, episodes) for s in part])
             ends, clock = timed(run, keys(seeds))
             by_numpy += taken
@@ -161,14 +172,14 @@ def dyna_maze_figure(
         mean, error = mean_and_error(later)
         own, own_error = mean_and_error(np.array(by_numpy)[:, 1:].mean(1))
         known = REFERENCE.get(n, np.nan)
-        apart = np.hypot(error, later.std(ddof=1) / np.sqrt(REFERENCE_SEEDS)) if seeds > 1 else np.nan
-        far, own_far = (mean - known) / apart, (mean - own) / max(np.hypot(error, own_error), 1e-9)
+        combined = np.hypot(error, later.std(ddof=1) / np.sqrt(REFERENCE_SEEDS)) if seeds > 1 else np.nan
+        far, own_far = (mean - known) / combined, (mean - own) / max(np.hypot(error, own_error), 1e-9)
         checks.append((
-            n, f"{lengths[:, 0].mean():.1f}", f"{mean:.2f} ± {error:.2f}", f"{known} ± {apart:.2f}", f"{far:+.2f}",
+            n, f"{lengths[:, 0].mean():.1f}", f"{mean:.2f} ± {error:.2f}", f"{known} ± {combined:.2f}", f"{far:+.2f}",
             f"{own:.2f} ± {own_error:.2f}", f"{own_far:+.2f}",
             "yes" if max(abs(far), abs(own_far)) <= 2 else "no", f"{lengths[:, -10:].mean():.2f}", int(lengths.min()),
         ))  # fmt: skip
-        each = np.sum(clocks, 0) / np.array([[plain], [rounds * seeds]])  # [NumPy or JAX, wall or processor]
+        each = np.sum(clocks, 0) / np.array([[plain], [rounds * seeds]])  # [NumPy or JAX, wall or CPU]
         seconds, compile_seconds = seconds + each, compile_seconds + compiling
         speeds.append((n, *_speed(each, seeds), f"{compiling:.1f}"))
     speeds.append(("all", *_speed(seconds, seeds), f"{compile_seconds:.1f}"))
@@ -188,9 +199,9 @@ def dyna_maze_figure(
             "episode 1",
             "mean",
             "reference",
-            "apart",
+            "difference",
             f"NumPy here ({plain})",
-            "apart",
+            "difference",
             "within",
             "last 10",
             "least",
@@ -198,8 +209,8 @@ def dyna_maze_figure(
         checks,
     )
     show(
-        f"Dyna maze: wall-clock, and processor time of all threads, of a seed; {seeds} seeds in one program on "
-        f"{devices} devices, {plain} seeds in NumPy, in turn, {rounds} rounds",
+        f"Dyna maze: wall-clock and CPU time (all threads) per seed; {seeds} seeds in one program on {devices} "
+        f"devices, {plain} seeds in NumPy, alternately, {rounds} rounds",
         (
             "n",
             "NumPy ms/seed",
@@ -217,6 +228,6 @@ def dyna_maze_figure(
 
 
 def _speed(each: np.ndarray, seeds: int) -> tuple[str, ...]:
-    """What a table says of the seconds of a seed, [NumPy or JAX, wall or processor]."""
+    """Table cells of the seconds per seed, [NumPy or JAX, wall or CPU]."""
     cells = [(f"{1e3 * plain:.1f}", f"{1e3 * fast:.3f}", f"{plain / fast:.0f}") for plain, fast in each.T]
     return *cells[0], *cells[1], f"{seeds * each[1, 0]:.2f}"

@@ -1,8 +1,8 @@
 """Figure of TD-MPC2 with several tasks: one network for all of them against a network for each.
 
-Every network makes as many updates of as many windows for each real step, with the same settings. The one for all plays
-its tasks in turn, as `envs.multitask` draws them, in as many environments as there are tasks; a network for one task
-plays it in one. Each is judged by whole episodes of every task by itself.
+All networks make the same number of updates per real step, on as many windows and with the same settings. The network
+for all tasks plays those that `envs.multitask` draws, in as many environments as there are tasks; a network for one
+task plays it in one environment. Each is evaluated on whole episodes of every task by itself.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def learning(
     Args:
       names: of environments.
       key: of the seed.
-      chunks: of the loop, each followed by episodes of every task.
-      clocks: of one environment; there are as many times the environments and the updates as there are tasks.
-      episodes: of each task.
-      changes: of settings by name.
+      chunks: of the loop, each followed by evaluation episodes of every task.
+      clocks: loop settings for one task; environments, updates and capacity are multiplied by the number of tasks.
+      episodes: evaluation episodes of each task.
+      changes: to the settings by name.
     """
     envs, count = [make_env(name) for name in names], len(names)
     env, tasks = multitask(envs)
@@ -52,13 +52,13 @@ def learning(
     agent = tdmpc2.make(cfg, env.spec, tasks)
     more = {"num_envs": count, "updates": count * clocks.updates, "capacity": count * clocks.capacity}
     loop = make_loop(agent, env, tdmpc2.buffer(cfg, more["capacity"], count), replace(clocks, more))
-    key_run, key_judge = jax.random.split(key)
+    key_run, key_eval = jax.random.split(key)
 
     def one(state: Any, i: Array) -> tuple[Any, Array]:
         state, _ = loop.chunk(state)
-        judge = jax.random.split(jax.random.fold_in(key_judge, i), count)
-        played = [evaluate(agent, alone[k], judge[k], state.learner, episodes)[0] for k in range(count)]
-        return state, jnp.stack([jnp.mean(returns) for returns in played])
+        keys_eval = jax.random.split(jax.random.fold_in(key_eval, i), count)
+        returns = [evaluate(agent, alone[k], keys_eval[k], state.learner, episodes)[0] for k in range(count)]
+        return state, jnp.stack([jnp.mean(own) for own in returns])
 
     return jax.lax.scan(one, loop.init(key_run), jnp.arange(chunks))[1]
 
@@ -81,10 +81,10 @@ def tasks_figure(
       seeds: networks of each kind.
       names: of the tasks.
       chunks: points of each curve.
-      inner: turns between them.
-      warmup: random turns before.
-      episodes: whole ones of each task at each point.
-      changes: of settings by name.
+      inner: environment steps between points.
+      warmup: environment steps with random actions before.
+      episodes: evaluation episodes of each task at each point.
+      changes: to the settings by name.
       first: number of the first seed.
     Returns:
       {"all": [seeds, chunks, tasks], task: [seeds, chunks, 1] of its own network}.

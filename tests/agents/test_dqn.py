@@ -14,6 +14,7 @@ from mbrl_jax.core import Box, Discrete, Env, Replay, Spec, Transition
 from mbrl_jax.envs import wrappers
 from mbrl_jax.envs.mdp import as_env, random_mdp, value_iteration
 from mbrl_jax.envs.probes import PROBES
+from mbrl_jax.nets.net import Net
 from mbrl_jax.train.loop import LoopConfig, make_loop
 
 HIDDEN = (16, 16)
@@ -43,6 +44,26 @@ def batch_of(seed: int) -> Transition:
     action, reward = rng.integers(0, 4, 6), np.array([5, -5, 0.2, -0.1, 4, 0.3], np.float32)
     discount = np.array([1, 0, 1, 0, 0.25, 1], np.float32)  # imagined rows may have any chance to go on
     return Transition(*map(jnp.asarray, (obs, action, reward, discount, next_obs, discount == 0)))
+
+
+def test_targets_and_loss_by_hand():
+    """A linear network over one-hot states: action values are rows of its table."""
+    net = Net(lambda key: jnp.zeros((2, 3)), lambda table, obs: obs @ table)
+    q, target = jnp.array([[1.0, 2.0, 3.0], [4.0, 0.0, 1.0]]), jnp.array([[9.0, 8.0, 7.0], [5.0, 6.0, -1.0]])
+    one, other = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
+    batch = Transition(
+        jnp.stack([one, other]), jnp.array([1, 2]), jnp.array([10.0, -1.0]), jnp.array([1.0, 0.0]),
+        jnp.stack([other, one]), jnp.array([False, True]),
+    )  # fmt: skip
+    double = dqn.td_targets(q, target, batch, net=net, gamma=0.5, double=True)
+    np.testing.assert_allclose(double, [10 + 0.5 * 5, -1])  # action 0 has the larger online value in the second state
+    single = dqn.td_targets(q, target, batch, net=net, gamma=0.5, double=False)
+    np.testing.assert_allclose(single, [10 + 0.5 * 6, -1])
+    # Q(s, a) = 2 and 1, errors -4 and 0.5: one in the linear part of Huber's loss, one in the quadratic part.
+    loss, metrics = dqn.q_loss(q, batch, net=net, targets=jnp.array([6.0, 0.5]), huber=1.0)
+    np.testing.assert_allclose([loss, metrics["loss"], metrics["q"]], [(3.5 + 0.125) / 2] * 2 + [1.5])
+    grad = jax.grad(lambda q: dqn.q_loss(q, batch, net=net, targets=jnp.array([6.0, 0.5]), huber=1.0)[0])(q)
+    np.testing.assert_allclose(grad, [[0, -0.5, 0], [0, 0, 0.25]])
 
 
 @pytest.mark.parametrize(("double", "bend", "norm"), [(True, 1.0, True), (False, 1.0, True), (True, 3.0, False)])
@@ -92,13 +113,14 @@ def test_with_tau_1_the_target_is_the_online_network():
 
 def test_value_of_the_next_state_by_hand():
     online, target = jnp.array([1.0, 3.0, 2.0]), jnp.array([10.0, 20.0, 30.0])
-    assert float(dqn.next_value(online, target, True)) == 20
-    assert float(dqn.next_value(online, target, False)) == 30
+    assert float(dqn.next_value(online, target, double=True)) == 20
+    assert float(dqn.next_value(online, target, double=False)) == 30
 
 
 def test_exploration_falls_linearly_and_is_off_in_evaluation():
     cfg = dqn.DQNConfig(hidden=HIDDEN, first_epsilon=0.8, epsilon=0.2, decay_updates=10)
-    chances = {n: float(dqn.epsilon(cfg, jnp.int32(n))) for n in (0, 5, 10, 1000)}
+    schedule = {"first_epsilon": 0.8, "epsilon": 0.2, "decay_updates": 10}
+    chances = {n: float(dqn.epsilon_schedule(jnp.int32(n), **schedule)) for n in (0, 5, 10, 1000)}
     assert chances == pytest.approx({0: 0.8, 5: 0.5, 10: 0.2, 1000: 0.2})
 
     agent = dqn.make(cfg, Spec(Box((3,)), Discrete(4)))

@@ -1,4 +1,4 @@
-"""Deep Dyna: DQN without planning, DQN on imagined rows with it, and rows that obey the world's law."""
+"""Deep Dyna: DQN without planning, DQN on imagined rows with it, and rows that obey the environment's dynamics."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mbrl_jax.agents import dqn, dyna_dqn
 from mbrl_jax.buffers.uniform import Ring, uniform
 from mbrl_jax.core import Box, Discrete, Replay, Spec, Transition
 from mbrl_jax.core.config import replace
+from mbrl_jax.models.dynamics.gaussian import GaussianConfig, gaussian
 from mbrl_jax.nets.mlp import mlp
 
 HIDDEN = (16, 16)
@@ -82,14 +83,14 @@ def test_without_planning_it_is_dqn_bit_for_bit():
     def run(agent, key):
         """Refreshing, learning and acting, as a loop does."""
 
-        def turn(learner, key):
+        def iteration(learner, key):
             key_act, key_update, key_refresh = jax.random.split(key, 3)
             learner, refreshing = agent.refresh(key_refresh, learner, line())
             learner, learning, _ = agent.update(key_update, learner, line())
             action, _, _ = agent.act(key_act, learner, agent.carry(), jnp.ones(1), True)
             return learner, (action, learning, refreshing)
 
-        return jax.lax.scan(turn, agent.init(key), jax.random.split(key, 3))
+        return jax.lax.scan(iteration, agent.init(key), jax.random.split(key, 3))
 
     ours, theirs = (jax.jit(partial(run, agent))(jax.random.key(0)) for agent in agents)
     assert_same(ours, theirs)
@@ -109,23 +110,23 @@ def test_update_is_one_step_on_real_rows_and_then_steps_on_imagined_ones():
     expected, first = step(start.policy, -0.4)
     values = []
     for _ in range(7):
-        expected, dreamt = step(expected, 0.7)
-        values.append(float(dreamt["q"]))
-    expected = expected._replace(updates=jnp.int32(1))  # imagined updates do not hurry exploration's end
+        expected, planned = step(expected, 0.7)
+        values.append(float(planned["q"]))
+    expected = expected._replace(updates=jnp.int32(1))  # imagined updates do not speed up the decay of exploration
     assert_same(got.policy, expected, rtol=1e-4, atol=1e-6)
     assert float(metrics["q"]) == pytest.approx(float(first["q"]), rel=1e-5)
     assert float(metrics["imagined/q"]) == pytest.approx(np.mean(values), rel=1e-4)
     assert feedback == ()
 
-    # Room for many rows, five written: had an empty one been drawn, what is learned would differ.
+    # Capacity for many rows, five written: had an empty one been drawn, what is learned would differ.
     written = jnp.arange(ring.rows.reward.size) < 5
     rows = jax.tree.map(lambda x: jnp.where(written.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x)), ring.rows)
     assert_same(update(start._replace(imagined=ring._replace(rows=rows)))[0].policy, got.policy)
 
 
-def test_imagined_rows_obey_the_world_and_none_starts_behind_its_end():
+def test_imagined_rows_obey_the_dynamics_and_none_starts_after_termination():
     learners, metrics, drawn = refreshed()
-    # A start at 0 lives two steps, a start at 1 one step.
+    # A rollout from 0 takes two steps, one from 1 a single step.
     assert len(drawn) == 1
     size = int(learners[0].imagined.size)
     assert size == 40 + int(jnp.sum(drawn[0].obs == 0))
@@ -148,8 +149,8 @@ def test_rows_of_several_refreshes_are_kept():
     assert_same(kept, jax.tree.map(lambda x: x[:first], refreshed()[0][0].imagined.rows))
 
 
-def test_rollouts_explore_by_their_own_chance():
-    """Of two actions, the share of greedy ones in the ring tells the chance."""
+def test_rollouts_explore_with_their_own_probability():
+    """Of two actions, the share of greedy ones in the ring gives the probability."""
     spec = LINE._replace(terminates=False)
     cfg = replace(SMALL, {"rollouts": 1000, "horizon": 2, "retain": 1, "fit.max_epochs": 1})
     start = dyna_dqn.make(cfg, spec).init(jax.random.key(0))
@@ -193,6 +194,14 @@ def test_planning_learns_from_fewer_updates_on_real_rows():
 def test_settings_at_odds_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         dyna_dqn.make(replace(SMALL, changes), Spec(Box((1,)), Discrete(2)))
+
+
+def test_an_ensemble_of_a_member_of_ones_own():
+    """The member's parameters are the learner's, whatever `cfg.model` says."""
+    agent = dyna_dqn.make(SMALL, LINE, member=gaussian(GaussianConfig(hidden=(4,)), LINE))
+    learner = jax.eval_shape(agent.init, jax.random.key(0))
+    assert learner.model.params.bounds.low.shape == (3, 2)
+    assert learner.model.params.net["params"]["Dense_0"]["kernel"].shape == (3, 3, 4)
 
 
 def test_continuous_actions_are_refused():

@@ -1,4 +1,4 @@
-"""Dyna-Q against a NumPy one that is told the same pairs, and its values against exact ones."""
+"""Dyna-Q against a NumPy version that plans the same pairs, and its values against exact ones."""
 
 from __future__ import annotations
 
@@ -6,36 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tabular_steps import SPEC, A, S, replay_of, stream, transition
 
 from mbrl_jax.agents import dyna_q, q_learning
 from mbrl_jax.buffers.latest import latest
-from mbrl_jax.core import Discrete, Replay, Spec, Transition
+from mbrl_jax.core import Transition
 from mbrl_jax.envs.mdp import as_env, random_mdp, value_iteration
 from mbrl_jax.models import tabular
 from mbrl_jax.train.loop import LoopConfig, make_loop
 
-S, A = 5, 3
-SPEC = Spec(Discrete(S), Discrete(A))
 POLICY = q_learning.QLearningConfig(lr=0.3, gamma=0.9)
-
-
-def replayed(row):
-    batch = jax.tree.map(lambda x: jnp.asarray(x)[None, None], row)
-    return Replay(lambda key, n: batch, lambda index: batch, jnp.int32(1), 1)
-
-
-def stream(steps, deterministic, seed=0):
-    """Real steps of a world in NumPy, endings included."""
-    rng = np.random.default_rng(seed)
-    leads = rng.integers(0, S, (S, A, 1 if deterministic else 3))
-    s, rows = 0, []
-    for _ in range(steps):
-        a = int(rng.integers(A))
-        t = int(rng.choice(leads[s, a]))
-        d = float(t != S - 1)
-        rows.append((s, a, float(np.float32(3 * np.sin(7 * s + 3 * a + 5 * t))), d, t))  # no two alike
-        s = t if d else int(rng.integers(S - 1))
-    return rows
 
 
 def fed(cfg, rows, seed=1):
@@ -49,7 +29,7 @@ def fed(cfg, rows, seed=1):
 
     def one(learner, at):
         key, row = at
-        learner, metrics, _ = agent.update(key, learner, replayed(row))
+        learner, metrics, _ = agent.update(key, learner, replay_of(row))
         return learner, (learner.q, metrics)
 
     return (*jax.jit(lambda: jax.lax.scan(one, agent.init(jax.random.key(0)), (keys, batch)))(), keys)
@@ -92,25 +72,24 @@ def test_without_planning_it_is_q_learning_bitwise():
     learner, _, _ = fed(dyna_q.DynaQConfig(policy=POLICY, planning=0), rows)
     agent = q_learning.make(POLICY, SPEC)
     plain = agent.init(jax.random.key(0))
-    update = jax.jit(lambda learner, row: agent.update(jax.random.key(0), learner, replayed(row))[0])
+    update = jax.jit(lambda learner, row: agent.update(jax.random.key(0), learner, replay_of(row))[0])
     for s, a, r, d, t in rows:
-        row = Transition(jnp.int32(s), jnp.int32(a), jnp.float32(r), jnp.float32(d), jnp.int32(t), jnp.asarray(d == 0))
-        plain = update(plain, row)
+        plain = update(plain, transition(s, a, r, d, t))
     np.testing.assert_array_equal(learner.q, plain.q)
     np.testing.assert_array_equal(learner.visits, plain.visits)
 
 
 @pytest.mark.parametrize("form", ["last", "sample", "expected"])
 def test_planning_alone_solves_the_table_it_has(form):
-    """A few hundred real steps, many planned ones: Q becomes the optimum of what the table says, not of the world.
+    """A few hundred real steps, many planned ones: Q becomes the optimum of the table, not of the environment.
 
-    Only pairs that were tried are planned, so the others keep their first value, 0, in the oracle too.
+    Only pairs that were tried are planned, so the others keep their initial value, 0, in the oracle too.
     """
     deterministic = form == "last"
     steps, planning = 300, 1000
-    decay = {"policy": q_learning.QLearningConfig(lr=0.02 if form == "sample" else 0.5, gamma=0.8)}
+    policy = q_learning.QLearningConfig(lr=0.02 if form == "sample" else 0.5, gamma=0.8)
     rows = stream(steps, deterministic)
-    learner, _, _ = fed(dyna_q.DynaQConfig(planning=planning, form=form, **decay), rows)
+    learner, _, _ = fed(dyna_q.DynaQConfig(policy=policy, planning=planning, form=form), rows)
     exact = np.asarray(value_iteration(tabular.tables(learner.table), 0.8)[1])[:S]
     done = np.asarray(learner.visits) > 0
     assert done[: S - 1].all()
@@ -118,8 +97,8 @@ def test_planning_alone_solves_the_table_it_has(form):
     np.testing.assert_allclose(np.asarray(learner.q)[done], exact[done], atol=tolerance * np.abs(exact).max())
 
 
-def test_long_training_gives_the_exact_values_of_many_random_worlds():
-    """50 worlds with chance: expected backups leave only the error of the counted probabilities."""
+def test_long_training_gives_the_exact_values_of_many_random_mdps():
+    """50 stochastic processes: expected backups leave only the error of the estimated probabilities."""
     make = lambda key: random_mdp(key, 6, 3, branching=3, terminals=1, by_successor=True)  # noqa: E731
     mdps = jax.vmap(make)(jax.random.split(jax.random.key(5), 50))
     exact = np.asarray(jax.vmap(lambda mdp: value_iteration(mdp, 0.8)[1])(mdps))
@@ -141,6 +120,41 @@ def test_long_training_gives_the_exact_values_of_many_random_worlds():
     error = found[visited] - exact[visited]
     assert np.sqrt(np.mean(error**2)) < 0.02 * scale
     assert np.abs(error).max() < 0.2 * scale
+
+
+def counted():
+    """A table of three steps: (0, 1) led to 2 and to 1, (2, 0) ended the episode in 3."""
+    table = tabular.init(S, A)
+    for time, (s, a, r, d, t) in enumerate([(0, 1, 1.0, 1.0, 2), (0, 1, 3.0, 1.0, 1), (2, 0, -2.0, 0.0, 3)]):
+        table = tabular.update(table, transition(s, a, r, d, t), time)
+    return table
+
+
+@pytest.mark.parametrize(("form", "reward", "value"), [("last", 3.0, 7.0), ("expected", 2.0, 0.5 * 5.0 + 0.5 * 7.0)])
+def test_planned_backups_by_hand(form, reward, value):
+    """Two backups of (0, 1), then (2, 0), and (1, 2), never tried: at time 4, τ is 3, 2 and 5 steps."""
+    q = np.zeros((S, A), np.float32)
+    q[1, 0], q[2, 1] = 7.0, 5.0
+    visits = jnp.zeros((S, A), jnp.int32).at[0, 1].set(4)
+    pairs = jnp.array([1, 1, 2 * A, A + 2], jnp.int32)
+    settings = {"bonus": 0.1, "lr": 0.4, "decay": 0.5, "gamma": 0.9}
+    got = dyna_q.plan(
+        jax.random.key(0), jnp.asarray(q), counted(), visits, pairs, time=jnp.int32(4), form=form, **settings
+    )
+    for _ in range(2):
+        q[0, 1] += 0.2 * (reward + 0.1 * np.sqrt(3) + 0.9 * value - q[0, 1])  # 4 visits halve the step size
+    q[2, 0] += 0.4 * (-2.0 + 0.1 * np.sqrt(2))  # terminal: nothing is bootstrapped
+    q[1, 2] += 0.4 * (0.1 * np.sqrt(5) + 0.9 * 7.0)  # back to the same state, reward 0
+    np.testing.assert_allclose(got, q, rtol=1e-5)
+
+
+def test_a_full_list_of_pairs_stays_as_it_is():
+    pairs = jnp.arange(S * A, dtype=jnp.int32)
+    for untried in (False, True):
+        visits = jnp.ones(A, jnp.int32)
+        got, found = dyna_q.add_pairs(pairs, jnp.int32(S * A), visits, jnp.int32(1), jnp.int32(2), untried=untried)
+        np.testing.assert_array_equal(got, pairs)
+        assert int(found) == S * A
 
 
 def test_an_unknown_form_is_refused():

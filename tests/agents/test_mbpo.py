@@ -1,4 +1,4 @@
-"""MBPO: its schedule, its batches, its imagined rows."""
+"""MBPO: its schedule, its imagined rows, a member of one's own."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from mbrl_jax.agents import mbpo
-from mbrl_jax.buffers.uniform import Ring, empty, uniform
-from mbrl_jax.core import Box, Discrete, Replay, Spec, Transition
+from mbrl_jax.buffers.uniform import uniform
+from mbrl_jax.core import Box, Discrete, Spec, Transition
 from mbrl_jax.core.config import replace
 from mbrl_jax.envs.probes import PROBES
+from mbrl_jax.models.dynamics.deterministic import DeterministicConfig, DeterministicParams, deterministic
 from mbrl_jax.train.loop import LoopConfig, make_loop
 
 SMALL = replace(
@@ -32,32 +33,14 @@ SMALL = replace(
         ((1, 15, 1, 1), {0: 1, 7: 1, 20: 1}),
     ],
 )
-def test_horizon_follows_the_schedule(schedule, lengths):
+def test_the_rollout_length_follows_the_schedule(schedule, lengths):
     start, end, first, last = schedule
-    changes = {"grow_from": start, "grow_until": end, "first_horizon": first, "last_horizon": last}
-    cfg = replace(mbpo.MBPOConfig(), changes)
-    got = {i: int(mbpo.horizon(cfg, jnp.int32(i))) for i in lengths}
-    assert got == lengths
+    schedule = {"grow_from": start, "grow_until": end, "first_horizon": first, "last_horizon": last}
+    assert {i: int(mbpo.rollout_length(jnp.int32(i), **schedule)) for i in lengths} == lengths
 
 
-def rows(value: float, n: int) -> Transition:
-    x = jnp.full(n, value)
-    return Transition(x[:, None], x[:, None], x, x, x[:, None], x > 0)
-
-
-@pytest.mark.parametrize(("ratio", "real"), [(0.05, 12), (0.0, 0), (1.0, 256), (0.5, 128)])
-def test_real_and_imagined_rows_are_mixed_within_each_batch(ratio, real):
-    replay = Replay(lambda key, n: rows(1.0, n), lambda index: rows(1.0, 1), jnp.int32(9), 9)
-    imagined = Ring(rows(2.0, 30), jnp.int32(0), jnp.int32(30))
-    cfg = replace(mbpo.MBPOConfig(), {"real_ratio": ratio})
-    batch = jax.jit(lambda key: mbpo.mixed(cfg, replay, imagined)(key, 256))(jax.random.key(0))
-    assert int(jnp.sum(batch.reward == 1)) == real
-    assert int(jnp.sum(batch.reward == 2)) == 256 - real
-    assert all(leaf.shape[0] == 256 for leaf in jax.tree.leaves(batch))
-
-
-def test_imagined_rows_come_from_the_model_and_their_room_grows_with_the_horizon():
-    """A point that moves by its action: after a fit, imagined rows obey the same law, and none is left empty."""
+def test_imagined_rows_come_from_the_model_and_their_capacity_grows_with_the_rollout_length():
+    """A point that moves by its action: after a fit, imagined rows obey the same dynamics, and none is left empty."""
     spec = Spec(Box((1,)), Box((1,), -1.0, 1.0), 10, terminates=False)
     cfg = replace(
         SMALL,
@@ -77,7 +60,7 @@ def test_imagined_rows_come_from_the_model_and_their_room_grows_with_the_horizon
     for i in range(4):
         learner, metrics = refresh(jax.random.key(10 + i), learner)
         used.append((int(metrics["model/horizon"]), int(learner.imagined.size)))
-    # k = 1, 2, 3, 3: room 80, 160, 240, 240 and rows written 40, 80, 120, 120
+    # k = 1, 2, 3, 3: capacity 80, 160, 240, 240 and rows written 40, 80, 120, 120
     assert used == [(1, 40), (2, 120), (3, 240), (3, 240)]
     rows = learner.imagined.rows
     assert float(jnp.mean(jnp.abs(rows.next_obs - rows.obs - 0.3 * rows.action))) < 0.05
@@ -86,7 +69,7 @@ def test_imagined_rows_come_from_the_model_and_their_room_grows_with_the_horizon
 
 
 def test_terminated_rollouts_are_dropped():
-    """In a world that always ends at once, longer rollouts add no rows."""
+    """Where every step terminates, longer rollouts add no rows."""
     spec = Spec(Box((1,)), Discrete(2), 10)
     changes = {"policy.target_entropy": 0.1, "first_horizon": 3, "last_horizon": 3, "fit.max_epochs": 60}
     agent = mbpo.make(replace(SMALL, changes), spec)
@@ -117,17 +100,13 @@ def test_probe_policy_depends_on_the_observation(continuous):
     assert int(state.learner.refreshes) == 5
 
 
-def test_no_update_sees_the_empty_part_of_the_ring():
-    item = jax.tree.map(lambda leaf: leaf[0], rows(0.0, 1))
-    ring = empty(item, 100)._replace(size=jnp.int32(3))
-    ring = ring._replace(
-        rows=jax.tree.map(
-            lambda x: jnp.where(jnp.arange(100).reshape(-1, *[1] * (x.ndim - 1)) < 3, jnp.ones_like(x), x), ring.rows
-        )
-    )
-    replay = Replay(lambda key, n: rows(5.0, n), lambda index: rows(5.0, 1), jnp.int32(9), 9)
-    batch = mbpo.mixed(replace(mbpo.MBPOConfig(), {"real_ratio": 0.0}), replay, ring)(jax.random.key(0), 300)
-    np.testing.assert_array_equal(batch.reward, 1)
+def test_an_ensemble_of_a_member_of_ones_own():
+    """The member's parameters are the learner's, whatever `cfg.model` says."""
+    spec = Spec(Box((1,)), Box((1,), -1.0, 1.0), 10)
+    member = deterministic(DeterministicConfig(hidden=(4,)), spec)
+    learner = jax.eval_shape(mbpo.make(SMALL, spec, member=member).init, jax.random.key(0))
+    assert isinstance(learner.model.params, DeterministicParams)
+    assert learner.model.params.net["params"]["Dense_0"]["kernel"].shape == (3, 2, 4)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""MuZero: one update by its parts, what it hands back, exploration, and probes of known values."""
+"""MuZero: one update by its parts, its feedback, exploration, and probes of known values."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from mbrl_jax.envs.games import Masked
 from mbrl_jax.envs.probes import PROBES
 from mbrl_jax.models.muzero import losses as un
 from mbrl_jax.models.muzero.losses import SearchTargets
-from mbrl_jax.models.muzero.networks import bind, decode, root
+from mbrl_jax.models.muzero.networks import bind, root
 from mbrl_jax.models.muzero.networks import muzero as networks
+from mbrl_jax.ops.transforms import signed_parabolic
+from mbrl_jax.ops.two_hot import two_hot_decode
 from mbrl_jax.train.loop import LoopConfig, make_loop
 
 ACTIONS, SIZE, BATCH, K, N = 3, 4, 6, 2, 2
@@ -43,12 +45,12 @@ def windows(seed: int, rows: int = K + N + 1) -> Window:
     last[0] = [True, *[False] * (BATCH - 1)]
     discount = np.where(last & (rng.random(last.shape) < 0.7), 0.0, 1.0)
     policy = rng.dirichlet(np.ones(ACTIONS), last.shape) * ~last[..., None]
-    followed = rng.random(last.shape) < 0.8
-    followed[0, 1] = False
+    from_search = rng.random(last.shape) < 0.8
+    from_search[0, 1] = False
     steps = Step(
         rng.normal(size=(rows, BATCH, SIZE)), rng.integers(0, ACTIONS, last.shape), rng.normal(size=last.shape),
         discount, np.roll(last, 1, 0), last,
-        SearchTargets(policy, rng.normal(size=last.shape) * ~last, followed & ~last),
+        SearchTargets(policy, rng.normal(size=last.shape) * ~last, from_search & ~last),
     )  # fmt: skip
     steps = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32) if x.dtype == np.float64 else jnp.asarray(x), steps)
     weight = jnp.asarray(rng.uniform(0.5, 1.0, BATCH), jnp.float32).at[2].set(0.0)
@@ -89,11 +91,11 @@ def test_an_update_descends_the_weighted_sum_of_its_terms():
 
     def loss(params):
         def one(key, steps, found):
-            target = un.make_targets(key, steps, found, 0.9, N, K)
-            unrolled = un.unroll_model(nets, params, steps.obs[0], target.action)
+            target = un.make_targets(key, steps, found, gamma=0.9, n=N, unroll=K)
+            unrolled = un.unroll_model(params, steps.obs[0], target.action, nets=nets)
             later = steps.obs[1 : K + 1]
-            consistent = un.consistency_loss(nets, params, unrolled.latent[1:], later, target.seen)
-            return un.unrolled_losses(unrolled, target, nets.bins) | {"consistency": consistent}
+            consistent, _ = un.consistency_loss(params, unrolled.latent[1:], later, target.same_episode, nets=nets)
+            return un.unroll_terms(unrolled, target, bins=nets.bins) | {"consistency": consistent}
 
         terms = jax.vmap(one, (0, 1, 1))(keys, window.steps, found)
         parts = {name: window.weight @ term / BATCH for name, term in terms.items()}
@@ -105,8 +107,8 @@ def test_an_update_descends_the_weighted_sum_of_its_terms():
         assert abs(float(part)) > 1e-3
     norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)))
     grads = jax.tree.map(lambda leaf: leaf * jnp.minimum(1.0, cfg.max_grad_norm / norm), grads)
-    rule = optax.adamw(0.02 * 0.5**2, weight_decay=1e-4)
-    change, _ = rule.update(grads, rule.init(learner.params), learner.params)
+    optimizer = optax.adamw(0.02 * 0.5**2, weight_decay=1e-4)
+    change, _ = optimizer.update(grads, optimizer.init(learner.params), learner.params)
     expected = optax.apply_updates(learner.params, change)
     # Adam divides each first gradient by its own size: where it is nearly 0, its sign alone decides.
     for got, want, grad in zip(*map(jax.tree.leaves, (new.params, expected, grads)), strict=True):
@@ -119,8 +121,8 @@ def test_priorities_are_the_errors_of_the_search():
     _, _, window, _, _, _, _, feedback = updated()
     steps, value = window.steps, feedback.extras.value
     for b in range(BATCH):
-        row = (x[:, b] for x in (steps.reward, steps.discount, steps.last, steps.extras.followed, value))
-        z = un.n_step_returns(*row, 0.9, N)[0]
+        row = (x[:, b] for x in (steps.reward, steps.discount, steps.last, steps.extras.from_search, value))
+        z = un.n_step_returns(*row, gamma=0.9, n=N)[0]
         expected = 0.0 if steps.last[0, b] else abs(float(z - value[0, b]))
         assert float(feedback.priority[b]) == pytest.approx(expected, abs=1e-5)
     assert float(feedback.priority[0]) == 0
@@ -134,7 +136,7 @@ def test_reanalyse_searches_some_windows_with_the_target_network_and_writes_that
     stored, fresh = window.steps.extras, feedback.extras
     np.testing.assert_array_equal(fresh.policy[:, 2:], stored.policy[:, 2:])
     np.testing.assert_array_equal(fresh.value[:, 2:], stored.value[:, 2:])
-    np.testing.assert_array_equal(fresh.followed, stored.followed)
+    np.testing.assert_array_equal(fresh.from_search, stored.from_search)
     # Without noise a search says the same whatever the key: it is the search that evaluation acts by.
     of_target = learner._replace(params=learner.target)
     act = jax.jit(jax.vmap(jax.vmap(lambda key, obs: agent.act(key, of_target, (), obs, False))))
@@ -156,14 +158,14 @@ def test_returns_can_end_with_the_target_networks_values():
     mean = jax.jit(lambda learner: agent.update(jax.random.key(0), learner, replay)[1]["value"])(learner)
 
     def value(obs):
-        return decode(nets.predict(params, nets.represent(params, obs))[1], nets.bins)
+        return two_hot_decode(nets.predict(params, nets.represent(params, obs))[1], nets.bins, signed_parabolic)
 
     steps, found = window.steps, window.steps.extras
     values = jax.jit(jax.vmap(jax.vmap(value)))(steps.obs)
-    values = jnp.where(found.followed, values, found.value)  # at random actions what was found there
+    values = jnp.where(found.from_search, values, found.value)  # at random actions what was found there
     z = [
         un.n_step_returns(
-            *(x[:, b] for x in (steps.reward, steps.discount, steps.last, found.followed, values)), 0.9, N
+            *(x[:, b] for x in (steps.reward, steps.discount, steps.last, found.from_search, values)), gamma=0.9, n=N
         )[0]
         for b in range(1, BATCH)  # the first window starts at the end of an episode
     ]
@@ -171,7 +173,7 @@ def test_returns_can_end_with_the_target_networks_values():
     assert float(values.std()) > 0.1
 
 
-def test_nothing_is_handed_back_but_where_it_is_asked_for():
+def test_without_priorities_and_reanalyse_there_is_no_feedback():
     agent = muzero.make(settings(), SPEC)
     learner = jax.eval_shape(agent.init, jax.random.key(0))
     feedback = jax.eval_shape(lambda at: agent.update(jax.random.key(0), at, always(windows(0))), learner)[2]
@@ -179,13 +181,13 @@ def test_nothing_is_handed_back_but_where_it_is_asked_for():
 
 
 def test_the_rate_falls_in_steps():
-    cfg = settings(lr=0.1, lr_decay=0.1, lr_decay_updates=20)
-    rates = [float(muzero.learning_rate(cfg, jnp.int32(n))) for n in (0, 19, 20, 39, 40)]
+    rate = partial(muzero.learning_rate, lr=0.1, decay_updates=20)
+    rates = [float(rate(jnp.int32(n), decay=0.1)) for n in (0, 19, 20, 39, 40)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
-    assert float(muzero.learning_rate(settings(lr=0.1), jnp.int32(50_000))) == pytest.approx(0.1)
+    assert float(rate(jnp.int32(50_000), decay=1.0)) == pytest.approx(0.1)
 
 
-def test_the_temperature_falls_linearly_and_is_puct_alones():
+def test_the_temperature_falls_linearly():
     cfg = SearchConfig(first_temperature=1.0, temperature=0.2, decay_updates=100)
     falls = {n: float(temperature(cfg, jnp.int32(n))) for n in (0, 50, 100, 10_000)}
     assert falls == pytest.approx({0: 1.0, 50: 0.6, 100: 0.2, 10_000: 0.2})
@@ -208,7 +210,7 @@ def test_it_explores_legal_actions_and_evaluates_without_noise(kind, explore):
 
 @pytest.mark.parametrize("kind", ["gumbel", "puct"])
 def test_a_share_of_the_actions_is_random(kind):
-    """And marked as such; what the search found, and what it would have done, is as without it."""
+    """And marked as such; the search and its actions stay the same."""
     obs = Masked(jnp.array([0.1, -0.4, 1.0, 0.0]), jnp.array([True, False, True]))
     keys = jax.random.split(jax.random.key(1), 2_000)
 
@@ -221,16 +223,16 @@ def test_a_share_of_the_actions_is_random(kind):
         return action, found
 
     plain, found = act(0.0, True)
-    assert np.all(found.followed)
-    action, stray = jax.tree.map(np.asarray, act(0.3, True))
-    np.testing.assert_allclose(stray.policy, found.policy, atol=1e-5)
-    np.testing.assert_array_equal(action[stray.followed], plain[stray.followed])
-    assert np.mean(stray.followed) == pytest.approx(0.7, abs=0.03)
-    drawn = np.bincount(action[~stray.followed], minlength=3) / np.sum(~stray.followed)
+    assert np.all(found.from_search)
+    action, mixed = jax.tree.map(np.asarray, act(0.3, True))
+    np.testing.assert_allclose(mixed.policy, found.policy, atol=1e-5)
+    np.testing.assert_array_equal(action[mixed.from_search], plain[mixed.from_search])
+    assert np.mean(mixed.from_search) == pytest.approx(0.7, abs=0.03)
+    drawn = np.bincount(action[~mixed.from_search], minlength=3) / np.sum(~mixed.from_search)
     np.testing.assert_allclose(drawn, [0.5, 0, 0.5], atol=0.06)
     greedy, quiet = act(0.3, False)
     assert set(np.asarray(greedy).tolist()) == {2}
-    assert np.all(quiet.followed)
+    assert np.all(quiet.from_search)
 
 
 def any_probe(which: jax.Array) -> Env:
@@ -256,12 +258,12 @@ def test_probes_have_their_known_values():
         params = state.learner.params
         model, key = bind(nets, params), jax.random.key(0)
 
-        def told(obs):
+        def predictions(obs):
             at = root(nets, params, obs)
             rewards = jax.vmap(lambda action: model.step(key, at, action).reward)(jnp.arange(2))
             return model.value(key, at), rewards, model.prior(key, at)
 
-        return jax.vmap(told)(jnp.array([[-1.0], [0.0], [1.0]]))
+        return jax.vmap(predictions)(jnp.array([[-1.0], [0.0], [1.0]]))
 
     values, rewards, prior = jax.jit(jax.vmap(learn))(jnp.arange(len(PROBES)))
     no = np.nan  # the observation does not occur

@@ -1,4 +1,4 @@
-"""Imagination beside a real episode, in a world whose model is known."""
+"""Open-loop predictions beside a real episode, in an environment whose model is known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from mbrl_jax.agents.open_loop import OpenLoopModel, imagine_episode
 from mbrl_jax.core import Agent, Box, Discrete, Env, Spec
 
-# A place on a line: action 1 goes up by one, action 0 stays; the episode ends at 4.
+# A position on a line: action 1 moves up by one, action 0 stays; the episode ends at 4.
 WORLD = Env(
     Spec(Box((1,)), Discrete(2), time_limit=20),
     lambda key: (jnp.float32(0), jnp.zeros(1)),
@@ -30,24 +30,24 @@ def imagined(horizon: int, model: OpenLoopModel = EXACT):
     return jax.device_get(play(jax.random.key(0)))
 
 
-def test_an_exact_model_imagines_what_happens():
-    told = imagined(4)
-    np.testing.assert_array_equal(told.real[:, 0], [0, 0, 1, 1, 2, 2, 3])
-    np.testing.assert_array_equal(told.rebuilt, told.real)
-    assert told.imagined.shape == (2, 4, 1)
-    np.testing.assert_array_equal(told.imagined[1], told.real[3:])
-    assert told.length == 7
+def test_an_exact_model_predicts_what_happens():
+    found = imagined(4)
+    np.testing.assert_array_equal(found.real[:, 0], [0, 0, 1, 1, 2, 2, 3])
+    np.testing.assert_array_equal(found.rebuilt, found.real)
+    assert found.imagined.shape == (2, 4, 1)
+    np.testing.assert_array_equal(found.imagined[1], found.real[3:])
+    assert found.length == 7
 
 
-def test_a_wrong_model_drifts_from_where_it_stops_seeing():
-    told = imagined(4, EXACT._replace(step=lambda key, x, a: x + 2 * a))
-    np.testing.assert_array_equal(told.imagined[0, :, 0], [1, 3, 3, 5])
+def test_a_wrong_model_drifts_once_it_stops_observing():
+    found = imagined(4, EXACT._replace(step=lambda key, x, a: x + 2 * a))
+    np.testing.assert_array_equal(found.imagined[0, :, 0], [1, 3, 3, 5])
 
 
 def test_episodes_end():
-    told = imagined(12)
-    assert told.length == 9  # observations 0, 0, 1, 1, 2, 2, 3, 3, 4
-    np.testing.assert_array_equal(told.real[:9, 0], [0, 0, 1, 1, 2, 2, 3, 3, 4])
+    found = imagined(12)
+    assert found.length == 9  # observations 0, 0, 1, 1, 2, 2, 3, 3, 4
+    np.testing.assert_array_equal(found.real[:9, 0], [0, 0, 1, 1, 2, 2, 3, 3, 4])
 
 
 def test_numbers_below_one_are_refused():

@@ -1,4 +1,4 @@
-"""PETS and planning in the true dynamics: what the planner is shown, memory per episode, and a task learned."""
+"""PETS and planning in the true dynamics: the bound ensemble, plans per episode, and a task learned."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mbrl_jax.buffers.uniform import uniform
 from mbrl_jax.core import Box, Env, Spec
 from mbrl_jax.core.config import replace
 from mbrl_jax.envs import wrappers
+from mbrl_jax.models.dynamics.deterministic import DeterministicConfig, deterministic
 from mbrl_jax.models.dynamics.ensemble import member
 from mbrl_jax.models.dynamics.gaussian import gaussian
 from mbrl_jax.train.loop import LoopConfig, make_loop
@@ -56,15 +57,15 @@ def best_return(x: float) -> float:
     return sum(rewards)
 
 
-def test_learns_to_go_to_the_goal_with_rewards_it_was_not_told():
+def test_learns_to_go_to_the_goal_with_learned_rewards():
     env, cfg = point(), replace(pets.PETSConfig(), SMALL)
     loop_cfg = LoopConfig(warmup=96, inner=64, cycles=1, capacity=300, eval_episodes=16)
     loop = make_loop(pets.make(cfg, env.spec), env, uniform(300), loop_cfg)
     state, report = jax.jit(loop.train, static_argnums=1)(jax.random.key(0), 2)
     best = np.mean([best_return(x) for x in np.linspace(0.6, 1.4, 200)])
-    blind = float(state.buffer.rows.reward[:96].sum()) / 12  # the mean return of the 12 random episodes
-    assert blind < best - 3.0
-    assert float(report.returns[-1].mean()) > best - 0.1 * (best - blind)
+    random = float(state.buffer.rows.reward[:96].sum()) / 12  # the mean return of the 12 random episodes
+    assert random < best - 3.0
+    assert float(report.returns[-1].mean()) > best - 0.1 * (best - random)
     assert int(state.buffer.size) == 96 + 2 * 64
 
 
@@ -75,23 +76,23 @@ def test_propagation_decides_what_the_planner_is_shown():
     params = pets.make(cfg, env.spec).init(jax.random.key(0)).params
     x, a, key = jnp.array([0.7]), jnp.array([0.2]), jax.random.key(1)
 
-    held = pets.bound(cfg, single, params)
-    assert held.members == 3
+    inf = pets.bind_ensemble(params, member=single, members=3, propagation="ts_inf")
+    assert inf.members == 3
     for w in range(3):
         own = single.step(member(params, w), key, x, a)
-        np.testing.assert_allclose(held.at(w).step(key, x, a).state, own.state, rtol=1e-5)
+        np.testing.assert_allclose(inf.at(w).step(key, x, a).state, own.state, rtol=1e-5)
 
-    mean = pets.bound(replace(cfg, {"propagation": "mean"}), single, params)
+    mean = pets.bind_ensemble(params, member=single, members=3, propagation="mean")
     assert (mean.members, mean.at) == (1, None)
     draws = jax.vmap(lambda key: mean.step(key, x, a).state[0])(jax.random.split(key, 4000))
-    each = jax.vmap(lambda w: jax.vmap(lambda k: held.at(w).step(k, x, a).state[0])(jax.random.split(key, 4000)))(
+    each = jax.vmap(lambda w: jax.vmap(lambda k: inf.at(w).step(k, x, a).state[0])(jax.random.split(key, 4000)))(
         jnp.arange(3)
     )
     assert float(draws.mean()) == pytest.approx(float(each.mean()), abs=0.05)
     assert float(draws.var()) == pytest.approx(float(each.var(1).mean()) / 3, rel=0.15)  # of the mean of three draws
 
-    drawn = pets.bound(replace(cfg, {"propagation": "ts1"}), single, params)
-    assert (drawn.members, drawn.resample_member, held.resample_member) == (3, True, False)
+    drawn = pets.bind_ensemble(params, member=single, members=3, propagation="ts1")
+    assert (drawn.members, drawn.resample_member, inf.resample_member) == (3, True, False)
     mixed = jax.vmap(lambda key: drawn.step(key, x, a).state[0])(jax.random.split(key, 4000))
     assert float(mixed.mean()) == pytest.approx(float(each.mean()), abs=0.05)
     assert float(mixed.var()) == pytest.approx(float(each.reshape(-1).var()), rel=0.15)
@@ -100,16 +101,26 @@ def test_propagation_decides_what_the_planner_is_shown():
 def test_a_known_reward_is_that_of_the_predicted_state():
     env, cfg = point(), replace(pets.PETSConfig(), SMALL)
     single = gaussian(cfg.model, env.spec)
-    told = pets.known_reward(single, lambda obs, action: 10 * obs[0] + action[0])
+    known = pets.known_reward(single, lambda obs, action: 10 * obs[0] + action[0])
     params = single.init(jax.random.key(0))
-    out = told.step(params, jax.random.key(1), jnp.array([0.7]), jnp.array([0.25]))
+    out = known.step(params, jax.random.key(1), jnp.array([0.7]), jnp.array([0.25]))
     assert float(out.reward) == pytest.approx(10 * float(out.state[0]) + 0.25, rel=1e-5)
     assert float(out.state[0]) == float(
         single.step(params, jax.random.key(1), jnp.array([0.7]), jnp.array([0.25])).state[0]
     )
 
 
-def test_plans_start_anew_with_every_episode():
+def test_an_ensemble_of_a_member_of_ones_own():
+    """The member's parameters are the learner's, whatever `cfg.model` says."""
+    env, cfg = point(), replace(pets.PETSConfig(), SMALL)
+    agent = pets.make(cfg, env.spec, member=deterministic(DeterministicConfig(hidden=(4,)), env.spec))
+    learner = jax.eval_shape(agent.init, jax.random.key(0))
+    assert learner.params.net["params"]["Dense_0"]["kernel"].shape == (3, 2, 4)
+    act = lambda learner: agent.act(jax.random.key(0), learner, agent.carry(), jnp.zeros(1), True)[0]  # noqa: E731
+    assert jax.eval_shape(act, learner).shape == (1,)
+
+
+def test_plans_reset_with_the_episode():
     env = wrappers.reveal_state(point())
     cfg = replace(mpc.MPCConfig(), {"planner.kind": "cem", "planner.cem.horizon": 4, "planner.cem.population": 16})
     cfg = replace(cfg, {"planner.cem.elites": 4})

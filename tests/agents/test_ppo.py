@@ -120,8 +120,48 @@ def test_advantages_are_normalised():
 
 
 @kinds
+def test_losses_are_the_equations(kind):
+    """Each loss alone, on rows of given advantages and returns."""
+    cfg, spec = ppo.PPOConfig(hidden=HIDDEN), Spec(Box((5,)), ACTIONS[kind])
+    nets, learner = ppo.networks(cfg, spec), jax.jit(ppo.make(cfg, spec).init)(jax.random.key(0))
+    rng = np.random.default_rng(1)
+    moved = trajectory(kind, rng)
+    obs, action, before = (np.asarray(x).reshape(STEPS * ENVS, *x.shape[2:]) for x in (moved.obs, *moved.extras))
+    advantage, target = rng.normal(size=(2, STEPS * ENVS)).astype(np.float32)
+    batch = ppo.Row(*map(jnp.asarray, (obs, action, before, advantage, target)))
+
+    log_prob, entropy = log_prob_and_entropy(kind, learner.policy, obs, action)
+    ratio, scaled = np.exp(log_prob - before), (advantage - advantage.mean()) / advantage.std()
+    chosen = np.where(scaled > 0, np.minimum(ratio, 1.1), np.maximum(ratio, 0.9)) * scaled
+    surrogate, metrics = ppo.policy_loss(learner.policy, batch, nets=nets, clip=0.1)
+    np.testing.assert_allclose(surrogate, -chosen.mean(), rtol=1e-4)
+    np.testing.assert_allclose(metrics["entropy"], entropy.mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["clip_fraction"], (np.abs(ratio - 1) > 0.1).mean(), rtol=1e-6)
+
+    error, metrics = ppo.value_loss(learner.value, batch, nets=nets)
+    expected = 0.5 * np.mean((np.asarray(forward(learner.value, obs))[:, 0] - target) ** 2)
+    np.testing.assert_allclose([error, metrics["value_loss"]], [expected] * 2, rtol=1e-4)
+
+    whole, metrics = ppo.ppo_loss(
+        (learner.policy, learner.value), batch, nets=nets, clip=0.1, value_weight=0.7, entropy_weight=0.2
+    )
+    np.testing.assert_allclose(whole, -chosen.mean() + 0.7 * expected - 0.2 * entropy.mean(), rtol=1e-4)
+    assert set(metrics) == {"policy_loss", "value_loss", "entropy", "kl", "clip_fraction"}
+
+
+def test_advantages_and_returns_of_a_trajectory():
+    cfg, spec = ppo.PPOConfig(hidden=HIDDEN), Spec(Box((5,)), ACTIONS["discrete"])
+    nets, rows = ppo.networks(cfg, spec), trajectory("discrete", np.random.default_rng(2))
+    value = jax.jit(nets.value.init)(jax.random.key(0))
+    v, v_next = (np.asarray(forward(value, x))[..., 0] for x in (rows.obs, rows.next_obs))
+    estimates, returns = ppo.advantages(value, jax.tree.map(jnp.asarray, rows), nets=nets, gamma=0.9, lam=0.7)
+    np.testing.assert_allclose(estimates.reshape(-1), advantages(v, v_next, rows, 0.9, 0.7), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(returns, estimates + v, rtol=1e-5, atol=1e-6)
+
+
+@kinds
 def test_what_is_acted_is_what_is_learned_from(kind):
-    """`act` gives the environment the clipped action and remembers the drawn one with its log-probability."""
+    """`act` gives the environment the clipped action and remembers the sampled one with its log-probability."""
     agent = ppo.make(ppo.PPOConfig(hidden=HIDDEN), Spec(Box((5,)), ACTIONS[kind]))
     learner = jax.jit(agent.init)(jax.random.key(0))
     obs = jax.random.normal(jax.random.key(1), (64, 5))
@@ -164,13 +204,13 @@ def test_first_minibatch_has_ratio_one_and_later_ones_move_away():
 
 
 @cache
-def learn(probe: str, continuous: bool, turns: int = 150):
+def learn(probe: str, continuous: bool, updates: int = 150):
     """PPO on a probe: (V of an observation, the policy's mode in one, evaluation returns)."""
     env = PROBES[probe](continuous)
     env = env._replace(spec=env.spec._replace(time_limit=2))
     cfg = ppo.PPOConfig(hidden=(16,), lr=1e-2, gamma=0.9, epochs=2, minibatches=2, entropy_weight=1e-3)
     agent = ppo.make(cfg, env.spec)
-    clocks = LoopConfig(num_envs=16, unroll=4, inner=turns, cycles=1, warmup=0, eval_episodes=20)
+    clocks = LoopConfig(num_envs=16, unroll=4, inner=updates, cycles=1, warmup=0, eval_episodes=20)
     loop = make_loop(agent, env, latest(4, 16), clocks)
     state, report = jax.jit(lambda key: loop.chunk(loop.init(key)))(jax.random.key(0))
     net = network(env.spec.obs, (16,), 1, "tanh")

@@ -1,4 +1,4 @@
-"""Q-learning: single backups by hand, and the exact optimum of many random worlds."""
+"""Q-learning: single backups by hand, and the exact optimum of many random decision processes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tabular_steps import replay_of, transition
 
 from mbrl_jax.agents import q_learning
 from mbrl_jax.buffers.latest import latest
-from mbrl_jax.core import Box, Discrete, Replay, Spec, Transition
+from mbrl_jax.core import Box, Discrete, Replay, Spec
 from mbrl_jax.envs.mdp import as_env, random_mdp, value_iteration
 from mbrl_jax.train.loop import LoopConfig, make_loop
 
@@ -18,9 +19,7 @@ SPEC = Spec(Discrete(3), Discrete(2))
 
 def step(s, a, r, d, t):
     """One real step as the `latest` buffer gives it."""
-    row = Transition(jnp.int32(s), jnp.int32(a), jnp.float32(r), jnp.float32(d), jnp.int32(t), jnp.asarray(d == 0))
-    batch = jax.tree.map(lambda x: x[None, None], row)
-    return Replay(lambda key, n: batch, lambda index: batch, jnp.int32(1), 1)
+    return replay_of(transition(s, a, r, d, t))
 
 
 def test_backups_by_hand():
@@ -39,6 +38,26 @@ def test_backups_by_hand():
     assert np.sum(np.asarray(learner.q) != 2.0) == 1
 
 
+def test_q_backup_changes_one_entry_by_the_formula():
+    """Three visits of (2, 0): Q + α 3^-ω (r + γ d max Q(s', .) - Q), in NumPy."""
+    q = np.array([[1.0, 3.0], [0.5, -1.0], [2.0, 4.0]], np.float32)
+    visits = jnp.array([[0, 7], [0, 0], [3, 9]], jnp.int32)
+    row = transition(2, 0, -0.5, 1.0, 0)
+    got, error = q_learning.q_backup(jnp.asarray(q), visits, row, lr=0.8, decay=0.5, gamma=0.9)
+    assert float(error) == pytest.approx(-0.5 + 0.9 * 3.0 - 2.0)
+    q[2, 0] += 0.8 * 3**-0.5 * 0.2
+    np.testing.assert_allclose(got, q, rtol=1e-6)
+    # Without a decay the visits do not matter, and a terminating step bootstraps nothing.
+    got, error = q_learning.q_backup(jnp.asarray(q), visits, row._replace(discount=jnp.zeros(())), lr=0.5, gamma=0.9)
+    assert float(error) == pytest.approx(-0.5 - q[2, 0])
+    assert float(got[2, 0]) == pytest.approx(q[2, 0] + 0.5 * (-0.5 - q[2, 0]))
+
+
+@pytest.mark.parametrize(("visits", "size"), [(0, 0.8), (1, 0.8), (4, 0.4), (16, 0.2)])
+def test_the_step_size_falls_with_the_visits(visits, size):
+    assert float(q_learning.step_size(jnp.int32(visits), lr=0.8, decay=0.5)) == pytest.approx(size)
+
+
 def test_evaluation_is_greedy_and_exploration_is_not():
     agent = q_learning.make(q_learning.QLearningConfig(epsilon=1.0), SPEC)
     learner = agent.init(jax.random.key(0))._replace(q=jnp.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]))
@@ -49,12 +68,12 @@ def test_evaluation_is_greedy_and_exploration_is_not():
 
 
 def trained(mdps, gamma, steps, **settings):
-    """Q [worlds, S, A] after a long random walk through each world."""
+    """Q [N, S, A] after a long random walk through each of N decision processes."""
     loop_cfg = LoopConfig(inner=1000, cycles=1, warmup=0, eval_episodes=0, capacity=1)
     cfg = q_learning.QLearningConfig(gamma=gamma, epsilon=1.0, **settings)
 
     def one(key, mdp):
-        env = as_env(mdp, time_limit=20)  # so that every state is come to, by a start if by no step
+        env = as_env(mdp, time_limit=20)  # so that every state is visited, at least as a start
         loop = make_loop(q_learning.make(cfg, env.spec), env, latest(1, 1), loop_cfg)
         return loop.train(key, steps // 1000)[0].learner.q
 
@@ -63,9 +82,9 @@ def trained(mdps, gamma, steps, **settings):
 
 
 @pytest.mark.parametrize("branching", [1, 3])
-def test_long_training_gives_the_exact_values_of_many_random_worlds(branching):
-    """In 40 worlds of 6 states and 3 actions. Without chance, full step sizes reach the fixed point to rounding; with
-    it, the falling ones leave an error: below 3 % of the largest value, root mean square."""
+def test_long_training_gives_the_exact_values_of_many_random_mdps(branching):
+    """40 processes of 6 states and 3 actions. In deterministic ones a step size of 1 reaches the fixed point;
+    in stochastic ones the falling step sizes leave a root mean square error below 3 % of the largest value."""
     make = lambda key: random_mdp(key, 6, 3, branching=branching, terminals=1, by_successor=True)  # noqa: E731
     mdps = jax.vmap(make)(jax.random.split(jax.random.key(0), 40))
     exact = np.asarray(jax.vmap(lambda mdp: value_iteration(mdp, 0.8)[1])(mdps))

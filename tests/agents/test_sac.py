@@ -63,6 +63,66 @@ def test_one_discrete_update_is_the_equations():
     assert feedback == ()
 
 
+def hand_batch(spec: Spec, seed: int = 0) -> Transition:
+    rng = np.random.default_rng(seed)
+    obs, next_obs = rng.normal(size=(2, 5, 3)).astype(np.float32)
+    discrete = isinstance(spec.action, Discrete)
+    action = rng.integers(0, 4, 5) if discrete else rng.uniform(-1, 1, (5, 2)).astype(np.float32)
+    reward, discount = rng.normal(size=5).astype(np.float32), np.array([1, 0, 1, 1, 0], np.float32)
+    return Transition(*map(jnp.asarray, (obs, action, reward, discount, next_obs, discount == 0)))
+
+
+def test_targets_and_losses_of_discrete_actions_are_the_equations():
+    spec = Spec(Box((3,)), Discrete(4))
+    cfg, batch, alpha = sac.SACConfig(hidden=HIDDEN, target_entropy=0.5), hand_batch(spec), jnp.float32(0.3)
+    nets, learner = sac.networks(cfg, spec), sac.make(cfg, spec).init(jax.random.key(0))
+    target = jax.tree.map(lambda p: p + 0.1, learner.critic)
+    key = jax.random.key(1)
+    targets = sac.td_targets(learner.policy, target, key, batch, nets=nets, alpha=alpha, gamma=0.9)
+    obs, next_obs, rows = np.asarray(batch.obs), np.asarray(batch.next_obs), np.arange(5)
+    expected = batch.reward + 0.9 * batch.discount * soft(learner.policy, target, 0.3, next_obs)[0]
+    np.testing.assert_allclose(targets, expected, rtol=1e-4)
+
+    q = twin(learner.critic, obs)[:, rows, np.asarray(batch.action)]
+    loss, metrics = sac.critic_loss(learner.critic, batch, nets=nets, targets=jnp.arange(5.0))
+    np.testing.assert_allclose(loss, (0.5 * (q - np.arange(5.0)) ** 2).sum(0).mean(), rtol=1e-4)
+    np.testing.assert_allclose([metrics["critic_loss"], metrics["q"]], [loss, q.mean()], rtol=1e-4)
+
+    value, entropy = soft(learner.policy, learner.critic, 0.3, obs)
+    loss, metrics = sac.policy_loss(learner.policy, key, batch, nets=nets, critic=learner.critic, alpha=alpha)
+    np.testing.assert_allclose([loss, metrics["entropy"]], [-value.mean(), entropy.mean()], rtol=1e-4)
+
+    loss, metrics = sac.temperature_loss(jnp.log(0.3), jnp.float32(1.25), target_entropy=0.5)
+    np.testing.assert_allclose([loss, metrics["alpha"]], [np.log(0.3) * 0.75, 0.3], rtol=1e-5)
+
+
+def test_targets_and_policy_loss_of_continuous_actions_are_the_equations():
+    """The actions are those that the policy samples with the same keys; log-probabilities by change of variables."""
+    spec = Spec(Box((3,)), Box((2,), -1.0, 1.0))
+    cfg, batch, alpha = sac.SACConfig(hidden=HIDDEN), hand_batch(spec), jnp.float32(0.3)
+    nets, learner = sac.networks(cfg, spec), sac.make(cfg, spec).init(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 5)
+
+    def soft_value(obs):
+        out = forward(learner.policy, np.asarray(obs, np.float64))
+        mean, log_std = out[:, :2], np.clip(out[:, 2:], -20, 2)
+        action = np.asarray(jax.vmap(nets.act, (None, 0, 0, None))(learner.policy, keys, obs, True), np.float64)
+        noise = (np.arctanh(action) - mean) / np.exp(log_std)
+        log_prob = (-0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - np.log(1 - action**2)).sum(1)
+        return twin(learner.critic, np.concatenate([obs, action], 1))[..., 0].min(0) - 0.3 * log_prob, -log_prob
+
+    targets = sac.td_targets(
+        learner.policy, learner.critic, jax.random.key(1), batch, nets=nets, alpha=alpha, gamma=0.9
+    )
+    expected = batch.reward + 0.9 * batch.discount * soft_value(batch.next_obs)[0]
+    np.testing.assert_allclose(targets, expected, rtol=1e-3)
+    loss, metrics = sac.policy_loss(
+        learner.policy, jax.random.key(1), batch, nets=nets, critic=learner.critic, alpha=alpha
+    )
+    value, entropy = soft_value(batch.obs)
+    np.testing.assert_allclose([loss, metrics["entropy"]], [-value.mean(), entropy.mean()], rtol=1e-3)
+
+
 def test_twins_start_different_and_targets_equal():
     learner = sac.make(sac.SACConfig(hidden=HIDDEN), Spec(Box((3,)), Box((1,), -1.0, 1.0))).init(jax.random.key(0))
     kernel = learner.critic["params"]["Dense_0"]["kernel"]
@@ -70,15 +130,15 @@ def test_twins_start_different_and_targets_equal():
     np.testing.assert_array_equal(learner.target["params"]["Dense_0"]["kernel"], kernel)
 
 
-def learn(probe: str, continuous: bool, turns: int = 600):
-    """SAC with a small fixed share of entropy on a probe: (Q [2, ...] of an observation and action, policy)."""
+def learn(probe: str, continuous: bool, updates: int = 600):
+    """SAC with a low initial temperature on a probe: (mean Q of an observation and action, policy, report)."""
     env = PROBES[probe](continuous)
     env = env._replace(spec=env.spec._replace(time_limit=2))
     cfg = sac.SACConfig(hidden=HIDDEN, batch=64, lr=5e-3, gamma=0.9, tau=0.05, alpha=1e-3, target_entropy=-3.0)
     if not continuous:
         cfg = sac.SACConfig(hidden=HIDDEN, batch=64, lr=5e-3, gamma=0.9, tau=0.05, alpha=1e-3, target_entropy=0.0)
     agent = sac.make(cfg, env.spec)
-    loop = make_loop(agent, env, uniform(2000), LoopConfig(inner=turns, cycles=1, warmup=100, eval_episodes=20))
+    loop = make_loop(agent, env, uniform(2000), LoopConfig(inner=updates, cycles=1, warmup=100, eval_episodes=20))
     state, report = jax.jit(lambda key: loop.chunk(loop.init(key)))(jax.random.key(0))
     critic = mlp(2, HIDDEN, 1) if continuous else mlp(1, HIDDEN, 2)
 

@@ -1,4 +1,4 @@
-"""Prioritized sweeping against a NumPy one with a queue, its tables against the counting model, its values exact."""
+"""Prioritized sweeping against a NumPy version with a queue, its targets against a table, its values exact."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_dyna_q import SPEC, A, S, replayed, stream
+from helpers.tabular_steps import SPEC, A, S, replay_of, stream, transition
 
 from mbrl_jax.agents import q_learning, sweeping
 from mbrl_jax.buffers.latest import latest
-from mbrl_jax.core import Transition
 from mbrl_jax.envs.mdp import as_env, random_mdp, value_iteration
 from mbrl_jax.models import tabular
 from mbrl_jax.train.loop import LoopConfig, make_loop
@@ -19,18 +18,17 @@ from mbrl_jax.train.loop import LoopConfig, make_loop
 def fed(cfg, rows):
     """The agent after real steps, with what each update left behind."""
     agent = sweeping.make(cfg, SPEC)
-    update = jax.jit(lambda learner, row: agent.update(jax.random.key(0), learner, replayed(row))[:2])
+    update = jax.jit(lambda learner, row: agent.update(jax.random.key(0), learner, replay_of(row))[:2])
     learner, trace = agent.init(jax.random.key(0)), []
     for s, a, r, d, t in rows:
-        row = Transition(jnp.int32(s), jnp.int32(a), jnp.float32(r), jnp.float32(d), jnp.int32(t), jnp.asarray(d == 0))
-        learner, metrics = update(learner, row)
+        learner, metrics = update(learner, transition(s, a, r, d, t))
         trace.append((learner, metrics))
     return learner, trace
 
 
 # At a step size of 1 whole groups of pairs have the same error to rounding, and any of them may be first.
 @pytest.mark.parametrize("lr", [0.6, 0.4])
-def test_every_backup_is_that_of_a_numpy_one_with_expectations_taken_anew(lr):
+def test_every_backup_is_that_of_a_numpy_version_that_recomputes_expectations(lr):
     theta, n, gamma = 1e-2, 3, 0.9
     cfg = sweeping.SweepingConfig(policy=q_learning.QLearningConfig(lr=lr, gamma=gamma), planning=n, theta=theta)
     rows = stream(80, deterministic=False)
@@ -67,16 +65,15 @@ def test_every_backup_is_that_of_a_numpy_one_with_expectations_taken_anew(lr):
         )
 
 
-def test_kept_targets_are_the_expectations_of_the_counting_model():
-    """After many steps the targets, moved and never computed anew, are still those of `models.tabular`."""
+def test_incremental_targets_are_the_expectations_of_the_tabular_model():
+    """After many steps the targets, only ever changed by increments, still are those of `models.tabular`."""
     cfg = sweeping.SweepingConfig(policy=q_learning.QLearningConfig(lr=0.5, gamma=0.9), planning=4, theta=1e-3)
     rows = stream(400, deterministic=False)
     learner, _ = fed(cfg, rows)
     table = tabular.init(S, A)
     count = jax.jit(tabular.update)
     for time, (s, a, r, d, t) in enumerate(rows):
-        row = Transition(jnp.int32(s), jnp.int32(a), jnp.float32(r), jnp.float32(d), jnp.int32(t), jnp.asarray(d == 0))
-        table = count(table, row, time)
+        table = count(table, transition(s, a, r, d, t), time)
     np.testing.assert_array_equal(learner.visits, table.counts.sum(-1))
     for s, a in np.argwhere(np.asarray(learner.visits) > 0):
         reward, weights = tabular.expected(table, s, a)
@@ -84,8 +81,31 @@ def test_kept_targets_are_the_expectations_of_the_counting_model():
         assert float(learner.targets[s * A + a]) == pytest.approx(float(expected), abs=1e-4)
 
 
-def test_long_training_gives_the_exact_values_of_many_random_worlds():
-    """20 worlds without chance, where the table is the world: the optimum to within θ / (1 - γ)."""
+def test_one_sweep_by_hand():
+    """A chain 0 -> 1 -> 2 with one action, its last step rewarded: two backups carry the reward to the start."""
+    onward = jnp.zeros((3, 3)).at[1, 0].set(2.0)  # (0, 0) led to 1 twice; (1, 0) ended the episode in 2
+    learner = sweeping.Learner(
+        q=jnp.zeros((3, 1)),
+        visits=jnp.array([[2], [1], [0]], jnp.int32),
+        rewards=jnp.array([[0.0], [1.0], [0.0]]),
+        onward=onward,
+        targets=jnp.array([0.0, 1.0, 0.0]),
+        priorities=jnp.array([0.0, 1.0, 0.0]),
+    )
+    rates = {"lr": 1.0, "decay": 0.0, "gamma": 0.9, "theta": 1e-3}
+    first, backups = sweeping.sweep(learner, planning=1, **rates)
+    assert int(backups) == 1
+    np.testing.assert_allclose(first.q[:, 0], [0.0, 1.0, 0.0])
+    np.testing.assert_allclose(first.targets, [0.9, 1.0, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(first.priorities, [0.9, 0.0, 0.0], rtol=1e-6)
+    whole, backups = sweeping.sweep(learner, planning=10, **rates)
+    assert int(backups) == 2  # then the queue is empty
+    np.testing.assert_allclose(whole.q[:, 0], [0.9, 1.0, 0.0], rtol=1e-6)
+    np.testing.assert_array_equal(whole.priorities, 0.0)
+
+
+def test_long_training_gives_the_exact_values_of_many_random_mdps():
+    """20 deterministic processes, of which the table is exact: the optimum to within θ / (1 - γ)."""
     make = lambda key: random_mdp(key, 6, 3, branching=1, terminals=1)  # noqa: E731
     mdps = jax.vmap(make)(jax.random.split(jax.random.key(5), 20))
     exact = np.asarray(jax.vmap(lambda mdp: value_iteration(mdp, 0.8)[1])(mdps))

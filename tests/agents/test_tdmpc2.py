@@ -1,4 +1,4 @@
-"""TD-MPC2: one update by its parts, what it makes of the ends of episodes, how it acts, and probes of known values."""
+"""TD-MPC2: losses and one update against their terms, masks after the end of episodes, acting, and probes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from mbrl_jax.core.config import replace
 from mbrl_jax.envs import wrappers
 from mbrl_jax.envs.multitask import Tasks
 from mbrl_jax.envs.probes import PROBES
-from mbrl_jax.models.tdmpc2.losses import hold, policy_value, rows_of, world_losses
-from mbrl_jax.models.tdmpc2.networks import Latent, bind, encode, tdmpc
-from mbrl_jax.models.tdmpc2.sizes import two_of
+from mbrl_jax.models.tdmpc2.losses import policy_value, to_transitions, window_targets, window_terms
+from mbrl_jax.models.tdmpc2.networks import Latent, bind, encode, sample_pair, tdmpc
 from mbrl_jax.planners.mpc.mppi import mppi_elites
 from mbrl_jax.train.loop import LoopConfig, make_loop
 
@@ -47,7 +46,7 @@ def updating(**changes) -> tdmpc2.TDMPC2Config:
 
 
 def windows(seed: int, ends: bool = True) -> Window:
-    """Windows of two tasks in turn; the first starts at the end of an episode, two more hold an end."""
+    """Windows of two tasks in turn; the first starts at the end of an episode, two others contain an end."""
     rng = np.random.default_rng(seed)
     last = np.zeros((H + 1, BATCH), bool)
     if ends:
@@ -58,14 +57,14 @@ def windows(seed: int, ends: bool = True) -> Window:
 
 
 def made_of(obs, action, reward, discount, last) -> Window:
-    told = np.broadcast_to(np.eye(2)[np.arange(BATCH) % 2], (H + 1, BATCH, 2))
-    numbers = [jnp.asarray(x, jnp.float32) for x in (np.concatenate([obs, told], -1), action, reward, discount)]
+    one_hot = np.broadcast_to(np.eye(2)[np.arange(BATCH) % 2], (H + 1, BATCH, 2))
+    numbers = [jnp.asarray(x, jnp.float32) for x in (np.concatenate([obs, one_hot], -1), action, reward, discount)]
     steps = Step(*numbers, jnp.roll(jnp.asarray(last), 1, 0), jnp.asarray(last))
     return Window(steps, jnp.arange(BATCH, dtype=jnp.int32), jnp.ones(BATCH).at[3].set(0.0))
 
 
 def always(window: Window) -> Replay:
-    """A replay that gives one batch whenever it is asked."""
+    """A replay whose samples are all the same batch."""
     return Replay(lambda key, n: window, lambda index: window, jnp.int32(9), 9)
 
 
@@ -86,7 +85,7 @@ def norm(tree):
 
 @cache
 def compiled():
-    """One program for every update here: settings are its arguments."""
+    """One program for all updates here: settings are its arguments."""
     return jax.jit(
         lambda cfg, key, learner, window: tdmpc2.make(cfg, TASKED, TASKS).update(key, learner, always(window))
     )
@@ -110,14 +109,14 @@ first = cache(updated)
 
 
 def masks(batch):
-    live = np.cumprod(1.0 - np.asarray(batch.steps.last[:-1], np.float32), 0).T * np.asarray(batch.weight)[:, None]
-    return live, np.concatenate([live[:, :1], live], 1)
+    mask = np.cumprod(1.0 - np.asarray(batch.steps.last[:-1], np.float32), 0).T * np.asarray(batch.weight)[:, None]
+    return mask, np.concatenate([mask[:, :1], mask], 1)
 
 
-def weighed(values, live, rho):
-    """Over the steps, the mean of rho^t times the mean over live windows."""
-    steps = [sum(live[:, t] * values[:, t]) / live[:, t].sum() for t in range(live.shape[1])]
-    return sum(rho**t * step for t, step in enumerate(steps)) / live.shape[1]
+def weighted(values, mask, rho):
+    """The mean over steps of rho^t times the mean over unmasked windows."""
+    steps = [sum(mask[:, t] * values[:, t]) / mask[:, t].sum() for t in range(mask.shape[1])]
+    return sum(rho**t * step for t, step in enumerate(steps)) / mask.shape[1]
 
 
 @cache
@@ -127,31 +126,64 @@ def terms():
     key_pair, key_next, key_drop = jax.random.split(jax.random.split(jax.random.key(3), 3)[1], 3)
 
     def one(key_next, key_drop, steps, gamma):
-        rows, pair = rows_of(steps), two_of(key_pair, learner.target)
-        held = hold(nets, learner.params, pair, key_next, rows, gamma)
-        return held.target, world_losses(nets, learner.params.world, key_drop, rows, held, 0.01)
+        rows, pair = to_transitions(steps), sample_pair(key_pair, learner.target)
+        targets = window_targets(learner.params, key_next, rows, nets=nets, pair=pair, gamma=gamma)
+        return targets, window_terms(learner.params.world, key_drop, rows, targets, nets=nets, dropout=0.01)
 
     keys = jax.random.split(key_next, BATCH), jax.random.split(key_drop, BATCH)
     gammas = jnp.array(GAMMAS)[np.arange(BATCH) % 2]
     return jax.jit(jax.vmap(one, (0, 0, 1, 0)))(*keys, batch.steps, gammas)
 
 
-def test_terms_of_the_world_are_weighed_by_step_over_what_is_live():
+def test_terms_of_the_world_loss_are_weighted_means_over_unmasked_steps():
     _, metrics, feedback = first()
-    target, (_, losses) = terms()
-    live = masks(windows(0))[0]
+    targets, (_, losses) = terms()
+    mask = masks(windows(0))[0]
     assert set(losses) == {"consistency", "reward", "value", "termination"}
     for name, loss in losses.items():
-        expected = float(weighed(loss, live, 1.0 if name == "termination" else 0.7))
+        expected = float(weighted(loss, mask, 1.0 if name == "termination" else 0.7))
         assert float(metrics[f"{name}_loss"]) == pytest.approx(expected, rel=1e-3), name
         assert abs(expected) > 1e-3
-    expected = float(sum(live[:, 0] * target[:, 0]) / live[:, 0].sum())
+    expected = float(sum(mask[:, 0] * targets.value[:, 0]) / mask[:, 0].sum())
     assert float(metrics["target"]) == pytest.approx(expected, rel=1e-3)
     assert feedback == ()
 
 
-def test_the_world_descends_the_sum_of_its_terms_clipped_all_at_once():
-    """Adam's first moment is a tenth of the gradient: those of the terms add up, and the clip is of all together."""
+def test_the_public_losses_are_those_of_the_update():
+    """Called by themselves with the update's keys, on a batch with masked steps."""
+    nets, learner, batch = tdmpc(updating().net, TASKED, TASKS.masks), shaken(), windows(0)
+    key_world, key_policy = jax.random.split(jax.random.key(3), 3)[1:]
+    key_pair, key_next, key_drop = jax.random.split(key_world, 3)
+    pair, gamma = sample_pair(key_pair, learner.target), jnp.array(GAMMAS)[np.arange(BATCH) % 2]
+    wanted, (latents, losses) = terms()
+    mask, mask_latents = masks(batch)
+    values = first()[0].params.world.values
+    weights = {"consistency_weight": 3.0, "reward_weight": 0.5, "value_weight": 0.2, "termination_weight": 0.7}
+
+    @jax.jit
+    def run(params):
+        targets = tdmpc2.td_targets(params, key_next, batch, nets=nets, target_values=pair, gamma=gamma)
+        world = tdmpc2.world_loss(
+            params.world, key_drop, batch, nets=nets, targets=targets, dropout=0.01, rho=0.7, **weights
+        )
+        policy = tdmpc2.policy_loss(
+            params.policy, key_policy, latents, jnp.asarray(mask_latents), nets=nets, values=values, scale=2.0,
+            scale_rate=0.2, rho=0.7, entropy_weight=0.3, dropout=0.01,
+        )  # fmt: skip
+        return targets, world, policy
+
+    targets, (loss, metrics), (loss_policy, metrics_policy) = run(learner.params)
+    assert_close(targets, wanted, rtol=1e-4, atol=1e-5)
+    rho = {name: 1.0 if name == "termination" else 0.7 for name in losses}
+    total = sum(weights[f"{name}_weight"] * float(weighted(loss, mask, rho[name])) for name, loss in losses.items())
+    assert float(loss) == pytest.approx(total, rel=1e-4)
+    assert set(metrics) == {f"{name}_loss" for name in losses}
+    for name, value in (metrics | metrics_policy | {"policy_loss": loss_policy}).items():
+        assert float(value) == pytest.approx(float(first()[1][name]), rel=1e-3), name
+
+
+def test_the_world_descends_the_weighted_sum_of_its_terms_clipped_by_one_norm():
+    """Adam's first moment is a tenth of the gradient: the terms' gradients add up, and are clipped together."""
     names = ("consistency_weight", "reward_weight", "value_weight", "termination_weight")
     weights = (20.0, 0.1, 0.1, 1.0)
     moment = lambda **changes: updated(**changes)[0].opt[0][1].mu  # noqa: E731
@@ -160,8 +192,8 @@ def test_the_world_descends_the_sum_of_its_terms_clipped_all_at_once():
     together = jax.tree.map(lambda *parts: sum(w * part for w, part in zip(weights, parts, strict=True)), *alone)
     assert_close(whole, together, rtol=1e-2, atol=1e-5)
     assert all(norm(part) > 1e-3 for part in alone)
-    assert norm(alone[1].values) == norm(alone[2].reward) == norm(alone[2].termination) == 0  # heads of their own
-    assert norm(alone[0].encoder) > 1e-4  # through the unroll alone: its targets are fixed
+    assert norm(alone[1].values) == norm(alone[2].reward) == norm(alone[2].termination) == 0  # separate heads
+    assert norm(alone[0].encoder) > 1e-4  # through the unroll alone: targets have no gradient
     new, clipped = first()[0], first()[0].opt[0][1].mu
     assert norm(whole) > 0.1 * 0.05
     scale = 0.1 * 0.05 / norm(whole)
@@ -177,26 +209,27 @@ def test_the_world_descends_the_sum_of_its_terms_clipped_all_at_once():
 
 def test_the_policy_ascends_the_new_values_over_their_scale_and_its_scaled_entropy():
     nets, (new, metrics, _) = tdmpc(updating().net, TASKED, TASKS.masks), first()
-    states, live = terms()[1][0], masks(windows(0))[1]
+    states, mask = terms()[1][0], masks(windows(0))[1]
     key_pair, key_value = jax.random.split(jax.random.split(jax.random.key(3), 3)[2])
-    pair, keys = two_of(key_pair, new.params.world.values), jax.random.split(key_value, (BATCH, H + 1))
+    pair, keys = sample_pair(key_pair, new.params.world.values), jax.random.split(key_value, (BATCH, H + 1))
 
     @jax.jit
     def each(policy):
-        return jax.vmap(jax.vmap(lambda key, state: policy_value(nets, policy, pair, key, state, 0.01)))(keys, states)
+        one = lambda key, state: policy_value(policy, key, state, nets=nets, pair=pair, dropout=0.01)  # noqa: E731
+        return jax.vmap(jax.vmap(one))(keys, states)
 
     def loss(policy, scale):
         value, scaled, _ = map(np.asarray, each(policy))
-        return -weighed(value / scale + 0.3 * scaled, live, 0.7)
+        return -weighted(value / scale + 0.3 * scaled, mask, 0.7)
 
     values = np.asarray(each(shaken().params.policy)[0])[:, 0]
-    low, high = np.percentile(values[live[:, 0] > 0], [5, 95])
+    low, high = np.percentile(values[mask[:, 0] > 0], [5, 95])
     scale = 2.0 + 0.2 * (max(1.0, high - low) - 2.0)
     assert float(new.scale) == pytest.approx(scale, rel=1e-3)
     before = loss(shaken().params.policy, scale)
     assert float(metrics["policy_loss"]) == pytest.approx(before, rel=1e-3)
     assert loss(new.params.policy, scale) < before - 1e-3
-    assert norm(new.opt[1][1][0].mu) == pytest.approx(0.1 * 0.05, rel=1e-3)  # by a clip of its own
+    assert norm(new.opt[1][1][0].mu) == pytest.approx(0.1 * 0.05, rel=1e-3)  # clipped by its own norm
 
 
 def test_targets_follow_the_values():
@@ -205,11 +238,11 @@ def test_targets_follow_the_values():
         np.testing.assert_allclose(got, 0.25 * now + 0.75 * then, atol=1e-6)
 
 
-def test_what_lies_past_the_end_of_an_episode_changes_nothing():
+def test_steps_after_the_end_of_an_episode_change_nothing():
     batch, other = windows(0), windows(7).steps
     past = np.cumsum(np.asarray(batch.steps.last), 0) - np.asarray(batch.steps.last) > 0
-    past[:, 3] = True  # of no weight
-    past[:, 0] = True  # nothing is done in a window that starts at an end
+    past[:, 3] = True  # of weight 0
+    past[:, 0] = True  # the window starts at the end of an episode: no action was taken there
     mixed = [
         jnp.where(past.reshape(past.shape + (1,) * (old.ndim - 2)), fresh, old)
         for old, fresh in zip(batch.steps[:4], other[:4], strict=True)
@@ -220,7 +253,7 @@ def test_what_lies_past_the_end_of_an_episode_changes_nothing():
     assert norm(jax.tree.map(jnp.subtract, changed.params.policy, again.params.policy)) > 1e-2
 
 
-def test_what_a_task_does_not_have_changes_nothing():
+def test_action_entries_that_a_task_does_not_use_change_nothing():
     steps = windows(0).steps
     again = updated(windows(0)._replace(steps=steps._replace(action=steps.action.at[:, 1::2, 1].add(0.3))))[0]
     assert_close(again, first()[0], atol=1e-6)
@@ -232,13 +265,13 @@ def test_what_a_task_does_not_have_changes_nothing():
 
 
 def test_values_and_policy_of_two_steps_are_learned_from_random_actions():
-    """Two steps, told by the second number: 0, then s - 4 (a - s/2)², where s is the first, 1 or -1."""
+    """Two steps, numbered by the second entry: rewards 0, then s - 4 (a - s/2)², with s the first entry, 1 or -1."""
     cfg = updating(
         lr=3e-3, tau=0.05, max_grad_norm=20.0, entropy_weight=1e-3, gamma_low=0.9, gamma_high=0.9, rho=0.7,
     )  # fmt: skip
     rng, learner = np.random.default_rng(1), jax.jit(tdmpc2.make(cfg, TASKED, TASKS).init)(jax.random.key(0))
     nets, run = tdmpc(cfg.net, TASKED, TASKS.masks), compiled()
-    for turn in range(600):
+    for i in range(600):
         s = rng.choice([-1.0, 1.0], (H + 2, BATCH))
         s[1:3] = s[0]
         phase = np.array([0.0, 1.0, 2.0, 0.0, 1.0])[:, None] * np.ones(BATCH)
@@ -247,19 +280,19 @@ def test_values_and_policy_of_two_steps_are_learned_from_random_actions():
         reward, last = np.roll(paid, 1, 0), phase == 2
         obs = np.stack([s, phase, 0 * s], -1)
         begin = rng.integers(0, 2, BATCH)  # some windows start with the second step
-        cut = lambda x: np.stack([x[b : b + H + 1, i] for i, b in enumerate(begin)], 1)  # noqa: B023, E731
+        cut = lambda x: np.stack([x[b : b + H + 1, k] for k, b in enumerate(begin)], 1)  # noqa: B023, E731
         batch = made_of(*map(cut, (obs, action, reward, 1.0 - last, last)))
-        learner, metrics, _ = run(cfg, jax.random.key(turn), learner, batch)
+        learner, metrics, _ = run(cfg, jax.random.key(i), learner, batch)
 
     @jax.jit
-    def told(obs):
+    def predicted(obs):
         state, model = encode(nets, learner.params.world, obs), bind(nets, learner.params)
         keys = jax.random.split(jax.random.key(0), 32)
         return jax.vmap(model.value, (0, None))(keys, state).mean(), jax.vmap(model.prior, (0, None))(keys, state)[:, 0]
 
     for s in (1.0, -1.0):
-        first_value, _ = told(jnp.array([s, 0.0, 0.0, 1.0, 0.0]))
-        value, actions = told(jnp.array([s, 1.0, 0.0, 1.0, 0.0]))
+        first_value, _ = predicted(jnp.array([s, 0.0, 0.0, 1.0, 0.0]))
+        value, actions = predicted(jnp.array([s, 1.0, 0.0, 1.0, 0.0]))
         assert float(value) == pytest.approx(s, abs=0.25)
         assert float(first_value) == pytest.approx(0.9 * s, abs=0.25)
         assert float(actions.mean()) == pytest.approx(s / 2, abs=0.25)
@@ -270,39 +303,38 @@ def test_values_and_policy_of_two_steps_are_learned_from_random_actions():
     ("limit", "gamma"), [(1000, 0.995), (500, 0.99), (200, 0.975), (150, 29 / 30), (50, 0.95), (2, 0.95), (None, 0.995)]
 )
 def test_the_discount_comes_from_the_time_limit(limit, gamma):
-    assert float(tdmpc2.discount_of(limit, 0.95, 0.995)) == pytest.approx(gamma)
+    assert float(tdmpc2.discount_from_time_limit(limit, 0.95, 0.995)) == pytest.approx(gamma)
 
 
 def test_weights_of_the_terms_by_hand():
-    cfg = tdmpc2.TDMPC2Config()
     means = {
         "consistency": jnp.array([0.1, 0.2, 0.4]), "reward": jnp.array([1.0, 2.0, 4.0]),
         "value": jnp.array([3.0, 6.0, 0.0]), "termination": jnp.array([0.3, 0.0, 0.6]),
     }  # fmt: skip
-    total, parts = tdmpc2.joint_loss(cfg, means)
+    total, parts = tdmpc2.weigh_terms(means, rho=0.5)
     # (0.1 + 0.1 + 0.1) / 3, (1 + 1 + 1) / 3, (3 + 3) / 3, 0.9 / 3
     for name, value in {"consistency": 0.1, "reward": 1.0, "value": 2.0, "termination": 0.3}.items():
         assert float(parts[name]) == pytest.approx(value)
     assert float(total) == pytest.approx(20 * 0.1 + 0.1 * 1.0 + 0.1 * 2.0 + 0.3)
     means.pop("termination")
-    assert float(tdmpc2.joint_loss(cfg, means)[0]) == pytest.approx(2.3)
+    assert float(tdmpc2.weigh_terms(means, rho=0.5)[0]) == pytest.approx(2.3)
 
 
-def test_means_are_over_what_is_live():
-    values, live = jnp.array([[1.0, 5.0], [3.0, 9.0], [8.0, 2.0]]), jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
-    np.testing.assert_allclose(tdmpc2.live_mean(values, live), [2.0, 0.0])
+def test_means_are_over_unmasked_windows():
+    values, mask = jnp.array([[1.0, 5.0], [3.0, 9.0], [8.0, 2.0]]), jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    np.testing.assert_allclose(tdmpc2.masked_mean(values, mask), [2.0, 0.0])
 
 
 def test_the_scale_moves_towards_the_range_of_values():
     values = np.random.default_rng(0).normal(size=50).astype(np.float32) * 4
-    live = np.ones(50, np.float32)
-    live[:10] = 0
+    mask = np.ones(50, np.float32)
+    mask[:10] = 0
     values[:10] = 1e6
     low, high = np.percentile(values[10:], [5, 95])
-    moved = tdmpc2.moved_scale(jnp.float32(3.0), values, live, 0.01)
+    moved = tdmpc2.update_scale(jnp.float32(3.0), values, mask, 0.01)
     assert float(moved) == pytest.approx(3 + 0.01 * (high - low - 3), rel=1e-5)
-    assert float(tdmpc2.moved_scale(jnp.float32(3.0), values * 1e-3, live, 0.5)) == pytest.approx(2.0)  # at least 1
-    assert float(tdmpc2.moved_scale(jnp.float32(3.0), values, 0 * live, 0.5)) == 3.0
+    assert float(tdmpc2.update_scale(jnp.float32(3.0), values * 1e-3, mask, 0.5)) == pytest.approx(2.0)  # at least 1
+    assert float(tdmpc2.update_scale(jnp.float32(3.0), values, 0 * mask, 0.5)) == 3.0
 
 
 # Acting --------------------------------------------------------------------------------------------------------------
@@ -359,41 +391,41 @@ PROBE = {
 }  # fmt: skip
 
 
-def learn(probe: str, turns: int):
+def learn(probe: str, iterations: int):
     """TD-MPC2 on a probe: (value of an observation, planned actions of an observation [32])."""
     env = wrappers.time_limit(PROBES[probe](True), 3)
     cfg = replace(tdmpc2.TDMPC2Config(), PROBE)
     agent, nets = tdmpc2.make(cfg, env.spec), tdmpc(cfg.net, env.spec)
     loop = make_loop(
         agent, env, tdmpc2.buffer(cfg, 2000, 4),
-        LoopConfig(num_envs=4, updates=2, inner=turns, cycles=1, warmup=25, eval_episodes=0),
+        LoopConfig(num_envs=4, updates=2, inner=iterations, cycles=1, warmup=25, eval_episodes=0),
     )  # fmt: skip
     state, _ = jax.jit(lambda key: loop.chunk(loop.init(key)))(jax.random.key(0))
     params = state.learner.params
 
     @jax.jit
-    def told(obs):
+    def predicted(obs):
         keys = jax.random.split(jax.random.key(1), 32)
         value = bind(nets, params).value
         values = jax.vmap(lambda key: value(key, encode(nets, params.world, obs)))(keys)
         act = lambda key: agent.act(key, state.learner, agent.carry(), obs, False)[0]  # noqa: E731
         return jnp.mean(values), jax.vmap(act)(keys)[:, 0]
 
-    return lambda obs: told(jnp.array([float(obs)]))
+    return lambda obs: predicted(jnp.array([float(obs)]))
 
 
 @pytest.mark.slow
 def test_loop_probe_bootstrapping():
-    told = learn("delayed_reward", 250)
-    assert float(told(1)[0]) == pytest.approx(1, abs=0.1)
-    assert float(told(0)[0]) == pytest.approx(0.9, abs=0.12)
+    predicted = learn("delayed_reward", 250)
+    assert float(predicted(1)[0]) == pytest.approx(1, abs=0.1)
+    assert float(predicted(0)[0]) == pytest.approx(0.9, abs=0.12)
 
 
 @pytest.mark.slow
 def test_loop_probe_plans_depend_on_the_observation():
-    told = learn("observation_action_reward", 300)
+    predicted = learn("observation_action_reward", 300)
     for obs in (1, -1):
-        value, actions = told(obs)
+        value, actions = predicted(obs)
         assert float(jnp.mean(actions)) == pytest.approx(obs / 2, abs=0.15)
         assert abs(float(value)) < 0.15
 
@@ -419,7 +451,7 @@ def test_windows_of_another_length_are_refused():
         agent.update(jax.random.key(0), shaken(), always(short))
 
 
-def test_without_terminations_there_is_no_head_for_them():
+def test_without_terminal_states_there_is_no_termination_head():
     nets = tdmpc(settings().net, SPEC._replace(terminates=False))
     params = jax.jit(nets.init)(jax.random.key(0))
     assert params.world.termination == ()

@@ -1,4 +1,4 @@
-"""Learning curves: read as they were written, drawn as they are."""
+"""Learning curves: read as they were written, and drawn as they are."""
 
 import json
 
@@ -12,7 +12,7 @@ STEPS = (100, 200, 300)
 
 
 def write_run(folder, algo="mbpo", seeds=(2, 10), evaluated=True, threshold=-200.0):
-    """A run of which the score of seed s at step t is s + t."""
+    """The folder of a run in which the score of seed s at step t is s + t."""
     folder.mkdir(parents=True)
     config = {"algo": algo, "env": "Pendulum-v1", "threshold": threshold}
     (folder / "config.json").write_text(json.dumps(config))

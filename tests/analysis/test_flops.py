@@ -1,4 +1,4 @@
-"""Counts of operations, against hand counts and against XLA's own."""
+"""Counts of operations against hand counts and XLA's counts."""
 
 from __future__ import annotations
 

@@ -32,6 +32,9 @@ def test_a_picture_is_a_png_and_an_animation_has_a_frame_per_step(shape, tmp_pat
     assert png.format == "PNG"
     colours = np.asarray(png.convert("RGB")).reshape(-1, 3)
     assert len(np.unique(colours, axis=0)) > 20
+    again, other = (picture(real, rebuilt, guess, "title") for guess in (imagined, 1 - imagined))
+    assert picture(real, rebuilt, imagined, "title") == again != other, "what is imagined is drawn"
+    assert again not in (picture(1 - real, rebuilt, imagined, "title"), picture(real, 1 - rebuilt, imagined, "title"))
     animation(str(tmp_path / "a.gif"), real, rebuilt, imagined)
     with Image.open(tmp_path / "a.gif") as gif:
         assert getattr(gif, "n_frames", 1) == 6

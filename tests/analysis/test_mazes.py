@@ -45,7 +45,7 @@ def arrows(axes):
 
 
 def marks(axes):
-    """{letter: (row, column)} of the letters, by the middle of their shapes; {colour: (row, column)} of the squares."""
+    """{letter: (row, column)} of the letters, by the centre of their paths; {colour: (row, column)} of the squares."""
     letters, squares = {}, {}
     for patch in axes.patches:
         box = patch.get_path().get_extents(patch.get_patch_transform())
@@ -171,7 +171,7 @@ def test_pictures_are_of_moderate_size_and_keep_their_colours(grid: Layout):
         assert shortest * 0.7 < share * grid.walls.size / cells < 1.4
 
 
-def test_wrong_pictures():
+def test_invalid_pictures_are_refused():
     with pytest.raises(ValueError, match=r"values must be \[6\] for this maze, got \[5\]"):
         mazes.draw_maze(*SMALL, values=np.zeros(5))
     with pytest.raises(ValueError, match=r"q must be \[6, 4\]"):

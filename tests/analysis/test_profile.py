@@ -1,4 +1,4 @@
-"""Time by kind of instruction, of programs whose kinds are known."""
+"""Time by kind of instruction, for programs of known kinds."""
 
 from __future__ import annotations
 

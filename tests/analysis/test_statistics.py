@@ -1,4 +1,4 @@
-"""Statistics over seeds against scipy and numbers worked out by hand."""
+"""Statistics over seeds against scipy and hand-computed numbers."""
 
 import numpy as np
 import pytest

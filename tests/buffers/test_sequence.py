@@ -1,4 +1,4 @@
-"""Windows against a plain list of rows per environment, written as the episodes go."""
+"""Windows against a plain list of rows per environment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.histories import ITEM, World, as_rows
+from helpers.histories import ITEM, History, as_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,40 +31,40 @@ ends = st.sampled_from(["on", "on", "terminal", "limit"])
 blocks = st.lists(st.lists(st.tuples(ends, ends), min_size=STEPS, max_size=STEPS), min_size=1, max_size=9)
 
 
-def filled(told):
-    world, data = World(), BUFFER.init(ITEM)
-    for now in told:
-        data = add(data, world.trajectory(now))
-    return world, data
+def filled(ends_of_steps):
+    history, data = History(), BUFFER.init(ITEM)
+    for now in ends_of_steps:
+        data = add(data, history.trajectory(now))
+    return history, data
 
 
 @settings(max_examples=12, deadline=None)
 @given(blocks)
-def test_every_window_holds_what_happened_in_order(told):
-    """All that can be made are there to the number, and nothing else is ever drawn."""
-    world, data = filled(told)
-    assert [len(rows) for rows in world.rows] == list(data.written)
-    expected = world.windows(LENGTH, ROWS)
+def test_every_window_holds_what_happened_in_order(ends_of_steps):
+    """Every window that can be made is there, and nothing else is ever drawn."""
+    history, data = filled(ends_of_steps)
+    assert [len(rows) for rows in history.rows] == list(data.written)
+    expected = history.windows(LENGTH, ROWS)
     places = list(expected)
     index = jnp.array([env * ROWS + start % ROWS for env, start in places] or [0])
     steps = windows(data, jnp.resize(index, 10), LENGTH)
     for b, place in enumerate(places[:10]):
         assert as_rows(steps, b) == expected[place]
-    batch = sample(jax.random.key(len(told)), data, 16)
+    batch = sample(jax.random.key(len(ends_of_steps)), data, 16)
     np.testing.assert_array_equal(batch.weight, np.full(16, float(bool(expected))))
     assert set(np.asarray(batch.index)) <= (set(np.asarray(index)) if expected else {ENVS * ROWS})
     if expected:
         contents = [tuple(rows) for rows in expected.values()]
         assert all(tuple(as_rows(batch.steps, b)) in contents for b in range(16))
     replay = BUFFER.replay(data)
-    held = [row for rows in world.rows for row in rows[-ROWS:]]
-    assert int(replay.size) == len(held)
-    taken = replay.take(jnp.arange(ENVS * ROWS) % len(held))
-    assert sorted(as_rows(jax.tree.map(lambda x: x[:, None], taken), 0)[: len(held)]) == sorted(held)
+    stored = [row for rows in history.rows for row in rows[-ROWS:]]
+    assert int(replay.size) == len(stored)
+    taken = replay.take(jnp.arange(ENVS * ROWS) % len(stored))
+    assert sorted(as_rows(jax.tree.map(lambda x: x[:, None], taken), 0)[: len(stored)]) == sorted(stored)
 
 
 def test_the_rows_of_two_episodes_by_hand():
-    """One episode that terminates and one cut off: three rows and two, with the last reward and no reset's."""
+    """One episode that terminates and one that is truncated: three rows and two, with the last reward of each."""
     buffer = sequence(8, 5, 1)
     vector = lambda x: jnp.full((1, 1, 1), float(x))  # noqa: E731
     data = buffer.init(
@@ -91,8 +91,8 @@ def test_the_rows_of_two_episodes_by_hand():
 
 def test_windows_are_drawn_evenly_over_environments_of_unequal_length():
     """Environment 1 ends an episode in every step and so wraps; environment 0 holds fewer rows."""
-    world, data = filled([[("on", "limit")] * STEPS] * 2 + [[("on", "terminal")] * STEPS])
-    expected = world.windows(LENGTH, ROWS)
+    history, data = filled([[("on", "limit")] * STEPS] * 2 + [[("on", "terminal")] * STEPS])
+    expected = history.windows(LENGTH, ROWS)
     assert len(expected) == 4 + 5
     index = np.asarray(sample(jax.random.key(1), data, 4500).index)
     counts = [np.sum(index == env * ROWS + start % ROWS) for env, start in expected]
@@ -101,7 +101,7 @@ def test_windows_are_drawn_evenly_over_environments_of_unequal_length():
     assert max(counts) < 605
 
 
-def test_without_a_whole_window_weights_are_0_and_feedback_changes_nothing():
+def test_without_a_complete_window_weights_are_0_and_feedback_changes_nothing():
     _, data = filled([[("on", "on")] * STEPS])
     batch = sample(jax.random.key(0), data, 4)
     np.testing.assert_array_equal(batch.weight, np.zeros(4))
@@ -112,13 +112,13 @@ def test_without_a_whole_window_weights_are_0_and_feedback_changes_nothing():
         need_window(3, 2)
 
 
-def test_fresher_extras_are_written_where_the_window_lies():
-    """Of a window that wraps, the last two rows; the first one and the other environment keep theirs."""
-    world, data = filled([[("on", "on")] * STEPS] * 4)
+def test_fresher_extras_are_written_to_the_rows_of_the_window():
+    """Of a window that wraps, the last two rows change; the first one and the other environment keep theirs."""
+    history, data = filled([[("on", "on")] * STEPS] * 4)
     place = (1, 5)  # rows 5, 6, 7: the last lies at the ring's start
     index = jnp.array([ROWS + 5])
     data = revise(data, Feedback(index, extras={"h": jnp.array([[[70.0]], [[80.0]]])}))
-    expected = world.windows(LENGTH, ROWS)
+    expected = history.windows(LENGTH, ROWS)
     new = [expected[place][0], expected[place][1]._replace(h=70.0), expected[place][2]._replace(h=80.0)]
     assert as_rows(windows(data, index, LENGTH), 0) == new
     others = [k for k in expected if k[0] == 0]
@@ -133,20 +133,20 @@ def test_fresher_extras_are_written_where_the_window_lies():
 
 @settings(max_examples=8, deadline=None)
 @given(blocks, st.integers(1, 4), st.data())
-def test_the_queue_gives_every_new_window_once_and_first(told, take, data):
-    """Against lists: windows side by side per environment, had when fed back, lost when overwritten."""
-    world, ring = World(), ONLINE.init(ITEM)
+def test_the_queue_gives_every_new_window_once_and_first(ends_of_steps, take, data):
+    """Against lists: adjacent windows per environment, removed when fed back or overwritten."""
+    history, ring = History(), ONLINE.init(ITEM)
     used = [0] * ENVS
-    for now in told:
-        ring = add(ring, world.trajectory(now))
+    for now in ends_of_steps:
+        ring = add(ring, history.trajectory(now))
         waiting = []
-        for env, rows in enumerate(world.rows):
+        for env, rows in enumerate(history.rows):
             used[env] = max(used[env], len(rows) - ROWS)
             starts = range(used[env], len(rows) - LENGTH + 1, LENGTH)
-            waiting += [(turn, env, start) for turn, start in enumerate(starts)]
+            waiting += [(place, env, start) for place, start in enumerate(starts)]
         waiting = sorted(waiting)[:4]
         batch = sample_online(jax.random.key(3), ring, 6)
-        possible = world.windows(LENGTH, ROWS)
+        possible = history.windows(LENGTH, ROWS)
         for b, (_, env, start) in enumerate(waiting):
             assert as_rows(batch.steps, b) == possible[env, start]
         if possible:
@@ -157,15 +157,15 @@ def test_the_queue_gives_every_new_window_once_and_first(told, take, data):
             ring = revise_online(ring, Feedback(batch.index))
             for _, env, start in waiting:
                 used[env] = start + LENGTH
-    had = revise_online(ring, Feedback(jnp.full(6, ENVS * ROWS)))  # feedback for no window of the line
+    had = revise_online(ring, Feedback(jnp.full(6, ENVS * ROWS)))  # feedback for no window of the queue
     np.testing.assert_array_equal(queue(had, LENGTH, 4)[0], queue(ring, LENGTH, 4)[0])
-    again = queue(ring, LENGTH, take)[0]  # a shorter line is the beginning of a longer one
+    again = queue(ring, LENGTH, take)[0]  # a shorter queue is the beginning of a longer one
     np.testing.assert_array_equal(again, queue(ring, LENGTH, 4)[0][:take])
 
 
 @pytest.mark.parametrize("kind", ["queue", "priorities"])
 def test_in_the_compiled_loop_feedback_arrives_and_nothing_changes_its_shape(kind):
-    """An agent that counts in the extras how often a row was in the last two of a window, under two seeds at once."""
+    """An agent counts in the extras how often a row was in the last two of a window; two seeds under vmap."""
     make = sequence if kind == "queue" else prioritized
     buffer = make(40, 3, 2, 2) if kind == "queue" else make(40, 3, 2)
 
@@ -198,7 +198,7 @@ def test_adds_in_place_when_donated():
     data = buffer.init(ITEM)
     step = jax.jit(buffer.add, donate_argnums=0)
     before = data.steps.obs.unsafe_buffer_pointer()
-    assert step(data, World().trajectory([("on", "limit")])).steps.obs.unsafe_buffer_pointer() == before
+    assert step(data, History().trajectory([("on", "limit")])).steps.obs.unsafe_buffer_pointer() == before
 
 
 @pytest.mark.parametrize(
@@ -217,4 +217,4 @@ def test_refuses_sizes_that_do_not_fit(args, message):
 def test_refuses_more_steps_at_once_than_fit():
     buffer = sequence(6, 3, 2)
     with pytest.raises(ValueError, match="2 x 2 rows"):
-        buffer.add(buffer.init(ITEM), World().trajectory([("on", "on")] * 2))
+        buffer.add(buffer.init(ITEM), History().trajectory([("on", "on")] * 2))

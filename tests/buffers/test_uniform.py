@@ -16,7 +16,7 @@ from mbrl_jax.core import Transition
 
 
 def rows(start: int, count: int) -> Transition:
-    """Transitions told apart by their numbers."""
+    """Transitions distinguished by their numbers."""
     x = jnp.arange(start, start + count, dtype=jnp.float32)
     return Transition(jnp.stack([x, -x], 1), jnp.arange(start, start + count), x, x, jnp.stack([x, x], 1), x > 1e9)
 
@@ -37,9 +37,9 @@ def test_keeps_exactly_the_newest_rows(capacity, blocks):
         expected.extend(range(start, start + count))
         start += count
         assert kept(ring) == sorted(expected)
-    held = int(ring.size)
-    np.testing.assert_array_equal(ring.rows.obs[:held, 1], -ring.rows.reward[:held])
-    np.testing.assert_array_equal(ring.rows.action[:held], ring.rows.reward[:held])
+    size = int(ring.size)
+    np.testing.assert_array_equal(ring.rows.obs[:size, 1], -ring.rows.reward[:size])
+    np.testing.assert_array_equal(ring.rows.action[:size], ring.rows.reward[:size])
 
 
 @settings(max_examples=25, deadline=None)

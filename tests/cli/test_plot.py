@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -57,6 +58,20 @@ def test_imagination_is_drawn(run, tmp_path, capsys):
         assert picture.format == "PNG"
         assert picture.size[0] > 300
         assert getattr(moving, "n_frames", 1) == 6
+
+
+def test_another_seed_key_or_context_is_another_picture(run, tmp_path):
+    def picture(*words: str) -> np.ndarray:
+        out = tmp_path / "a.png"
+        assert plots.main(["imagine", str(run), "--out", str(out), "--context", "2", "--horizon", "4", *words]) == 0
+        with Image.open(out) as drawn:
+            return np.asarray(drawn.convert("RGB"))
+
+    first = picture()
+    np.testing.assert_array_equal(first, picture())
+    for words in (["--seed", "1"], ["--key", "1"], ["--samples", "1"]):
+        other = picture(*words)
+        assert other.shape != first.shape or (other != first).mean() > 0.001, words
 
 
 @pytest.mark.parametrize(

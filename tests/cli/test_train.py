@@ -2,13 +2,17 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from mbrl_jax import presets
 from mbrl_jax.cli import train as cli
@@ -163,7 +167,7 @@ def test_a_run_leaves_its_files(trained, capsys):
     assert config["agent"]["tau"] == presets.preset("sac", "CartPole-v1").agent.tau
     assert config["loop"]["inner"] == 2
     assert (config["algo"], config["env"], config["seeds"]) == ("sac", "CartPole-v1", 2)
-    assert config["command"].startswith("python scripts/train.py sac --env=CartPole-v1 --seeds 2 --steps 12")
+    assert config["command"].startswith("mbrl-jax train sac --env=CartPole-v1 --seeds 2 --steps 12")
     summary = json.loads((trained / "summary.json").read_text())
     assert summary["env_steps"] == 12
     assert len(summary["eval_return"]) == 2
@@ -193,12 +197,41 @@ def test_the_default_folder_is_new(tmp_path):
     assert cli._default_out("sac", "X", 3, resume=True) == second
 
 
-def test_plot(trained, tmp_path, capsys):
-    assert plot(["curves", str(trained), "--labels", "ours", "--out", "a.png", "--threshold", "-5"]) == 0
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"), int)
+
+
+def test_plot(trained, tmp_path, capsys, monkeypatch):
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))[1])
+    words = ["curves", str(trained), "--labels", "ours", "--out"]
+    assert plot([*words, "a.png", "--threshold", "-5"]) == 0
     said = capsys.readouterr().out
     assert "median steps to -5" in said
     assert "ours" in said
-    assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+    (axes,) = figures[0].axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels[0].startswith("ours")
+    assert "threshold -5" in labels
+    scores = np.loadtxt(trained / "eval.csv", delimiter=",", skiprows=1)  # seed, env_steps, episode, return, length
+    drawn = {float(y) for line in axes.lines for y in line.get_ydata()}
+    assert set(scores[:, 3]) <= drawn, "every evaluation of every seed"
+
+    assert plot([*words, "same.png", "--threshold", "-5"]) == 0
+    assert plot([*words, "plain.png"]) == 0
+    other = tmp_path / "other"
+    shutil.copytree(trained, other, ignore=shutil.ignore_patterns("checkpoints"))
+    rows = (other / "eval.csv").read_text().splitlines()
+    head, cells = rows[0], [row.split(",") for row in rows[1:]]
+    worse = [",".join([*row[:3], str(float(row[3]) - 7.0), *row[4:]]) for row in cells]
+    (other / "eval.csv").write_text("\n".join([head, *worse]) + "\n")
+    assert plot(["curves", str(other), "--labels", "ours", "--out", "other.png", "--threshold", "-5"]) == 0
+    first = pixels("a.png")
+    assert min(first.shape[:2]) > 300
+    np.testing.assert_array_equal(first, pixels("same.png"))
+    for name in ("plain.png", "other.png"):
+        assert first.shape != pixels(name).shape or (first != pixels(name)).any(), name
 
 
 @pytest.mark.parametrize(

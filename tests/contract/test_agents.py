@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.contract import (
     CASES,
+    FIRST,
     FIRST_CASES,
     LEARNS_NOTHING,
     LOOP,
@@ -27,6 +30,7 @@ from helpers.contract import (
 from mbrl_jax import presets
 from mbrl_jax.core import Box, Discrete, axes, tree
 from mbrl_jax.core.config import flat, replace
+from mbrl_jax.ops import optim
 from mbrl_jax.train import checkpoint
 
 every = pytest.mark.parametrize(("algo", "kind"), CASES, ids=NAMES)
@@ -202,6 +206,103 @@ def test_updates_change_what_is_learned(algo, kind):
     after = numbers(chunk(init(jax.random.key(2)))[0].learner)
     moved = [(x != y).any() for x, y in zip(before, after, strict=True)]
     assert np.mean(moved) > 0.6
+
+
+# What falls where an agent that learns by gradients sees the same batch again and again, added up. (Tables are held to
+# NumPy, each in its own test.)
+FALLS = {
+    "dqn": ("loss",), "dyna_dqn": ("loss",), "ppo": ("value_loss",), "sac": ("critic_loss",), "mbpo": ("critic_loss",),
+    "pets": ("model/train_loss",), "alphazero": ("policy_loss", "value_loss"),
+    "muzero": ("policy_loss", "value_loss", "reward_loss"), "dreamer_v1": ("model_loss",),
+    "dreamer_v2": ("model_loss",), "dreamer_v3": ("decoder_loss", "reward_loss", "continue_loss"),
+    "world_models": ("model/latent", "model/reward", "model/end"),
+    "tdmpc2": ("consistency_loss", "reward_loss", "value_loss"),
+}  # fmt: skip
+UPDATES = 24
+FASTER = {"sac": {"lr": 1e-2}, "mbpo": {"policy.lr": 1e-2}}  # than their targets move
+
+
+def experienced(algo, kind):
+    """A state after a chunk: a filled buffer, a fitted model."""
+    init, chunk = compiled(algo, kind)
+    return chunk(init(jax.random.key(5)))[0]
+
+
+def losses_on_one_batch(algo, kind, state):
+    """What `FALLS` names, before each of some updates with one key and one replay: every batch and draw is the same."""
+    cfg = replace(settings(algo), FASTER.get(algo, {}))
+    agent, buffer = presets.learner(algo, world(kind), cfg)[0], presets.buffer(algo, cfg, loop_settings(algo))
+    refreshes = algo in ("pets", "world_models")  # all they learn is fitted by `refresh`
+
+    def update(learner, data):
+        key, replay = jax.random.key(6), buffer.replay(data)
+        if refreshes:
+            return agent.refresh(key, learner, replay)
+        return agent.update(key, learner, replay)[:2]
+
+    learner, found, step = state.learner, [], jit(update, algo)
+    for _ in range(4 if refreshes else UPDATES):
+        learner, metrics = step(learner, state.buffer)
+        found.append(float(sum(metrics[name] for name in FALLS[algo])))
+    return found
+
+
+def flip_gradients(monkeypatch):
+    """Every optimizer's step goes up where it should go down."""
+    right = optim.descend
+    wrong = lambda rule, grads, *rest: right(rule, jax.tree.map(jnp.negative, grads), *rest)  # noqa: E731
+    for name, module in list(sys.modules.items()):
+        if name.startswith("mbrl_jax") and getattr(module, "descend", None) is right:
+            monkeypatch.setattr(module, "descend", wrong)
+
+
+def test_every_agent_lowers_a_loss_or_has_none():
+    tables = {algo for algo, made in presets.AGENTS.items() if made.table}
+    assert set(FALLS) == set(presets.AGENTS) - tables - set(LEARNS_NOTHING)
+
+
+@pytest.mark.parametrize(("algo", "kind"), [(algo, presets.AGENTS[algo].actions[0]) for algo in FALLS], ids=list(FALLS))
+def test_updates_lower_the_loss_on_their_own_batch(algo, kind):
+    found = losses_on_one_batch(algo, kind, experienced(algo, kind))
+    assert np.isfinite(found).all()
+    assert min(found[-3:]) < found[0], found
+
+
+FLIPPED = [
+    pytest.param(algo, kind, marks=() if algo in ("dqn", "sac", "ppo") else pytest.mark.slow, id=name)
+    for (algo, kind), name, first in zip(CASES, NAMES, FIRST, strict=True)
+    if first and algo in FALLS
+]
+
+
+def flip_derivatives(monkeypatch):
+    """Every gradient has the other sign."""
+
+    def flipped(right, at):
+        def make(*args, **rest):
+            taken = right(*args, **rest)
+
+            def call(*args_of_fn, **rest_of_fn):
+                out = taken(*args_of_fn, **rest_of_fn)
+                if at == 0 and not rest.get("has_aux", False):
+                    return jax.tree.map(jnp.negative, out)
+                return tuple(jax.tree.map(jnp.negative, part) if i == at else part for i, part in enumerate(out))
+
+            return call
+
+        return make
+
+    monkeypatch.setattr(jax, "grad", flipped(jax.grad, 0))
+    monkeypatch.setattr(jax, "value_and_grad", flipped(jax.value_and_grad, 1))
+
+
+@pytest.mark.parametrize(("algo", "kind"), FLIPPED)
+def test_a_flipped_gradient_raises_it(algo, kind, monkeypatch):
+    state = experienced(algo, kind)  # before: what is compiled for the other tests must stay right
+    own_step = algo == "tdmpc2"  # its networks differ in their rates, and it takes the step itself
+    (flip_derivatives if own_step else flip_gradients)(monkeypatch)
+    found = losses_on_one_batch(algo, kind, state)
+    assert not min(found[-3:]) < found[0], found
 
 
 def test_unknown_action_spaces_are_refused_by_name():

@@ -38,7 +38,7 @@ def point() -> Env:
     return Env(Spec(Box((2,)), Box((1,), -1.0, 1.0), terminates=False, name="point"), lambda key: (START, START), step)
 
 
-# Members that err to one side or the other and are right on average over the two.
+# Two members with opposite errors, right on average.
 MEMBER = WorldModel(
     init=lambda key: jnp.zeros(()),
     loss=lambda params, key, data: (params, {}),
@@ -105,7 +105,7 @@ def test_one_planner_pushes_the_point_in_every_model(name):
     planner = POINT_PLANNERS[name](point().spec)
     for kind, make in POINT_MODELS.items():
         if kind == "ensemble-ts1" and name != "cem":
-            continue  # one world that mixes its members: as good as any other model to a planner
+            continue  # its own step combines its members: to a planner it is like any other model
         model = make()
         start = 3.0 * TURN @ START if kind == "latent" else START
         action, warm, info = jax.jit(lambda key: planner.plan(key, model, start, planner.init()))(jax.random.key(0))  # noqa: B023
@@ -118,8 +118,8 @@ def test_one_planner_pushes_the_point_in_every_model(name):
 
 # A small table with chance, ends and a lure --------------------------------------------------------------------------
 
-# From 0, action 0 pays at once and ends; action 1 then 2 leads past a small cost to a large reward; action 2 is a lure
-# that pays a little for ever. The best three steps are 1, 2, 1, and no other first action comes near.
+# From 0, action 0 has a reward and ends; action 1 then 2 leads past a small cost to a large reward; action 2 is a lure,
+# with a small reward for ever. The best three steps are 1, 2, 1, and no other first action comes near.
 GAMMA = 0.9
 BEST = (1, 2, 1)
 
@@ -220,7 +220,7 @@ def test_one_planner_finds_the_way_in_every_model(name):
 
 
 def test_a_value_makes_a_short_horizon_long():
-    """Two steps ahead the way has brought nothing; with the value of where it leads, it is chosen."""
+    """Within two steps the best way has no reward; with the value of the state after them, it is chosen."""
     values = jnp.array([0.0, 3.0, 4.0, 0.0, 0.0])
     blind = tabular.model(counted(), "sample")
     seeing = blind._replace(value=lambda key, state: values[state])

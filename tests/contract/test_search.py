@@ -19,12 +19,12 @@ from mbrl_jax.planners.mcts import PUCT, UCT, Gumbel, gumbel, puct, uct
 
 GAMMA = 0.9
 ERRORS = jnp.array([-0.05, 0.05])
-LIVES = 6
+REPEATS = 6
 
 
 @cache
-def world() -> MDP:
-    """The way is 1, then 2, which fails one time in ten, then 0; at once, ending pays as much as its first step."""
+def process() -> MDP:
+    """The best actions are 1, then 2 (fails one time in ten), then 0. Ending at once pays as much as the first."""
     transitions, rewards = np.zeros((4, 3, 4)), np.zeros((4, 3, 4))
     transitions[0, 0, 3], rewards[0, 0] = 1.0, 0.3
     transitions[0, 1, 1], rewards[0, 1] = 1.0, 0.3
@@ -40,8 +40,8 @@ def world() -> MDP:
 
 @cache
 def counted() -> tabular.Table:
-    """The world seen 20 times per state and action, in its exact proportions."""
-    mdp, rows = world(), []
+    """Twenty transitions per state and action, in the exact proportions of the process."""
+    mdp, rows = process(), []
     for s, a, t in itertools.product(range(3), range(3), range(4)):
         rows += [(s, a, float(mdp.rewards[s, a, t]), float(t != 3), t)] * round(20 * float(mdp.transitions[s, a, t]))
     columns = [jnp.asarray(c) for c in zip(*rows, strict=True)]
@@ -55,7 +55,7 @@ def counted() -> tabular.Table:
 
 
 def member(form):
-    """A member whose rewards err by its parameter."""
+    """A member whose rewards are off by its parameter."""
 
     def step(params, key, state, action):
         out = tabular.model(counted(), form).step(key, state, action)
@@ -80,7 +80,7 @@ def spread(s):
 
 
 MODELS = {
-    "environment": (lambda: as_model(as_env(world())), jnp.int32),
+    "environment": (lambda: as_model(as_env(process())), jnp.int32),
     "counts": (lambda: tabular.model(counted(), "sample"), jnp.int32),
     "ensemble-ts1": (lambda: bind(ensemble(member("sample"), 2, "ts1"), ERRORS), jnp.int32),
     # Over distributions of states, for which averages mean something.
@@ -99,38 +99,38 @@ SEARCHES = {
 
 
 @pytest.mark.parametrize("name", [pytest.param("uct", marks=pytest.mark.slow), "puct", "gumbel"])
-def test_one_search_finds_the_way_in_every_model(name):
+def test_one_search_finds_the_best_actions_in_every_model(name):
     """From the start and from two steps on; the best actions are those of value iteration."""
     counted()  # made outside of a trace
-    q = np.asarray(value_iteration(world(), GAMMA)[1])
-    starts = np.array([0] * LIVES + [2] * LIVES)
-    planner = SEARCHES[name](as_env(world()).spec)
+    q = np.asarray(value_iteration(process(), GAMMA)[1])
+    starts = np.array([0] * REPEATS + [2] * REPEATS)
+    planner = SEARCHES[name](as_env(process()).spec)
     for kind, (make, state) in MODELS.items():
         model = make()
         run = jax.jit(jax.vmap(lambda key, s: planner.plan(key, model, s, planner.init())))  # noqa: B023
         states = jnp.stack([state(int(s)) for s in starts])
-        actions, warm, info = run(jax.random.split(jax.random.key(1), 2 * LIVES), states)
+        actions, warm, info = run(jax.random.split(jax.random.key(1), 2 * REPEATS), states)
         np.testing.assert_array_equal(actions, q[starts].argmax(1), f"{name} {kind}")
         assert warm == ()
-        assert info.policy.shape == (2 * LIVES, 3)
+        assert info.policy.shape == (2 * REPEATS, 3)
         np.testing.assert_allclose(np.asarray(info.policy).sum(-1), 1.0, rtol=1e-5)
         # From state 2 the best action ends at once and pays 1.5.
-        np.testing.assert_allclose(np.asarray(info.q)[LIVES:, 0], 1.5, atol=0.06, err_msg=f"{name} {kind}")
+        np.testing.assert_allclose(np.asarray(info.q)[REPEATS:, 0], 1.5, atol=0.06, err_msg=f"{name} {kind}")
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_several_worlds_are_refused(name):
+def test_several_members_are_refused(name):
     counted()  # made outside of a trace
     model = bind(member("sample"), ERRORS, 2)
-    planner = SEARCHES[name](as_env(world()).spec)
-    with pytest.raises(ValueError, match=r"model.members must be 1, got 2: .*model.at\(w\)"):
+    planner = SEARCHES[name](as_env(process()).spec)
+    with pytest.raises(ValueError, match=r"model.members must be 1, got 2: .*model.at\(i\)"):
         planner.plan(jax.random.key(0), model, jnp.int32(0), planner.init())
     action = jax.jit(lambda key: planner.plan(key, model.at(0), jnp.int32(0), planner.init())[0])(jax.random.key(0))
     assert int(action) == 1
 
 
 def test_no_key_is_used_twice():
-    """Also where the model draws, and with priors and values that do."""
+    """Also with a stochastic model, prior and value."""
     model = Model(
         lambda key, s, a: StepOut(s, jax.random.normal(key), jnp.ones(())),
         value=lambda key, s: jax.random.normal(key),
@@ -138,15 +138,15 @@ def test_no_key_is_used_twice():
     )
     with jax.debug_key_reuse(True):
         for make in SEARCHES.values():
-            planner = make(as_env(world()).spec)
+            planner = make(as_env(process()).spec)
             jax.jit(jax.vmap(lambda key: planner.plan(key, model, jnp.int32(0), ())[0]))(  # noqa: B023
                 jax.random.split(jax.random.key(0), 2)
             )
 
 
 def test_floats_may_be_traced():
-    """Swept by `vmap`, they give what they give alone."""
-    env = as_env(world())
+    """Swept by `vmap`, they give the same as one by one."""
+    env = as_env(process())
 
     def value(gamma):
         planner = puct(PUCT(simulations=50, gamma=gamma, dirichlet_fraction=0.0, temperature=0.0), env.spec)

@@ -11,21 +11,21 @@ from mbrl_jax.core import Model, StepOut, branch, discounted_return, imagine, sp
 
 
 def count_up(key, state, action):
-    """s' = s + a, reward s, ends from 5 on."""
+    """s' = s + a, reward s; terminates at 5 and above."""
     del key
     new = state + action
     return StepOut(new, state, jnp.where(new >= 5, 0.0, 1.0))
 
 
-def drift(w):
+def drift(i):
     def step(key, state, action):
         del key
-        return StepOut(state + action + 10.0 * w, 1.0 * w, jnp.float32(1))
+        return StepOut(state + action + 10.0 * i, 1.0 * i, jnp.float32(1))
 
     return Model(step)
 
 
-def test_unroll_is_the_loop_written_out():
+def test_unroll_equals_a_loop():
     end, rollout = jax.jit(lambda: unroll(count_up, jax.random.key(0), jnp.float32(1), jnp.array([1.0, 2.0, 3.0])))()
     assert float(end) == 7
     np.testing.assert_array_equal(rollout.states, [1, 2, 4])
@@ -51,13 +51,13 @@ def test_imagine_refuses_an_empty_horizon():
         imagine(count_up, lambda key, s: s, jax.random.key(0), jnp.float32(0), 0)
 
 
-def test_rewards_after_the_terminating_step_are_worthless():
+def test_rewards_after_termination_count_nothing():
     rewards, discounts = jnp.array([1.0, 2.0, 4.0]), jnp.array([0.5, 0.0, 0.5])
     assert float(discounted_return(rewards, discounts, 100.0)) == 1 + 0.5 * 2
     assert float(discounted_return(rewards, jnp.full(3, 0.5), 8.0)) == 1 + 1 + 1 + 1
 
 
-def test_spread_gives_each_world_its_share_of_lanes():
+def test_spread_gives_each_member_an_equal_part_of_the_batch():
     model = Model(drift(0).step, members=2, at=drift)
     out = spread(model, jax.random.key(0), jnp.arange(4.0), jnp.zeros(4))
     np.testing.assert_array_equal(out.state, [0, 1, 12, 13])
@@ -66,22 +66,22 @@ def test_spread_gives_each_world_its_share_of_lanes():
         spread(model, jax.random.key(0), jnp.arange(3.0), jnp.zeros(3))
 
 
-def collect_rows(model, horizon, lanes):
-    """All rows of a branch, as NumPy arrays [horizon, lanes]."""
+def collect_rows(model, horizon, batch):
+    """All rows of a branch, as NumPy arrays [horizon, batch]."""
 
     def store(data, rows, alive):
         at, out = data
         write = lambda old, new: jax.lax.dynamic_update_index_in_dim(old, new.astype(old.dtype), at, 0)  # noqa: E731
         return at + 1, jax.tree.map(write, out, (rows.obs, rows.next_obs, rows.reward, rows.discount, alive))
 
-    data = (jnp.int32(0), tuple(jnp.zeros((horizon, lanes)) for _ in range(5)))
+    data = (jnp.int32(0), tuple(jnp.zeros((horizon, batch)) for _ in range(5)))
     run = jax.jit(
-        lambda h: branch(model, lambda k, s: jnp.float32(1), jax.random.key(3), jnp.arange(lanes) * 1.0, h, store, data)
+        lambda h: branch(model, lambda k, s: jnp.float32(1), jax.random.key(3), jnp.arange(batch) * 1.0, h, store, data)
     )
     return [np.asarray(x) for x in run(horizon)[1]]
 
 
-def test_branch_continues_lanes_and_drops_the_terminated():
+def test_branch_continues_rollouts_until_they_terminate():
     obs, new, reward, discount, alive = collect_rows(Model(count_up), 3, 6)
     np.testing.assert_array_equal(new, obs + 1)
     np.testing.assert_array_equal(reward, obs)
@@ -92,19 +92,19 @@ def test_branch_continues_lanes_and_drops_the_terminated():
 
 
 def test_branch_goes_on_where_the_player_to_move_changes():
-    def turns(key, state, action):
+    def alternate(key, state, action):
         out = count_up(key, state, action)
         return out._replace(discount=-out.discount)
 
-    *_, alive = collect_rows(Model(turns), 3, 6)
+    *_, alive = collect_rows(Model(alternate), 3, 6)
     np.testing.assert_array_equal(alive, collect_rows(Model(count_up), 3, 6)[-1])
     assert 0 < alive[2].sum() < 6
 
 
-def test_branch_draws_every_world_for_every_lane():
-    _, _, world, _, _ = collect_rows(Model(drift(0).step, members=2, at=drift), 200, 10)
-    np.testing.assert_array_equal(world.sum(axis=1), 5)  # an even split at each step
+def test_branch_draws_every_member_for_every_rollout():
+    _, _, member, _, _ = collect_rows(Model(drift(0).step, members=2, at=drift), 200, 10)
+    np.testing.assert_array_equal(member.sum(axis=1), 5)  # an even split at each step
     obs, new, _, _, _ = collect_rows(Model(drift(0).step, members=2, at=drift), 1, 10)
     first = {float(o): round(float(n - o - 1) / 10) for o, n in zip(obs[0], new[0], strict=True)}
     assert set(first.values()) == {0, 1}
-    assert [first[i] for i in range(10)] != [0] * 5 + [1] * 5  # shuffled, not in the lanes' order
+    assert [first[i] for i in range(10)] != [0] * 5 + [1] * 5  # shuffled, not in order

@@ -1,4 +1,4 @@
-"""Cart-poles: Gymnasium's dynamics, the conservation of energy, the tasks' rewards and ends."""
+"""Cart-poles: Gymnasium's dynamics, conservation of energy, rewards and terminations of the tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 
 
 def gymnasium_step(state, force):
-    """Gymnasium's CartPole, written out again in float64."""
+    """Gymnasium's CartPole, reimplemented in float64."""
     x, x_dot, theta, theta_dot = state
     temp = (force + 0.05 * theta_dot**2 * np.sin(theta)) / 1.1
     theta_acc = (9.8 * np.sin(theta) - np.cos(theta) * temp) / (0.5 * (4 / 3 - 0.1 * np.cos(theta) ** 2 / 1.1))
@@ -136,8 +136,8 @@ def test_swingup_reward():
         np.testing.assert_allclose(reward(x, theta, a), want, rtol=1e-5)
 
 
-def test_swingup_episode_can_be_won():
-    """A hand-made controller that feeds the pole energy brings it up in time, and a linear one holds it there."""
+def test_swingup_can_be_solved():
+    """An energy-pumping controller swings the pole up in time, and a linear one keeps it there."""
     env = cartpole.cartpole_swingup()
     assert (env.spec.time_limit, env.spec.terminates) == (200, False)
 

@@ -1,4 +1,4 @@
-"""Numbered environments against their tables, the tables against counts of steps and rules written out again."""
+"""Numbered environments against their tables, the tables against counted steps and independently written rules."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WORLDS = {
 
 
 def walk(env, key, policy):
-    """Numbers, rewards, discounts and ends of one episode as long as the time limit; what follows an end is void."""
+    """State numbers, rewards, discounts and ends of an episode as long as the time limit; invalid after its end."""
 
     def one(at, key):
         state, number, alive = at
@@ -55,14 +55,14 @@ def walk(env, key, policy):
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_tables_agree_with_the_environment(name):
-    """Steps met on random walks: every (s, a, s') has its probability, its reward, and its end or none."""
+    """Steps of random walks: every (s, a, s') has its probability, its reward, and its termination or none."""
     make_env, make_mdp, settings, met = WORLDS[name]
     env, tables = make_env(**settings), make_mdp(**settings)
     assert env.observe is not None
     n, actions = env.spec.obs.n, env.spec.action.n
     assert tables.transitions.shape == tables.rewards.shape == (n, actions, n)
     np.testing.assert_allclose(tables.transitions.sum(-1), 1.0, atol=1e-6)
-    steps, lanes = 50, 600
+    steps, walks = 50, 600
 
     def one(at, key):
         state, number = at
@@ -79,7 +79,7 @@ def test_tables_agree_with_the_environment(name):
         return jax.lax.scan(one, env.reset(key_reset), jax.random.split(key, steps))[1]
 
     s, a, t, reward, discount, seen = (
-        np.asarray(x).reshape(-1) for x in run(jax.random.split(jax.random.key(0), lanes))
+        np.asarray(x).reshape(-1) for x in run(jax.random.split(jax.random.key(0), walks))
     )
     assert s.dtype == t.dtype == np.int32
     np.testing.assert_array_equal(seen, t)
@@ -94,14 +94,14 @@ def test_tables_agree_with_the_environment(name):
     np.testing.assert_array_equal(np.asarray(tables.rewards)[s, a, t], reward)
     np.testing.assert_array_equal(np.asarray(tables.terminal)[t], discount == 0.0)
     # Starts.
-    share, start = np.bincount(s.reshape(lanes, steps)[:, 0], minlength=n) / lanes, np.asarray(tables.start)
+    share, start = np.bincount(s.reshape(walks, steps)[:, 0], minlength=n) / walks, np.asarray(tables.start)
     np.testing.assert_allclose(start.sum(), 1.0, rtol=1e-5)
     assert not share[start == 0].any()
-    assert np.all(np.abs(share - start) <= 5 * np.sqrt(start * (1 - start) / lanes + 1e-12))
+    assert np.all(np.abs(share - start) <= 5 * np.sqrt(start * (1 - start) / walks + 1e-12))
 
 
 def lake_numpy(rows):
-    """[S, A] lists of successors at equal chance, by the rules of Gymnasium's slippery FrozenLake; which states end."""
+    """[S, A] lists of equally likely successors, by the rules of Gymnasium's slippery FrozenLake; terminal states."""
     height, width = len(rows), len(rows[0])
     moves = [(0, -1), (1, 0), (0, 1), (-1, 0)]
     transitions = np.zeros((height * width, 4, height * width))
@@ -115,7 +115,7 @@ def lake_numpy(rows):
     return transitions, np.isin(signs, ["H", "G"]), signs == "G"
 
 
-def test_the_lake_by_its_rules_and_its_known_optimum():
+def test_frozen_lake_by_its_rules_and_its_known_optimum():
     tables = lake_mdp()
     transitions, ends, goal = lake_numpy(LAKE)
     np.testing.assert_array_equal(tables.terminal, ends)
@@ -130,13 +130,13 @@ def test_the_lake_by_its_rules_and_its_known_optimum():
     np.testing.assert_allclose(values[0], 14 / 17, atol=1e-4)
 
 
-def test_the_lakes_optimal_policy_earns_its_value_within_the_limit():
+def test_frozen_lakes_optimal_policy_reaches_its_value_within_the_limit():
     env, tables = discrete.frozen_lake(), lake_mdp()
     best = mdp.value_iteration(tables, 0.999)[1].argmax(-1)
     _, _, reward, discount, _, alive = jax.jit(
         jax.vmap(lambda key: walk(env, key, lambda _, number: best[number].astype(jnp.int32)))
     )(jax.random.split(jax.random.key(3), 10_000))
-    # The exact chance of the goal within 100 steps: powers of the policy's chain, in float64.
+    # The exact probability of the goal within 100 steps: powers of the policy's Markov chain, in float64.
     chain = np.asarray(tables.transitions, np.float64)[np.arange(16), np.asarray(best)]
     exact = np.linalg.matrix_power(chain, 100)[0, 15]
     assert exact == pytest.approx(0.7402, abs=1e-3)
@@ -148,7 +148,7 @@ def test_the_lakes_optimal_policy_earns_its_value_within_the_limit():
     assert abs(unfinished.mean() - np.linalg.matrix_power(chain, 100)[0, ~np.asarray(tables.terminal)].sum()) < 0.02
 
 
-def test_rooms_by_hand():
+def test_four_rooms_by_hand():
     tables = rooms_mdp(fail_prob=0.0)
     values, _ = mdp.value_iteration(tables, 0.9)
     # Without slips the way from (4, 1) has 14 steps: 1 up and 5 right to the hallway (3, 6), 3 right and 5 down.
@@ -161,7 +161,7 @@ def test_rooms_by_hand():
     assert layout.walls[[0, 12, 6, 6], [5, 5, 0, 6]].all()
 
 
-def test_the_sea_is_won_by_going_right_always():
+def test_deep_sea_is_solved_by_always_going_right():
     size = 8
     env, tables = discrete.deep_sea(), sea_mdp()
     assert (env.spec.obs, env.spec.time_limit, env.spec.name) == (Discrete(72), 8, "DeepSea-bsuite")
@@ -182,7 +182,7 @@ def test_the_sea_is_won_by_going_right_always():
         3 + 3 * (i // 3) + min(i % 3 + 1, 2)] for i in range(9)])  # fmt: skip
 
 
-def test_catch_is_always_caught_by_its_best_policy():
+def test_the_optimal_policy_always_catches():
     env, tables = discrete.catch(), catch_mdp()
     assert (env.spec.obs, env.spec.action, env.spec.time_limit) == (Discrete(250), Discrete(3), 1000)
     values, q = mdp.value_iteration(tables, 1.0, iterations=20)
@@ -216,7 +216,7 @@ def test_numbered_maps_every_observation():
         discrete.numbered(env, 0, lambda obs: obs)
 
 
-def test_layouts_and_moves_fit_the_tables():
+def test_layouts_and_moves_match_the_tables():
     lake = discrete.as_layout(lake_mdp(), 4)
     np.testing.assert_array_equal(lake.walls, [[sign == "H" for sign in row] for row in LAKE])
     assert (lake.start, lake.goal) == ((0, 0), (3, 3))

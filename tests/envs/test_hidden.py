@@ -1,4 +1,4 @@
-"""Hidden entries: what is left, and that nothing else changes."""
+"""Partial observations: the entries that remain, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -58,6 +58,6 @@ def test_hiding_leaves_the_others_in_order():
         (lambda: select(ramp(Box((2, 2))), (0,)), "select needs vectors as observations, ramp has"),
     ],
 )
-def test_what_does_not_fit_is_refused(change, message):
+def test_invalid_entries_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         change()

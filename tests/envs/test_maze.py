@@ -1,4 +1,4 @@
-"""Mazes: the book's walls by coordinates, path lengths by search and by exact values, and the change that survives."""
+"""Mazes: the book's walls by coordinates, path lengths by search and by exact values, and walls that change."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_moves_bumps_and_the_goal():
     np.testing.assert_array_equal(last, np.arange(20) == 19)
 
 
-def test_environment_and_tables_are_one_world():
+def test_environment_and_tables_agree():
     mdp, env = mazes.as_mdp(mazes.DYNA), mazes.dyna_maze()
     s, a = np.divmod(np.arange(54 * 4), 4)
     out = jax.vmap(env.step, (None, 0, 0))(jax.random.key(0), jnp.asarray(s, jnp.int32), jnp.asarray(a))
@@ -119,7 +119,7 @@ def test_environment_and_tables_are_one_world():
     assert np.flatnonzero(mdp.terminal).tolist() == [8]
 
 
-def test_a_changing_maze_counts_over_its_goals():
+def test_a_changing_maze_counts_steps_across_goals():
     env = mazes.blocking_maze(change_at=25)
     assert env.spec.time_limit is None
     right_way = [RIGHT] * 5 + [UP] * 5
@@ -136,7 +136,7 @@ def test_a_changing_maze_counts_over_its_goals():
     np.testing.assert_array_equal(np.flatnonzero(reward), [19])
 
 
-def test_the_shortcut_opens_and_the_old_way_stays():
+def test_the_shortcut_opens_and_the_old_path_stays():
     env = mazes.shortcut_maze(change_at=26)
     left_way, right_way = [LEFT] * 3 + [UP] * 5 + [RIGHT] * 8, [RIGHT] * 5 + [UP] * 5
     reward = walk(env, left_way + right_way)[2]
@@ -158,7 +158,7 @@ def test_an_experiment_as_one_episode_and_a_wall_around_the_agent():
     np.testing.assert_array_equal(cell[-2:], 4 * 9 + 8)
 
 
-def test_wrong_mazes():
+def test_invalid_mazes_are_refused():
     grid = mazes.WAY_RIGHT
     with pytest.raises(ValueError, match="rows of one length"):
         mazes.layout("S..\n.G")

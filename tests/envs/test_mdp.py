@@ -11,7 +11,7 @@ from mbrl_jax.envs import mdp as mdps
 
 
 def corridor(by_successor=False):
-    """States 0, 1, 2; action 1 goes right, action 0 stays; reward 10 on reaching 2, which ends; staying in 0 pays 1."""
+    """States 0, 1, 2; action 1 goes right, 0 stays; reward 10 for reaching 2, which is terminal, 1 for staying in 0."""
     stay, right = np.eye(3), np.array([[0, 1, 0], [0, 0, 1], [0, 0, 1.0]])
     transitions = np.stack([stay, right], 1)
     rewards = np.array([[1.0, 0.0], [0.0, 10.0], [5.0, 5.0]])  # what state 2 says must not count
@@ -37,7 +37,7 @@ def test_value_iteration_by_hand(by_successor):
 
 
 def test_policy_evaluation_by_hand():
-    # Either action at even chance, γ = 0.5: v1 = 5 + v1/4, v0 = 1/2 + v0/4 + v1/4.
+    # Both actions with probability 1/2, γ = 0.5: v1 = 5 + v1/4, v0 = 1/2 + v0/4 + v1/4.
     values, q = mdps.policy_evaluation(corridor(), jnp.full((3, 2), 0.5), 0.5)
     v1 = 20.0 / 3.0
     v0 = (0.5 + v1 / 4) * 4 / 3
@@ -71,7 +71,7 @@ def test_sweeps_can_be_limited():
     np.testing.assert_allclose(values, [9.5, 10.0, 0.0])
 
 
-def test_environment_walks_its_tables():
+def test_environment_follows_its_tables():
     env = mdps.as_env(corridor(by_successor=True), time_limit=3)
     assert (env.spec.obs, env.spec.action) == ((3,), (2,))
     assert (env.spec.time_limit, env.spec.terminates) == (3, True)
@@ -99,7 +99,7 @@ def test_environment_draws_from_its_tables():
     np.testing.assert_allclose(np.bincount(starts, minlength=4) / len(keys), 0.25, atol=0.015)
 
 
-def test_wrong_sizes():
+def test_invalid_sizes_are_refused():
     key = jax.random.key(0)
     for wrong in (dict(branching=5), dict(branching=0), dict(terminals=4), dict(terminals=-1)):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be at least"):

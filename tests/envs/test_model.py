@@ -1,4 +1,4 @@
-"""The simulator as a model says what the environment says."""
+"""The simulator as a model: same states, rewards and discounts as the environment."""
 
 from __future__ import annotations
 
@@ -29,4 +29,4 @@ def test_model_equals_environment():
         discounts.append(float(discount))
         assert bool(last) == (t >= 3 or float(discount) == 0.0)
     assert int(end.inner) == int(state.inner)
-    assert 1.0 in discounts[3:]  # out of time is not an end
+    assert 1.0 in discounts[3:]  # a time limit is no termination

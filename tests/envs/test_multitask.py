@@ -1,4 +1,4 @@
-"""Several environments as one: each task is played as it is by itself, padded and told by its number."""
+"""Several environments as one: each task is played as by itself, padded, with its one-hot code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mbrl_jax.envs.multitask import multitask
 
 
 def counter(size, actions, limit, terminates):
-    """Counts its steps in the first entry; pays the sum of the actions, ends with its limit."""
+    """Counts its steps in the first entry; the reward is the sum of the actions; an episode ends at the limit."""
 
     def reset(key):
         state = jnp.zeros(size) + jax.random.uniform(key)
@@ -31,7 +31,7 @@ def counter(size, actions, limit, terminates):
 TASKS = [counter(2, 3, 4, 1.0), counter(4, 1, 6, 0.0)]
 
 
-def test_the_form_is_that_of_the_widest():
+def test_spaces_are_those_of_the_widest_task():
     env, tasks = multitask(TASKS)
     assert (env.spec.obs.shape, env.spec.action.shape, env.spec.time_limit, env.spec.terminates) == (
         (6,),
@@ -65,7 +65,7 @@ def test_each_task_is_played_as_by_itself(task):
     assert bool(last)
 
 
-def test_tasks_are_drawn_evenly():
+def test_tasks_are_drawn_uniformly():
     env, _ = multitask(TASKS)
     _, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 2000))
     np.testing.assert_allclose(np.asarray(obs[:, 4:]).mean(0), 0.5, atol=0.04)

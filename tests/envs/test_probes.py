@@ -1,4 +1,4 @@
-"""Probes: the rewards behind each documented optimal value, by playing them."""
+"""Probes: the documented optimal values, from the rewards of actual steps."""
 
 from __future__ import annotations
 

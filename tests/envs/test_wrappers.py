@@ -1,4 +1,4 @@
-"""Wrappers: each changes what it says and nothing else."""
+"""Wrappers: each changes what its docstring says, and nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mbrl_jax.envs import wrappers
 
 
 def counting(obs_space, action_space, view, time_limit=None):
-    """Counts its steps by the action and terminates from 5 on; `view` makes the observation."""
+    """Adds the action to its state and terminates at 5 and above; `view` makes the observation."""
 
     def step(key, state, action):
         state = state + jnp.sum(action)
@@ -103,7 +103,7 @@ def test_repeat_action():
         wrappers.repeat_action(env, 0)
 
 
-def test_repeated_steps_draw_their_own_chances():
+def test_repeated_steps_use_different_keys():
     def step(key, state, action):
         return state, state, jax.random.uniform(key), jnp.ones(()), jnp.zeros((), bool)
 

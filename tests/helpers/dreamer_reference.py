@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbrl_jax.agents.dreamer import v3 as dreamer_v3
-from mbrl_jax.agents.dreamer.actor_critic_v3 import dream, policy_of
+from mbrl_jax.agents.dreamer.actor_critic_v3 import imagine_trajectory, make_policy
 from mbrl_jax.buffers.sequence import Step, Window
 from mbrl_jax.core import Box, Discrete, Replay, Spec
 from mbrl_jax.core.config import replace
@@ -33,7 +33,7 @@ def settings(**changes: Any) -> dreamer_v3.DreamerV3Config:
 
 
 def always(window: Window) -> Replay:
-    """A replay that gives one batch whenever it is asked."""
+    """A replay that always gives the same batch."""
     return Replay(lambda key, n: window, lambda index: window, jnp.int32(9), 9)
 
 
@@ -67,19 +67,19 @@ class Update(NamedTuple):
     codes: np.ndarray  # [T, B, A] of the actions before each row
     tracked: Any  # [T, B, ...]
     steps: Any  # [H, T B, ...]
-    told: Any  # [H + 1, T B]
+    outputs: Any  # [H + 1, T B] of the heads
 
 
 @cache
 def updated() -> Update:
-    """An update from parameters none of which is at 0 or 1, and the same states and lives by the same keys."""
+    """An update from parameters none of which is 0 or 1, and its states and imagined trajectories by the same keys."""
     cfg, window, key = settings(), windows(), jax.random.key(3)
     agent, nets = dreamer_v3.make(cfg, SPEC), model.dreamer_v3(cfg.net, SPEC)
     rng = np.random.default_rng(1)
     before = jax.eval_shape(agent.init, jax.random.key(0))
     draw = lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape) + 0.1, leaf.dtype)  # noqa: E731
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), before)
-    before = zeros._replace(params=jax.tree.map(draw, before.params), slow=jax.tree.map(draw, before.slow))
+    before = zeros._replace(params=jax.tree.map(draw, before.params), ema_critic=jax.tree.map(draw, before.ema_critic))
     after, metrics, feedback = jax.jit(lambda learner: agent.update(key, learner, always(window)))(before)
 
     # Row by row: the action taken in the row before, nothing where an episode starts.
@@ -88,7 +88,7 @@ def updated() -> Update:
     for t in range(T):
         for b in range(B):
             codes[t, b, action[t, b]] = not first[t + 1, b]
-    _, key_model, key_dream = jax.random.split(key, 3)
+    _, key_model, key_imagine = jax.random.split(key, 3)
 
     @jax.jit
     def again(params, codes):
@@ -98,11 +98,12 @@ def updated() -> Update:
         keys = jax.random.split(key_model, B)
         tracked = track(params.rssm, keys, start, codes, tokens, window.steps.first[1:])
         starts = jax.tree.map(lambda leaf: leaf.reshape(T * B, *leaf.shape[2:]), tracked.states)
-        policy = policy_of(SPEC.action, cfg.actor_unimix)
-        return tracked, dream(key_dream, nets, params, before.slow, policy, starts, H)
+        policy = make_policy(SPEC.action, cfg.actor_unimix)
+        parts = {"ema_critic": before.ema_critic, "nets": nets, "policy": policy, "horizon": H}
+        return tracked, imagine_trajectory(key_imagine, params, starts, **parts)
 
-    tracked, (steps, told) = again(before.params, codes)
-    return Update(cfg, nets, before, window, after, metrics, feedback, codes, tracked, steps, told)
+    tracked, (steps, outputs) = again(before.params, codes)
+    return Update(cfg, nets, before, window, after, metrics, feedback, codes, tracked, steps, outputs)
 
 
 # In NumPy -----------------------------------------------------------------------------------------------------------
@@ -143,9 +144,9 @@ def cross(logits, target):
     for at in np.ndindex(*np.shape(target)):
         y = target[at]
         k = int(np.clip(np.searchsorted(BINS, y) - 1, 0, 9))
-        share = (y - BINS[k]) / (BINS[k + 1] - BINS[k])
+        weight = (y - BINS[k]) / (BINS[k + 1] - BINS[k])
         log_p = log_softmax(logits[at])
-        out[at] = -(1 - share) * log_p[k] - share * log_p[k + 1]
+        out[at] = -(1 - weight) * log_p[k] - weight * log_p[k + 1]
     return out
 
 
@@ -160,9 +161,9 @@ def policy_terms(actor, feature, action):
 
 
 def targets_by_numpy():
-    """R, w and the scale of the lives; G and its weights of the rows."""
+    """R, w and the scale of the imagined trajectories; G and its weights of the rows."""
     up = updated()
-    r, c, v = (wide(x) for x in (up.told.reward, up.told.discount, up.told.value))
+    r, c, v = (wide(x) for x in (up.outputs.reward, up.outputs.discount, up.outputs.value))
     returns, weight, so_far = np.zeros((H, T * B)), np.ones((H, T * B)), v[H]
     for t in reversed(range(H)):
         so_far = r[t + 1] + c[t + 1] * (0.2 * v[t + 1] + 0.8 * so_far)
@@ -182,14 +183,14 @@ def targets_by_numpy():
 
 
 def behaviour_by_numpy(actor, critic):
-    """L_π and L_v with everything but the parameters held."""
+    """L_π and L_v with everything but the parameters constant."""
     up = updated()
     returns, weight, scale, _, _ = targets_by_numpy()
-    feature, v, slow = (wide(x) for x in (up.steps.feature, up.told.value[:-1], up.told.slow[:-1]))
+    feature, v, ema = (wide(x) for x in (up.steps.feature, up.outputs.value[:-1], up.outputs.ema_value[:-1]))
     log_prob, entropy = policy_terms(actor, feature, up.steps.action)
     of_actor = (weight * -((returns - v) / scale * log_prob + 0.3 * entropy)).mean()
     logits = net(critic, feature)
-    return of_actor, (weight * (cross(logits, returns) + 0.7 * cross(logits, slow))).mean(), entropy.mean()
+    return of_actor, (weight * (cross(logits, returns) + 0.7 * cross(logits, ema))).mean(), entropy.mean()
 
 
 def rows_by_numpy(critic):
@@ -197,9 +198,9 @@ def rows_by_numpy(critic):
     up = updated()
     _, _, _, g, weight = targets_by_numpy()
     feature = state_features(up.tracked.states)[:-1]
-    slow = mean_of(net(up.before.slow, feature))
+    ema = mean_of(net(up.before.ema_critic, feature))
     logits = net(critic, feature)
-    return (weight * (cross(logits, g) + 0.7 * cross(logits, slow))).mean()
+    return (weight * (cross(logits, g) + 0.7 * cross(logits, ema))).mean()
 
 
 def model_by_numpy(decoder, reward, cont):
@@ -208,12 +209,12 @@ def model_by_numpy(decoder, reward, cont):
     kl = (np.exp(q) * (q - p)).sum((-2, -1))
     row = jax.tree.map(lambda leaf: wide(leaf[1:]), up.window.steps._replace(extras=()))
     feature = state_features(up.tracked.states)
-    seen = net(decoder, feature)
+    prediction = net(decoder, feature)
     squashed = np.sign(row.obs) * np.log1p(np.abs(row.obs))
     z, y = net(cont, feature)[..., 0], 0.9 * row.discount
     return {
         "kl_loss": (1.5 + 0.3) * np.maximum(0.2, kl),
-        "decoder_loss": ((seen - squashed) ** 2).sum(-1),
+        "decoder_loss": ((prediction - squashed) ** 2).sum(-1),
         "reward_loss": cross(net(reward, feature), row.reward),
         "continue_loss": -y * np.log(1 / (1 + np.exp(-z))) - (1 - y) * np.log(1 / (1 + np.exp(z))),
         "kl": kl,

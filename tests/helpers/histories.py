@@ -1,4 +1,4 @@
-"""Episodes that go as told, and a plain list of the rows that each environment must come to hold."""
+"""Episodes with given ends, and plain lists of the rows that a buffer must hold of each environment."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Row(NamedTuple):
     h: float
 
 
-class World:
-    """Episodes that end as told; every number is a new one. Keeps all rows ever written, environment by environment."""
+class History:
+    """Episodes with given ends; every number is used once. Keeps all rows ever written, by environment."""
 
     def __init__(self, num_envs: int = 2):
         self.rows: list[list[Row]] = [[] for _ in range(num_envs)]
@@ -58,7 +58,7 @@ class World:
         )  # fmt: skip
 
     def trajectory(self, ends) -> Transition:
-        """Transitions [T, N, ...] from what happens at the end of each step, [T][N]."""
+        """Transitions [T, N, ...] from the end of each step, [T][N]: "on", "terminal" or "limit"."""
         steps = [[self.step(env, end) for env, end in enumerate(now)] for now in ends]
         stack = lambda rows: jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *rows)  # noqa: E731
         return stack([stack(now) for now in steps])

@@ -1,4 +1,4 @@
-"""Tic-tac-toe solved exactly in plain Python, with no word of the package: the oracle of its tests.
+"""Tic-tac-toe solved exactly in plain Python, independent of the package: an oracle for tests.
 
 A position is a string of nine letters, "x" and "o" and ".", and "x" begins.
 """

@@ -26,7 +26,7 @@ def quadratic(target, beyond=jnp.inf, bad=jnp.nan):
 
 
 def lock(numbers):
-    """Pays 1 for each step whose action is the next of the numbers; a state is a time."""
+    """A reward of 1 for each step whose action is the next of the numbers; states count the steps."""
     numbers = jnp.asarray(numbers)
     return Model(
         lambda key, state, action: StepOut(state + 1, (action == numbers[state]).astype(jnp.float32), jnp.ones(()))

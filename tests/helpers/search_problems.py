@@ -15,7 +15,7 @@ GAMMA = 0.95
 
 
 class Problem(NamedTuple):
-    """A deterministic world with a prior and values, as tables."""
+    """A deterministic process with a prior and values, as tables."""
 
     following: jax.Array  # [S, A]
     rewards: jax.Array  # [S, A]
@@ -64,7 +64,7 @@ def searched(planner, masked=True):
 
 
 def with_mctx(policy, p, simulations, max_depth, **settings):
-    """What mctx makes of problems [N, ...]."""
+    """The same searches in mctx, problems [N, ...]."""
     many = jnp.arange(p.values.shape[0])
     least = jnp.finfo(jnp.float32).min
 
@@ -86,7 +86,7 @@ def with_mctx(policy, p, simulations, max_depth, **settings):
 
 
 class Plain:
-    """A node of a search in NumPy, one object each, in float64. Ends are not looked behind."""
+    """A node of a search in NumPy, one object each, in float64. Terminal edges get no descendants."""
 
     def __init__(self, p, state):
         self.state, self.raw = state, float(p.values[state])
@@ -97,7 +97,7 @@ class Plain:
         self.visits, self.q = np.zeros(actions), np.zeros(actions)
 
     def simulate(self, p, choose, first=None, depth=1, max_depth=0):
-        """One walk from here: the return it brings."""
+        """One simulation from here: its return."""
         a = choose(self) if first is None else first
         discount = GAMMA * float(p.discounts[self.state, a])
         if a in self.children and depth != max_depth and discount != 0.0:
@@ -113,7 +113,7 @@ class Plain:
         return back
 
     def all_q(self):
-        """Q of every edge below that was ever taken."""
+        """Q of every visited edge below."""
         own = [self.q[a] for a in self.children]
         return own + [q for child in self.children.values() for q in child.all_q()]
 

@@ -1,4 +1,4 @@
-"""The count model: NumPy's counts and means, its three forms, and convergence to the true tables and optimum."""
+"""The tabular model: counts and means by NumPy, its three forms, and convergence to the true tables and optimum."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_expectation_model_gives_exact_open_loop_returns(table):
     counts, means, going = (np.asarray(x, np.float64) for x in table[:3])
 
     def value(s, plan):
-        """Expected discounted reward of a plan, by going through all outcomes."""
+        """Expected discounted reward of a plan, by enumerating all outcomes."""
         if not plan:
             return 0.0
         total = counts[s, plan[0]].sum()
@@ -116,7 +116,7 @@ def test_expectation_model_gives_exact_open_loop_returns(table):
     assert value(0, actions) > 1.3  # more than the first step's reward: later ones count
 
 
-def test_a_certain_end_stays_an_end():
+def test_certain_termination_stays_certain():
     table = learn([(0, 0, 1.0, 0.0, 1)], 2, 1)
     step = tabular.model(table, "expectation").step
     _, out = unroll(step, jax.random.key(0), jax.nn.one_hot(0, 2), jnp.zeros(3, jnp.int32))
@@ -139,8 +139,8 @@ def test_tables_of_the_means(table):
     np.testing.assert_allclose(values, [v0, 0.5 + v0 / 2, 4.0, 0.0], atol=2e-5)
 
 
-def test_many_samples_converge_to_the_world_and_its_optimum():
-    """Four random worlds of 6 states, a terminal one among them, 20,000 visits to every pair of the other five.
+def test_many_samples_converge_to_the_true_tables_and_optimum():
+    """Four random processes of 6 states, one of them terminal, 20,000 visits to every pair of the other five.
 
     Every probability and every backup of the true values within five standard errors, every mean reward exact; then
     every optimal value within the largest error of a backup times 1 / (1 - γ), and in all within 0.2, 3 % of the
@@ -149,9 +149,9 @@ def test_many_samples_converge_to_the_world_and_its_optimum():
     states, actions, visits, gamma = 6, 3, 20_000, 0.9
 
     def run(key):
-        key_world, key_steps = jax.random.split(key)
-        world = mdps.random_mdp(key_world, states, actions, branching=3, terminals=1, by_successor=True)
-        env = mdps.as_env(world)
+        key_mdp, key_steps = jax.random.split(key)
+        mdp = mdps.random_mdp(key_mdp, states, actions, branching=3, terminals=1, by_successor=True)
+        env = mdps.as_env(mdp)
         pairs = jnp.arange((states - 1) * actions)
         s, a = jnp.divmod(jnp.repeat(pairs, visits), actions)
         _, following, reward, discount, last = jax.vmap(env.step)(jax.random.split(key_steps, s.shape[0]), s, a)
@@ -160,13 +160,13 @@ def test_many_samples_converge_to_the_world_and_its_optimum():
             lambda table, row: (tabular.update(table, row, 0), None), tabular.init(states, actions), rows
         )
         counted = tabular.tables(table)
-        return world, table, counted, mdps.value_iteration(counted, gamma), mdps.value_iteration(world, gamma)
+        return mdp, table, counted, mdps.value_iteration(counted, gamma), mdps.value_iteration(mdp, gamma)
 
     # One after the other: one small program. Worlds with keys of their own.
-    world, table, counted, found, true = jax.jit(lambda keys: jax.lax.map(run, keys))(
+    mdp, table, counted, found, true = jax.jit(lambda keys: jax.lax.map(run, keys))(
         jax.random.split(jax.random.key(5), 4)
     )
-    p = np.asarray(world.transitions)[:, :-1]
+    p = np.asarray(mdp.transitions)[:, :-1]
     counts = np.asarray(table.counts)[:, :-1]
     np.testing.assert_array_equal(counts.sum(-1), visits)
     error = np.abs(counts / visits - p)
@@ -174,11 +174,11 @@ def test_many_samples_converge_to_the_world_and_its_optimum():
     assert error.max() > 1e-4  # it was sampled, not copied
     seen = counts > 0
     np.testing.assert_array_equal(seen, p > 0)
-    np.testing.assert_allclose(np.asarray(table.rewards)[:, :-1][seen], np.asarray(world.rewards)[:, :-1][seen], 1e-4)
-    ending = np.broadcast_to(np.asarray(world.terminal)[:, None, None], seen.shape)
+    np.testing.assert_allclose(np.asarray(table.rewards)[:, :-1][seen], np.asarray(mdp.rewards)[:, :-1][seen], 1e-4)
+    ending = np.broadcast_to(np.asarray(mdp.terminal)[:, None, None], seen.shape)
     np.testing.assert_array_equal(np.asarray(table.discounts)[:, :-1][seen], ~ending[seen])
     assert np.max(true[0]) > 2.0
-    after = np.asarray(world.rewards)[:, :-1] + gamma * np.asarray(true[0])[:, None, None]
+    after = np.asarray(mdp.rewards)[:, :-1] + gamma * np.asarray(true[0])[:, None, None]
     mean = np.sum(p * after, -1)
     spread = np.sqrt(np.sum(p * (after - mean[..., None]) ** 2, -1))
     backup = np.asarray(counted.rewards) + gamma * np.einsum(

@@ -45,7 +45,7 @@ def test_a_batch_is_its_rows():
     np.testing.assert_allclose(batched, [net.apply(params, image) for image in images], rtol=1e-5, atol=1e-6)
 
 
-def test_a_vector_meets_the_plain_mlp():
+def test_a_vector_goes_through_the_plain_mlp():
     net, plain = network(Box((3,)), (5, 4), 2, "silu", "narrow"), mlp(3, (5, 4), 2, "silu", "narrow")
     params = net.init(jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, params, plain.init(jax.random.key(0)))

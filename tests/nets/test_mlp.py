@@ -21,7 +21,7 @@ def test_forward_is_matrix_products_and_activations():
     np.testing.assert_allclose(net.apply(params, jnp.asarray(x, jnp.float32)), h, rtol=1e-5)
 
 
-def test_layer_norm_stands_before_each_hidden_activation_and_not_at_the_end():
+def test_layer_norm_comes_before_each_hidden_activation_and_not_at_the_end():
     net = mlp(3, (5, 4), 2, layer_norm=True)
     params = net.init(jax.random.key(0))
     layers = jax.tree.map(np.asarray, params["params"])

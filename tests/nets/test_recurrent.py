@@ -1,4 +1,4 @@
-"""The two cells against NumPy, block by block; and what they give ahead against what they give in place."""
+"""The two recurrent cells against NumPy, block by block."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def test_gru_by_numpy(norm):
     np.testing.assert_allclose(run(cell, params, H, Z, A), expected, rtol=1e-4)
 
 
-def test_a_block_sees_itself_and_the_summary_alone():
-    """With the summary of the memory cut off, a change of one block stays in it, but for the norm over all."""
+def test_a_block_depends_on_itself_and_the_summary_only():
+    """Without the summary of h, and without a norm over all blocks, a change of one block stays in that block."""
     cell = block_gru(DETER, STOCH, ACTION, HIDDEN, BLOCKS, norm="none")
     params = drawn(cell.init)
     deaf = jax.tree_util.tree_map_with_path(

@@ -27,13 +27,23 @@ def test_density_integrates_to_one():
     assert float(np.trapezoid(density, grid[:, 0])) == pytest.approx(1, abs=1e-3)
 
 
-def test_saturated_actions_have_finite_log_probs_and_gradients():
-    def log_prob(mean):
-        return dists.sample_and_log_prob(dists.tanh_normal(mean, jnp.array([-30.0])), jax.random.key(0))[1]
+@pytest.mark.parametrize("mean", [30.0, -30.0])
+def test_saturated_actions_have_finite_log_probs_and_gradients(mean):
+    """tanh(±30) is ±1 in float32, where log(1 - a²) is -inf; the density of u says what it should be."""
 
-    value, grad = jax.value_and_grad(log_prob)(jnp.array([30.0]))
-    assert np.isfinite(value)
-    assert np.isfinite(grad).all()
+    def log_prob(mean):
+        return dists.sample_and_log_prob(dists.tanh_normal(mean, jnp.array([-3.0])), jax.random.key(0))
+
+    action, value = log_prob(jnp.array([mean]))
+    assert abs(float(action[0])) == 1
+    _, grad = jax.value_and_grad(lambda mean: log_prob(mean)[1])(jnp.array([mean]))
+    drawn, centred = dists.sample_and_log_prob(dists.tanh_normal(jnp.zeros(1), jnp.array([-3.0])), jax.random.key(0))
+    noise = np.arctanh(np.float64(drawn[0])) / np.exp(-3.0)
+    normal = -0.5 * noise**2 + 3.0 - 0.5 * np.log(2 * np.pi)
+    u = abs(mean + np.exp(-3.0) * noise)
+    assert float(value) == pytest.approx(normal - 2 * (np.log(2) - u), rel=1e-5)  # log(1 - tanh²u) = 2 (log 2 - |u|)
+    np.testing.assert_allclose(grad, [2 * np.sign(mean)], rtol=1e-5)  # the noise stays, and d/du of -log(1 - tanh²u)
+    assert np.isfinite(centred)
 
 
 def test_log_std_is_clipped():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax.ops.evolution import KINDS, evolve, symmetric_eigen
+from mbrl_jax.ops.evolution import KINDS, evolve, make_strategy, symmetric_eigen
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +70,7 @@ class Tutorial:
 
 def test_generations_follow_the_tutorial():
     size, population = 5, 8
-    strategy = KINDS["cma"](population, np.zeros(size, np.float32))
+    strategy = make_strategy("cma", population, size)
     constants = strategy.default_params.replace(std_init=jnp.float32(0.5))
     state, oracle = strategy.init(jax.random.key(0), jnp.zeros(size), constants), Tutorial(size, population, 0.5)
     aim = np.linspace(-1, 2, size)
@@ -86,7 +89,7 @@ def test_candidates_are_drawn_from_the_covariance():
     size, population = 3, 4096
     rng = np.random.default_rng(0)
     root = rng.normal(size=(size, size))
-    strategy = KINDS["cma"](population, np.zeros(size, np.float32))
+    strategy = make_strategy("cma", population, size)
     constants = strategy.default_params
     state = strategy.init(jax.random.key(0), jnp.ones(size), constants)
     state = state.replace(C=jnp.asarray(root @ root.T, jnp.float32), std=jnp.float32(0.5))
@@ -96,7 +99,7 @@ def test_candidates_are_drawn_from_the_covariance():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_optimum_of_a_quadratic_is_found_from_wherever_it_starts(kind):
+def test_the_optimum_of_a_quadratic_is_found(kind):
     aim, curve = jnp.array([1.0, -2.0, 0.5, 3.0]), 10.0 ** jnp.linspace(0, 3, 4)
 
     def score(key, candidates):
@@ -113,7 +116,7 @@ def test_the_optimum_of_a_quadratic_is_found_from_wherever_it_starts(kind):
 
 
 def test_each_generation_scores_with_a_key_of_its_own():
-    """A score that is the key's alone: its rows differ."""
+    """The score is a function of the key alone: it differs from generation to generation."""
     of_key = lambda key, x: jnp.full(5, jax.random.uniform(key))  # noqa: E731
     found = jax.jit(lambda key: evolve(key, jnp.zeros(2), of_key, 0.1, 4, 5, "sep"))(jax.random.key(0))
     assert len(np.unique(found.best)) == 5
@@ -128,9 +131,14 @@ def test_each_generation_scores_with_a_key_of_its_own():
         ({"generations": 0}, "population must be at least 2 and generations 1, got 4 and 0"),
     ],
 )
-def test_what_does_not_fit_is_refused(changes, message):
+def test_bad_arguments_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         evolve(
             jax.random.key(0), jnp.zeros(2), lambda key, x: x[:, 0], 0.1,
             **{"population": 4, "generations": 3, **changes},
         )  # fmt: skip
+
+
+def test_evosax_is_imported_on_first_use_only():
+    script = "import sys, mbrl_jax.ops.evolution; print('evosax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "False"

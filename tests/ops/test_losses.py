@@ -72,9 +72,9 @@ def test_temperature_falls_where_entropy_is_above_target():
     [
         (1.1, 2.0, -2.2, -2.0),  # within the range: -ρ A
         (0.9, -2.0, 1.8, 2.0),
-        (1.5, 2.0, -2.4, 0.0),  # past it to the side that pays: held at the edge, no gradient
+        (1.5, 2.0, -2.4, 0.0),  # past it in the favoured direction: clipped, no gradient
         (0.5, -2.0, 1.6, 0.0),
-        (1.5, -2.0, 3.0, 2.0),  # past it to the side that costs: felt in full
+        (1.5, -2.0, 3.0, 2.0),  # past it in the other direction: not clipped
         (0.5, 2.0, -1.0, -2.0),
     ],
 )

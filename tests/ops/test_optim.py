@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from mbrl_jax.ops.optim import clip_by_tensor, laprop, scale_by_laprop
+from mbrl_jax.ops.optim import clip_by_tensor, descend, laprop, scale_by_laprop
 
 RNG = np.random.default_rng(0)
 PARAMS = {"w": RNG.normal(size=(4, 3)), "b": np.zeros(3), "small": np.full((2,), 1e-5), "still": np.ones(2)}
@@ -63,8 +63,8 @@ def test_clipping_is_not_optax_s_per_unit_rule():
 
 @pytest.mark.parametrize(("b1", "b2", "eps"), [(0.9, 0.999, 1e-20), (0.8, 0.5, 1e-3)])
 def test_laprop_by_numpy(b1, b2, eps):
-    rule = scale_by_laprop(b1, b2, eps)
-    state, update = rule.init(as32(PARAMS)), jax.jit(rule.update)
+    optimizer = scale_by_laprop(b1, b2, eps)
+    state, update = optimizer.init(as32(PARAMS)), jax.jit(optimizer.update)
     oracle = {name: LaProp(value.shape, b1, b2, eps) for name, value in PARAMS.items()}
     for grads in GRADS:
         out, state = update(as32(grads), state)
@@ -77,20 +77,28 @@ def test_laprop_is_not_adam():
     """After a large gradient and small ones Adam goes on for long; LaProp's momentum holds normalised steps."""
     grads = [jnp.float32(1.0)] + [jnp.float32(0.0)] * 3
     outs = []
-    for rule in (scale_by_laprop(0.9, 0.5), optax.scale_by_adam(0.9, 0.5, 1e-20)):
-        state = rule.init(jnp.float32(0))
+    for optimizer in (scale_by_laprop(0.9, 0.5), optax.scale_by_adam(0.9, 0.5, 1e-20)):
+        state = optimizer.init(jnp.float32(0))
         for grad in grads:
-            out, state = rule.update(grad, state)
+            out, state = optimizer.update(grad, state)
         outs.append(float(out))
     momentum = 0.9**3 * 0.1 / (1 - 0.9**4)
     assert outs[0] == pytest.approx(momentum, rel=1e-4)
     assert outs[1] == pytest.approx(momentum / np.sqrt(0.5**3 * 0.5 / (1 - 0.5**4)), rel=1e-4)
 
 
+def test_descend_is_one_step_and_keeps_the_state():
+    sgd = optax.sgd(0.5, momentum=0.9)
+    params, state = descend(sgd, jnp.float32(2.0), sgd.init(jnp.float32(1.0)), jnp.float32(1.0))
+    assert float(params) == 0.0
+    params, _ = descend(sgd, jnp.float32(0.0), state, params)
+    assert float(params) == pytest.approx(-0.5 * 0.9 * 2.0)
+
+
 def test_the_whole_optimiser_over_four_updates():
     lr, warmup = 1e-2, 3
-    rule = laprop(jnp.float32(lr), warmup)
-    params, state, step = as32(PARAMS), rule.init(as32(PARAMS)), jax.jit(rule.update)
+    optimizer = laprop(jnp.float32(lr), warmup)
+    params, state, step = as32(PARAMS), optimizer.init(as32(PARAMS)), jax.jit(optimizer.update)
     expected = {name: value.astype(np.float64) for name, value in PARAMS.items()}
     oracle = {name: LaProp(value.shape, 0.9, 0.999, 1e-20) for name, value in PARAMS.items()}
     for t, grads in enumerate(GRADS):

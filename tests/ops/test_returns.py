@@ -12,7 +12,7 @@ import rlax
 
 from mbrl_jax.ops.returns import gae, lambda_returns
 
-LANES, STEPS, LAM = 5, 12, 0.8
+ENVS, STEPS, LAM = 5, 12, 0.8
 
 
 def loops(rewards, discounts, values, next_values, last, lam):
@@ -29,10 +29,10 @@ def loops(rewards, discounts, values, next_values, last, lam):
 
 
 def trajectories(ends: tuple[float, float] = (0.15, 0.15)) -> Any:
-    """Lanes of random numbers, with terminations and truncations at the given chances: arrays [T, LANES]."""
+    """Random trajectories, with terminations and truncations at the given chances: arrays [T, ENVS]."""
     rng = np.random.default_rng(0)
-    rewards, values, next_values = rng.normal(size=(3, STEPS, LANES)).astype(np.float32)
-    terminated, cut = rng.random((STEPS, LANES)) < ends[0], rng.random((STEPS, LANES)) < ends[1]
+    rewards, values, next_values = rng.normal(size=(3, STEPS, ENVS)).astype(np.float32)
+    terminated, cut = rng.random((STEPS, ENVS)) < ends[0], rng.random((STEPS, ENVS)) < ends[1]
     assert terminated.any() == (ends[0] > 0)
     assert (cut & ~terminated).any() == (ends[1] > 0)
     discounts = np.where(terminated, 0, 0.9).astype(np.float32)
@@ -42,13 +42,13 @@ def trajectories(ends: tuple[float, float] = (0.15, 0.15)) -> Any:
 
 
 def apply(how, function, arrays, *settings):
-    """[T, LANES] outputs, lane by lane or all at once."""
+    """[T, ENVS] outputs, one trajectory at a time or all at once."""
     arrays = [jnp.asarray(a) for a in arrays]
     if how == "vmap":
         axes = (1,) * len(arrays) + (None,) * len(settings)
         return jax.vmap(function, axes, 1)(*arrays, *settings)
     function = jax.jit(function) if how == "jit" else function
-    return jnp.stack([function(*(a[:, i] for a in arrays), *settings) for i in range(LANES)], 1)
+    return jnp.stack([function(*(a[:, i] for a in arrays), *settings) for i in range(ENVS)], 1)
 
 
 ways = pytest.mark.parametrize("how", ["eager", "jit", "vmap"])
@@ -58,7 +58,7 @@ ways = pytest.mark.parametrize("how", ["eager", "jit", "vmap"])
 @pytest.mark.parametrize("lam", [0.0, LAM, 1.0])
 def test_gae_is_the_sum_within_each_episode(how, lam):
     arrays = trajectories()
-    expected = np.stack([loops(*[a[:, i] for a in arrays], lam=lam) for i in range(LANES)], 1)
+    expected = np.stack([loops(*[a[:, i] for a in arrays], lam=lam) for i in range(ENVS)], 1)
     np.testing.assert_allclose(apply(how, gae, arrays, lam), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -70,7 +70,7 @@ def test_gae_agrees_with_rlax_where_nothing_is_truncated(how):
             rlax.truncated_generalized_advantage_estimation(
                 rewards[:, i], discounts[:, i], LAM, np.append(values[:, i], next_values[-1, i])
             )
-            for i in range(LANES)
+            for i in range(ENVS)
         ],
         1,
     )
@@ -79,7 +79,7 @@ def test_gae_agrees_with_rlax_where_nothing_is_truncated(how):
 
 
 def test_gae_by_hand_at_a_termination_and_at_a_time_limit():
-    """Two steps, the first ending an episode: terminated it is worth its reward, cut off also what lies behind."""
+    """Two steps, the first ending an episode: terminated, nothing follows; out of time, the successor's value does."""
     rewards, values, next_values = jnp.array([1.0, 2.0]), jnp.array([10.0, 20.0]), jnp.array([100.0, 30.0])
     last = jnp.array([True, False])
     second = 2 + 0.5 * 30 - 20
@@ -97,7 +97,7 @@ def test_lambda_returns_agree_with_rlax(how, lam):
     rewards, discounts, values, next_values, _ = trajectories()
     values = np.concatenate([values, next_values[-1:]])
     expected = np.stack(
-        [rlax.lambda_returns(rewards[:, i], discounts[:, i], values[1:, i], lam) for i in range(LANES)], 1
+        [rlax.lambda_returns(rewards[:, i], discounts[:, i], values[1:, i], lam) for i in range(ENVS)], 1
     )
     out = apply(how, lambda_returns, (rewards, discounts, values), lam)
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Exact planning: policy iteration against value iteration and every policy there is; greedy policies, ties."""
+"""Exact planning: policy iteration against value iteration and all policies; greedy policies and ties."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_both_find_the_best_of_all_policies():
         mdp = mdps.random_mdp(key, 5, 3, branching=3, terminals=1)
         return mdp, value_iteration(mdp, gamma), policy_iteration(mdp, gamma)
 
-    worlds, (values, q), (policy_values, policy_q, policy) = solve(jax.random.split(jax.random.key(0), 6))
+    processes, (values, q), (policy_values, policy_q, policy) = solve(jax.random.split(jax.random.key(0), 6))
     for i in range(6):
-        wanted = best_of_all(jax.tree.map(lambda x, i=i: x[i], worlds), gamma)
+        wanted = best_of_all(jax.tree.map(lambda x, i=i: x[i], processes), gamma)
         np.testing.assert_allclose(policy_values[i], wanted, atol=1e-4)
         np.testing.assert_allclose(values[i], wanted, atol=1e-4)
     np.testing.assert_allclose(policy_q, q, atol=1e-4)
-    held = np.take_along_axis(np.asarray(policy_q), np.asarray(policy)[..., None], -1)[..., 0]
-    np.testing.assert_allclose(held, policy_values, atol=1e-4)  # the policy is the one the values are of
+    chosen = np.take_along_axis(np.asarray(policy_q), np.asarray(policy)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(chosen, policy_values, atol=1e-4)  # the values are those of the policy
     assert len(np.unique(policy)) == 3
 
 
@@ -71,7 +71,7 @@ def test_ties():
     np.testing.assert_allclose(greedy(q, 1.0)[1], [0, 0.5, 0.5])
 
 
-def test_rounds_can_be_limited():
+def test_iterations_can_be_limited():
     # One state where action 1 is better: the first round evaluates action 0 everywhere.
     mdp = mdps.MDP(jnp.ones((1, 2, 1)), jnp.array([[1.0, 2.0]]), jnp.zeros(1, bool), jnp.ones(1))
     values, q, policy = policy_iteration(mdp, 0.5, iterations=1)

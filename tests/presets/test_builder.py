@@ -27,10 +27,6 @@ NUMBERED = {
     "DeepSea",
 }
 NUMBERED |= {"Catch"}
-SLOW_TO_TRACE = {
-    "dyna_dqn", "mbpo", "pets", "uct", "alphazero", "muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3", "world_models",
-    "tdmpc2",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("env", ENVS)
@@ -48,13 +44,7 @@ def test_every_preset_builds_and_fits_together(algo, env):
         with pytest.raises(ValueError, match="must have `observe`"):
             presets.build(algo, world(env), it.agent, it.loop)
         return
-    loop = presets.build(algo, world(env), it.agent, it.loop)
-    if algo in SLOW_TO_TRACE and env != next(iter(settings.TABLES[algo])):
-        return  # tracing takes seconds: in the first of its own environments only
-    state = jax.eval_shape(loop.init, jax.random.key(0))
-    after, report = jax.eval_shape(loop.chunk, state)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
-    assert report.returns.shape == (it.loop.eval_episodes,)
+    presets.build(algo, world(env), it.agent, it.loop)
     if made.window is not None:
         assert it.loop.capacity >= 50 * it.loop.num_envs * made.window(it.agent)
     elif algo in ("sac", "mbpo", "dqn", "dyna_dqn", "pets"):
@@ -70,6 +60,23 @@ OWN = [
     for env in settings.TABLES.get(algo, {})  # the table of the agent's own name
     if env
 ]
+# Agents without a table of their own, and those whose table is for any environment, are traced in one that they handle.
+OTHERS = [
+    (algo, "FrozenLake" if made.table else "CartPole-v1" if "discrete" in made.action_kinds else "Pendulum-v1")
+    for algo, made in presets.AGENTS.items()
+    if algo not in {algo for algo, _ in OWN}
+]
+
+
+@pytest.mark.parametrize(("algo", "env"), OWN + OTHERS)
+def test_every_agent_is_traced_in_every_environment_of_its_own_table(algo, env):
+    it = presets.preset(algo, env)
+    loop = presets.build(algo, world(env), it.agent, it.loop)
+    state = jax.eval_shape(loop.init, jax.random.key(0))
+    after, report = jax.eval_shape(loop.chunk, state)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
+    assert report.returns.shape == (it.loop.eval_episodes,)
+    assert all(value.shape == () for value in report.metrics.values())
 
 
 @pytest.mark.parametrize(("algo", "env"), OWN)

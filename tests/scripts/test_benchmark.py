@@ -1,4 +1,4 @@
-"""The benchmark runs at tiny sizes, and its counts are the hand-computed ones; no test looks at a time."""
+"""The benchmark runs at tiny sizes, and its counts equal hand-computed ones; no test depends on a time."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def test_rows_and_counts(benchmark, tmp_path, capsys):
     assert "torch is not installed" in capsys.readouterr().out
     with out.open() as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
-    # Multiplications and additions of the tiny sizes: 2 x 32 networks on 32 rows; 3 members of 2 x 20; 500 lanes;
-    # plans of 20 candidates, 3 steps, 2 iterations and 4 lives, half of them in each of 2 members.
+    # Multiplications and additions of the tiny sizes: 2 x 32 networks on 32 rows; 3 members of 2 x 20; 500 rollouts;
+    # plans of 20 candidates, 3 steps, 2 iterations and 4 particles, half of them in each of 2 members.
     hidden, thin = 16 * 32 * 32, (9 + 8) * 32 + 2 * (17 + 6) * 32
     model = 4 * 20 + 20 * 20 + 20 * 8
     counts = {

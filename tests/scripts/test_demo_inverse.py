@@ -1,4 +1,4 @@
-"""Imitation from observations alone, made small."""
+"""A small version of imitation from observations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_the_imitator_balances_the_pole_with_actions_it_never_saw():
     assert out["imitator"] >= 400
 
 
-def test_returns_are_of_whole_first_episodes():
+def test_returns_are_those_of_first_episodes():
     last = jnp.array([[False, True], [True, False], [False, False]])
     row = jnp.zeros((3, 2))
     rows = Transition(row, row, jnp.array([[1.0, 10.0], [2.0, 20.0], [4.0, 40.0]]), row, row, last)

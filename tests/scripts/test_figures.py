@@ -1,9 +1,9 @@
-"""Every figure, made small, with the values in it."""
+"""A small version of every figure, and the values in it."""
 
 from __future__ import annotations
 
 import csv
-import sys
+import importlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +30,7 @@ def is_picture(path):
 
 
 def test_planning_shortens_the_episodes_of_the_dyna_maze(tmp_path, capsys):
-    dyna_maze_figure(tmp_path, seeds=8, plans=(0, 10), episodes=20, lanes=4, plain=2, rounds=1)
+    dyna_maze_figure(tmp_path, seeds=8, plans=(0, 10), episodes=20, slots=4, plain=2, rounds=1)
     rows = read(tmp_path / "dyna-maze.csv")
     assert [(row["n"], row["episode"]) for row in rows] == [(n, str(e)) for n in ["0", "10"] for e in range(1, 21)]
     steps = {int(row["n"]): [] for row in rows}
@@ -64,19 +64,19 @@ def test_paths_of_the_optimal_values_are_the_shortest(name):
     assert greedy_length(grid, q, steps - 1) == steps, "one more than allowed: it does not get there in time"
 
 
-def test_a_path_that_goes_round_in_a_circle_is_no_path():
+def test_a_path_with_a_cycle_is_no_path():
     q = np.zeros((54, 4))  # every greedy move is up
     assert greedy_path(maze.DYNA, q) == [18, 9, 0]
     assert not finds_shortest(maze.DYNA, q)
     assert greedy_length(maze.DYNA, jnp.asarray(q), 30) == 31
 
 
-def test_a_maze_without_a_way_is_refused():
+def test_a_maze_without_a_path_is_refused():
     with pytest.raises(ValueError, match="grid must have a path"):
         shortest(maze.layout("S#G"))
 
 
-def test_best_moves_are_told_apart_however_small_the_values():
+def test_best_moves_are_distinguished_however_small_the_values():
     q = np.array([[0.0, 0, 0, 0], [1e-9, 2e-9, 2e-9, 0], [0.5, 0.5 - 1e-6, 0.4, 0]], np.float32)
     assert best_moves(q).tolist() == [[False] * 4, [False, True, True, False], [True, True, False, False]]
 
@@ -133,7 +133,7 @@ def test_sweeping_needs_fewer_backups(tmp_path, capsys):
     assert "8/8" in capsys.readouterr().out
 
 
-def test_a_search_that_is_given_up_counts_as_longer_than_all_others(tmp_path):
+def test_a_run_that_fails_counts_as_longer_than_all_others(tmp_path):
     backups, blind = np.array([30.0, 5, 20, 10, 40]), np.array([3.0, 1, 2, 0, 4])
     good = np.array([1, 0, 1, 1, 1])
     quartiles = quartiles_of(backups, blind, backups, good)
@@ -147,7 +147,7 @@ def test_a_search_that_is_given_up_counts_as_longer_than_all_others(tmp_path):
         assert is_picture(path)
 
 
-def test_counts_beat_the_last_outcome_on_the_lake(tmp_path, capsys):
+def test_counts_beat_the_last_outcome_on_frozen_lake(tmp_path, capsys):
     means = frozen_lake_figure(
         tmp_path, seeds=8, chunks=4, steps=2_000, names=("Dyna-Q, expected", "Dyna-Q, last outcome", "Q-learning")
     )
@@ -165,7 +165,7 @@ def test_counts_beat_the_last_outcome_on_the_lake(tmp_path, capsys):
     assert "8 seeds" in capsys.readouterr().out
 
 
-def test_doubling_gives_the_values_of_the_linear_solve():
+def test_doubling_gives_the_values_of_a_linear_solve():
     mdp = frozen_lake_mdp()
     policy = np.random.default_rng(0).dirichlet(np.ones(4), 16)
     going = ~np.asarray(mdp.terminal)[:, None, None] * np.asarray(mdp.transitions, np.float64)
@@ -209,7 +209,7 @@ def test_commands_reach_their_figures(monkeypatch, tmp_path):
     called = []
     for module, function, _ in figures.FIGURES.values():
         monkeypatch.setattr(
-            sys.modules[module], function, lambda out, f=function, **rest: called.append((f, out, rest))
+            importlib.import_module(module), function, lambda out, f=function, **rest: called.append((f, out, rest))
         )
     for name, (_, function, seeds) in figures.FIGURES.items():
         figures.main([name, "--out", str(tmp_path)])

@@ -1,4 +1,4 @@
-"""Checkpoints: exact to the bit, whole or absent, and clear about what does not fit."""
+"""Checkpoints: exact to the bit, complete or absent, with clear messages about mismatches."""
 
 import signal
 import subprocess
@@ -22,7 +22,7 @@ class Inner(NamedTuple):
 
 def make(seed: int) -> dict:
     keys = jax.random.split(jax.random.key(seed), 3)
-    odd = jnp.array([jnp.nan, -0.0, jnp.inf, 1e-42], jnp.float32)  # what text or arithmetic would not carry over
+    odd = jnp.array([jnp.nan, -0.0, jnp.inf, 1e-42], jnp.float32)  # what text or arithmetic would not preserve
     return {
         "inner": Inner(keys),
         "scalar_key": jax.random.key(seed, impl="rbg"),
@@ -51,7 +51,7 @@ def test_restores_every_bit_and_the_structure(tmp_path):
     assert back["scalar_key"].dtype == state["scalar_key"].dtype  # the generator too
     drawn = jax.random.uniform(back["inner"].key[1])
     np.testing.assert_array_equal(drawn, jax.random.uniform(state["inner"].key[1]))
-    assert bits(checkpoint.restore(tmp_path, 3, make(0))) == bits(state)  # arrays do as well as their shapes
+    assert bits(checkpoint.restore(tmp_path, 3, make(0))) == bits(state)  # arrays in place of shapes
 
 
 def test_restored_state_can_be_donated(tmp_path):
@@ -72,7 +72,7 @@ def test_keeps_the_newest(tmp_path):
     assert float(checkpoint.restore(tmp_path, 9, {"x": jnp.float32(0)})["x"]) == 9
 
 
-def test_half_written_checkpoints_are_not_seen_and_are_cleared(tmp_path):
+def test_incomplete_checkpoints_are_ignored_and_removed(tmp_path):
     checkpoint.save(tmp_path, 1, {"x": jnp.float32(1)})
     half = tmp_path / "2.orbax-checkpoint-tmp"
     half.mkdir()
@@ -115,7 +115,7 @@ def test_kill_while_saving_leaves_a_good_checkpoint(tmp_path):
         ({"x": jnp.zeros(2), "y": jnp.zeros(2)}, r"\['y'\] is missing"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, like, words):
+def test_mismatches_are_named(tmp_path, like, words):
     checkpoint.save(tmp_path, 1, {"x": jnp.zeros(2)})
     with pytest.raises(ValueError, match=words):
         checkpoint.restore(tmp_path, 1, like)

@@ -1,4 +1,4 @@
-"""Which devices share a run's seeds."""
+"""The devices that share a run's seeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import os
 os.sched_getaffinity = lambda pid: {0, 1, 2}
 from mbrl_jax.train.devices import devices_for, settle_devices
 settle_devices(%r)
-import gymnax  # an import that settles the devices of a process
+import gymnax  # makes an array, which fixes the devices of the process
 import jax
 print(jax.device_count(), devices_for(0, 4), devices_for(0, 6), devices_for(1, 4))
 """
@@ -29,11 +29,11 @@ print(jax.device_count(), devices_for(0, 4), devices_for(0, 6), devices_for(1, 4
         ([], "1 1 1 1"),
     ],
 )
-def test_cores_become_devices_before_anything_else_settles_them(words, expected):
+def test_cores_become_devices_before_jax_fixes_them(words, expected):
     done = subprocess.run([sys.executable, "-c", SCRIPT % words], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith(expected)
 
 
-def test_devices_must_be_there_and_share_the_seeds_evenly():
+def test_devices_must_exist_and_divide_the_seeds():
     with pytest.raises(ValueError, match=r"devices must be at most [0-9]+, got 99"):
         devices_for(99, 99)

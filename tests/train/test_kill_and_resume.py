@@ -1,4 +1,4 @@
-"""A run killed at any moment and resumed is bitwise the unbroken run: the real agent, the real command line."""
+"""A run that is killed and resumed equals the uninterrupted run bitwise: a real agent, the real command line."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ WORDS = [
 def start(out: Path, cache: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), *WORDS, "--out", str(out), *more]
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
-    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # it does little but compile
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # the test mostly compiles
     return subprocess.Popen(
         command, env=environment, cwd=out.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV without what the clock decides."""
+    """The rows of a CSV without the wall-clock times."""
     with open(path, newline="") as file:
         return [{name: cell for name, cell in row.items() if name != "wall_seconds"} for row in csv.DictReader(file)]
 
 
-def test_killed_and_resumed_equals_unbroken(tmp_path):
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     whole = start(tmp_path / "whole", tmp_path / "cache")
     said, _ = whole.communicate(timeout=300)
     assert whole.returncode == 0, said

@@ -1,4 +1,4 @@
-"""The files of a run: exact numbers, strict JSON, whole or not replaced at all."""
+"""The files of a run: exact numbers, strict JSON, atomic replacement."""
 
 import csv
 import json
@@ -68,7 +68,7 @@ def test_cells_read_back_as_the_same_number():
 
 
 def fill(record: log.Record, chunks: range, wall: float = 1.0) -> None:
-    """Chunks of two seeds and three episodes; the numbers are told by the chunk's number."""
+    """Chunks of two seeds and three episodes, with numbers that depend on the chunk's."""
     for chunk in chunks:
         metrics = {"critic_loss": np.float32([chunk / 3, np.nan]), "return": np.float32([np.nan, -chunk]),
                    "episodes": np.float32([0, 2])}  # fmt: skip
@@ -131,7 +131,7 @@ def test_no_evaluation_and_changed_columns(tmp_path):
     record.add(10, 1, 0.5, {"return": np.float32([1.5]), "episodes": [1]}, np.zeros((1, 0)), np.zeros((1, 0)))
     record.write()
     assert (tmp_path / "metrics.csv").read_text().splitlines()[1] == "0,10,1,0.500,1.5,1,"
-    assert record.reached(1.0) == [10]  # by the episodes of training
+    assert record.reached(1.0) == [10]  # by the training episodes
     assert record.reached(2.0) == [None]
     again = log.Record(tmp_path, [0])
     again.load(env_steps=10, chunks=1)
@@ -140,7 +140,7 @@ def test_no_evaluation_and_changed_columns(tmp_path):
         record.add(20, 2, 1.0, {"return": [0], "episodes": [1], "x": [1]}, np.zeros((1, 0)), np.zeros((1, 0)))
 
 
-def test_progress_off_a_terminal_prints_plain_lines_now_and_then(capsys, monkeypatch):
+def test_progress_without_a_terminal_prints_a_line_every_few_seconds(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
     line = log.Progress("mbpo Pendulum-v1", total=1000, seeds=2, every=5.0)

@@ -1,4 +1,4 @@
-"""The loop's bookkeeping, with an agent and an environment whose every number is known."""
+"""The training loop, with an agent and an environment whose every number is known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mbrl_jax.train.sweep import over_seeds
 
 
 def counter(limit: int, terminal: bool) -> Env:
-    """The observation counts an episode's steps and the reward is that count; ends at `limit` either way."""
+    """Observation and reward are the number of steps in the episode, which ends at `limit`, terminal or not."""
 
     def step(key, state, action):
         new = state + 1
@@ -32,7 +32,7 @@ def counter(limit: int, terminal: bool) -> Env:
 
 
 def recorder(revise: bool = False) -> Agent:
-    """Counts its calls; remembers in its carry how many steps of the episode it has seen."""
+    """Counts its calls; its carry is the number of steps of the episode so far."""
 
     def act(key, learner, carry, obs, explore):
         return jnp.int32(explore), carry + 1, {"seen": carry}
@@ -42,7 +42,7 @@ def recorder(revise: bool = False) -> Agent:
         return new, {"size": replay.size.astype(jnp.float32)}, jnp.int32(7) if revise else ()
 
     def refresh(key, learner, replay):
-        return learner | {"refreshes": learner["refreshes"] + 1}, {"held": replay.size.astype(jnp.float32)}
+        return learner | {"refreshes": learner["refreshes"] + 1}, {"size_at_refresh": replay.size.astype(jnp.float32)}
 
     return Agent(
         lambda key: {"updates": jnp.int32(0), "refreshes": jnp.int32(0)}, lambda: jnp.int32(0), act, update, refresh
@@ -53,14 +53,14 @@ CFG = LoopConfig(num_envs=2, unroll=3, updates=4, inner=5, cycles=2, warmup=2, e
 
 
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminated", "out-of-time"])
-def test_rows_episodes_and_calls_are_counted_right(terminal):
+def test_rows_episodes_and_calls_are_counted(terminal):
     loop = make_loop(recorder(), counter(4, terminal), uniform(200), CFG)
     state, report = jax.jit(lambda key: loop.chunk(loop.init(key)))(jax.random.key(0))
-    # 2 environments x 3 steps x (2 warm-up turns + 2 cycles x 5 turns)
+    # 2 environments x 3 steps x (2 iterations of warm-up + 2 cycles x 5 iterations)
     assert int(state.buffer.size) == env_steps(CFG, 1) == 72
     assert int(state.learner["updates"]) == updates(CFG, 1) == 40
     assert int(state.learner["refreshes"]) == 2
-    assert float(report.metrics["held"]) == (12 + 42) / 2
+    assert float(report.metrics["size_at_refresh"]) == (12 + 42) / 2
     assert float(report.metrics["size"]) == pytest.approx(np.mean([12 + 6 * i for i in range(1, 11)]))
     # steps 7 to 36 of each environment end the episodes at steps 8, 12, ..., 36
     assert float(report.metrics["episodes"]) == 16
@@ -69,13 +69,13 @@ def test_rows_episodes_and_calls_are_counted_right(terminal):
     np.testing.assert_array_equal(rows.next_obs, rows.obs + 1)  # the true successor, at the end of an episode too
     np.testing.assert_array_equal(rows.last, rows.next_obs[:, 0] == 4)
     np.testing.assert_array_equal(rows.discount, np.where(rows.last & terminal, 0, 1))
-    np.testing.assert_array_equal(rows.extras["seen"], rows.obs[:, 0])  # the carry starts anew with each episode
-    np.testing.assert_array_equal(rows.obs[::2, 0], np.arange(36) % 4)  # environments side by side, in time order
+    np.testing.assert_array_equal(rows.extras["seen"], rows.obs[:, 0])  # the carry is reset with the episode
+    np.testing.assert_array_equal(rows.obs[::2, 0], np.arange(36) % 4)  # environments interleaved, in time order
     np.testing.assert_array_equal(report.returns, 10)
     np.testing.assert_array_equal(report.lengths, 4)
 
 
-def test_warm_up_takes_random_actions_and_training_the_agents():
+def test_the_warm_up_takes_random_actions_and_training_the_agents():
     loop = make_loop(recorder(), counter(4, True), uniform(200), replace(CFG, {"warmup": 20}))
     state, _ = jax.jit(lambda key: loop.chunk(loop.init(key)))(jax.random.key(0))
     actions = np.asarray(state.buffer.rows.action[:180])
@@ -83,11 +83,11 @@ def test_warm_up_takes_random_actions_and_training_the_agents():
     np.testing.assert_array_equal(actions[120:], 1)  # `explore` is True
 
 
-def test_held_warm_up_keeps_each_random_action_for_as_many_turns():
+def test_hold_repeats_each_random_action_for_as_many_iterations():
     cfg = replace(CFG, {"warmup": 60, "hold": 5, "unroll": 1})
     loop = make_loop(recorder(), counter(4, True), uniform(400), cfg)
     state, _ = jax.jit(lambda key: loop.chunk(loop.init(key)))(jax.random.key(0))
-    drawn = np.asarray(state.buffer.rows.action[:120]).reshape(12, 5, 2)  # 12 times 5 turns of 2 environments
+    drawn = np.asarray(state.buffer.rows.action[:120]).reshape(12, 5, 2)  # 12 times 5 iterations of 2 environments
     np.testing.assert_array_equal(drawn, np.broadcast_to(drawn[:, :1], drawn.shape))
     assert 3 < drawn[:, 0].sum() < 21  # of 24 fair coins
     assert np.any(drawn[:, 0, 0] != drawn[:, 0, 1])  # each environment draws its own
@@ -122,7 +122,7 @@ def test_chunks_for_reaches_the_steps_asked_for(steps, chunks):
 
 
 def test_evaluation_counts_each_episode_to_its_own_end():
-    """Episodes end at random: a return is the sum of an episode's own rewards and nothing after."""
+    """Episodes end at random: a return sums the rewards of one episode and nothing after it."""
 
     def step(key, state, action):
         new = state + 1
@@ -150,7 +150,7 @@ def test_no_time_limit_is_refused():
 
 
 @pytest.mark.parametrize("wave", [1, 2, 3, 5, 8])
-def test_waves_give_what_a_loop_over_seeds_gives(wave):
+def test_waves_equal_a_loop_over_seeds(wave):
     seen = over_seeds(lambda x: {"y": x["x"] ** 2, "z": x["x"].sum()}, wave)({"x": jnp.arange(10.0).reshape(5, 2)})
     np.testing.assert_array_equal(seen["y"], np.arange(10.0).reshape(5, 2) ** 2)
     np.testing.assert_array_equal(seen["z"], [1, 5, 9, 13, 17])
@@ -161,8 +161,8 @@ def test_wave_below_one_is_refused():
         over_seeds(lambda x: x, 0)
 
 
-def test_devices_give_bitwise_what_one_gives(tmp_path):
-    """In a process of its own, with two cores of the processor as devices."""
+def test_several_devices_equal_one_bitwise(tmp_path):
+    """In a process of its own, with two CPU cores as devices."""
     code = """
 import jax; jax.config.update("jax_num_cpu_devices", 2)
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A run is the compiled loop and nothing else: broken off anywhere and resumed, it ends the same."""
+"""A run equals the compiled loop, also where it is interrupted and resumed."""
 
 import json
 import os
@@ -73,16 +73,16 @@ def same(a, b):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    out = tmp_path_factory.mktemp("unbroken") / "run"
+def uninterrupted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
     drawn = []
     result = run(make_loop(), make_job(), out, quiet=True, draw=drawn.append)
     assert drawn == [out]
     return out, result
 
 
-def test_equals_the_compiled_train(unbroken):
-    out, result = unbroken
+def test_equals_the_compiled_train(uninterrupted):
+    out, result = uninterrupted
     state, report = jax.jit(lambda keys: jax.vmap(lambda key: make_loop().train(key, 4))(keys))(seed_keys(3, 2))
     same(result.state, state)
     assert result.finished
@@ -102,8 +102,8 @@ def test_equals_the_compiled_train(unbroken):
     assert evals[-1][4] == "11"
 
 
-def test_summary_and_config(unbroken):
-    out, result = unbroken
+def test_summary_and_config(uninterrupted):
+    out, result = uninterrupted
     summary = json.loads((out / "summary.json").read_text())
     assert list(summary) == [
         "algo", "env", "seeds", "env_steps", "updates", "wall_seconds", "compile_seconds", "env_steps_per_second",
@@ -130,8 +130,8 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("chunks_before", [0, 1, 3])
-def test_killed_and_resumed_is_bitwise_the_same(unbroken, tmp_path, monkeypatch, chunks_before):
-    """Killed after a chunk whose rows are written and whose checkpoint is not."""
+def test_killed_and_resumed_is_bitwise_the_same(uninterrupted, tmp_path, monkeypatch, chunks_before):
+    """Killed after a chunk whose rows are written and whose checkpoint is not yet."""
     out = tmp_path / "run"
     save = checkpoint.save
 
@@ -147,7 +147,7 @@ def test_killed_and_resumed_is_bitwise_the_same(unbroken, tmp_path, monkeypatch,
     assert not (out / "summary.json").exists()
     monkeypatch.undo()
     result = run(make_loop(), make_job(), out, resume=True, quiet=True)
-    whole, expected = unbroken
+    whole, expected = uninterrupted
     same(result.state, expected.state)
     for name in ("metrics.csv", "eval.csv"):
         assert rows(out, name) == rows(whole, name)
@@ -157,12 +157,12 @@ def test_killed_and_resumed_is_bitwise_the_same(unbroken, tmp_path, monkeypatch,
     }
 
 
-def test_more_steps_extend_a_finished_run(unbroken, tmp_path):
+def test_more_steps_extend_a_finished_run(uninterrupted, tmp_path):
     out = tmp_path / "run"
     run(make_loop(), make_job(steps=WARMUP + 2 * CHUNK), out, quiet=True)
     result = run(make_loop(), make_job(), out, resume=True, quiet=True)
-    same(result.state, unbroken[1].state)
-    assert rows(out, "metrics.csv") == rows(unbroken[0], "metrics.csv")
+    same(result.state, uninterrupted[1].state)
+    assert rows(out, "metrics.csv") == rows(uninterrupted[0], "metrics.csv")
     assert json.loads((out / "config.json").read_text())["steps"] == WARMUP + 4 * CHUNK
     again = run(make_loop(), make_job(), out, resume=True, quiet=True)  # nothing left to do
     assert again.summary == result.summary
@@ -171,12 +171,12 @@ def test_more_steps_extend_a_finished_run(unbroken, tmp_path):
         run(make_loop(), make_job(steps=WARMUP + CHUNK), out, resume=True, quiet=True)
 
 
-def test_seed_keys_are_those_of_single_runs(unbroken, tmp_path):
+def test_seed_keys_are_those_of_single_runs(uninterrupted, tmp_path):
     data = jax.random.key_data(seed_keys(3, 5))
     for i, row in enumerate(data):
         np.testing.assert_array_equal(row, jax.random.key_data(jax.random.key(3 + i)))
     run(make_loop(), make_job(seed=4, seeds=1), tmp_path / "one", quiet=True)
-    alone, both = rows(tmp_path / "one", "eval.csv"), rows(unbroken[0], "eval.csv")
+    alone, both = rows(tmp_path / "one", "eval.csv"), rows(uninterrupted[0], "eval.csv")
     assert alone[1:] == [line for line in both if line[0] == "4"]
 
 
@@ -187,19 +187,19 @@ def test_waves_give_the_same_rows(tmp_path):
     assert len({line[-1] for line in rows(tmp_path / "1", "metrics.csv")[1:4]}) == 3  # no two seeds alike
 
 
-def slow_loop(turns: int = 1000) -> Loop:
-    """The same loop with longer chunks, so that a signal finds it at work."""
+def slow_loop(products: int = 1000) -> Loop:
+    """The same loop with longer chunks, so that a signal arrives within one."""
     fast = make_loop()
 
     def chunk(state):
-        spin = jax.lax.fori_loop(0, turns, lambda _, m: jnp.tanh(m @ m), jnp.ones((96, 96)))
+        spin = jax.lax.fori_loop(0, products, lambda _, m: jnp.tanh(m @ m), jnp.ones((96, 96)))
         state, report = fast.chunk(state)
         return state, report._replace(metrics={**report.metrics, "spin": jnp.sum(spin)})
 
     return fast._replace(chunk=chunk)
 
 
-def test_a_signal_stops_after_the_chunk_and_the_run_goes_on(tmp_path, capsys):
+def test_a_signal_stops_after_the_chunk_and_the_run_can_be_resumed(tmp_path, capsys):
     out = tmp_path / "run"
     job = make_job(steps=WARMUP + 4000 * CHUNK, seeds=1)
 
@@ -221,8 +221,8 @@ def test_a_signal_stops_after_the_chunk_and_the_run_goes_on(tmp_path, capsys):
     assert len(rows(out, "metrics.csv")) == 1 + done
     assert json.loads((out / "summary.json").read_text())["env_steps"] == WARMUP + done * CHUNK
     said = capsys.readouterr().out.splitlines()
-    assert "stopping after this chunk; once more stops at once" in said
-    assert said[-1] == f"go on with: python scripts/train.py fake --steps 5 --out {out} --resume"
+    assert "stopping after this chunk; a second signal stops at once" in said
+    assert said[-1] == f"resume with: python scripts/train.py fake --steps 5 --out {out} --resume"
     job = job._replace(steps=WARMUP + (done + 1) * CHUNK)
     assert int(run(slow_loop(), job, out, resume=True, quiet=True).state.count[0]) == done + 1
 
@@ -241,7 +241,7 @@ def test_a_second_signal_stops_at_once(tmp_path):
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):  # chunks of seconds: both signals come within one
+    with pytest.raises(KeyboardInterrupt):  # chunks take seconds: both signals arrive within one
         run(slow_loop(20_000), make_job(steps=WARMUP + 99 * CHUNK, seeds=1), out, quiet=True, checkpoint_seconds=0)
     thread.join()
     assert time.monotonic() - sent[0] < 0.5
@@ -249,8 +249,8 @@ def test_a_second_signal_stops_at_once(tmp_path):
     assert not (out / "summary.json").exists()
 
 
-def test_folders_that_cannot_be_used(unbroken, tmp_path):
-    out, _ = unbroken
+def test_folders_that_cannot_be_used(uninterrupted, tmp_path):
+    out, _ = uninterrupted
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     loop = make_loop()
     with pytest.raises(ValueError, match=r"--out .* holds another run"):

@@ -1,4 +1,4 @@
-"""Lanes that take up the next seed give what one seed at a time gives."""
+"""Slots that start the next seed give the results of one seed at a time."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def alone(key):
     return int(state[1]), float(state[2])
 
 
-@pytest.mark.parametrize("lanes", [1, 3, 7, 20])
-def test_every_seed_ends_as_it_does_alone(lanes):
+@pytest.mark.parametrize("slots", [1, 3, 7, 20])
+def test_every_seed_ends_as_it_does_alone(slots):
     keys = jax.vmap(jax.random.key)(jnp.arange(7))
-    steps, totals = jax.jit(over_seeds_until(init, chunk, done, lambda state: state[1:], lanes))(keys)
+    steps, totals = jax.jit(over_seeds_until(init, chunk, done, lambda state: state[1:], slots))(keys)
     expected = [alone(key) for key in keys]
     np.testing.assert_array_equal(steps, [each[0] for each in expected])
     np.testing.assert_allclose(totals, [each[1] for each in expected], rtol=1e-6)
@@ -42,14 +42,14 @@ def test_every_seed_ends_as_it_does_alone(lanes):
 
 
 def test_numbers_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="lanes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="slots must be at least 1, got 0"):
         over_seeds_until(init, chunk, done, lambda state: state, 0)
     with pytest.raises(ValueError, match="devices must be at least 1 and at most 1, got 2"):
         over_seeds_until(init, chunk, done, lambda state: state, 1, devices=2)
 
 
 @pytest.mark.parametrize(("count", "wave"), [(8, 4), (7, 3), (3, 4), (2, 1)])
-def test_waves_give_what_one_vmap_gives_also_where_a_leaf_holds_nothing(count, wave):
+def test_waves_equal_one_vmap_also_with_an_empty_leaf(count, wave):
     seeds = {"x": jnp.arange(count * 2.0).reshape(count, 2), "nothing": jnp.zeros((count, 0))}
     one = lambda seed: {"sum": seed["x"].sum(), "nothing": seed["nothing"]}  # noqa: E731
     got = jax.jit(over_seeds(one, wave))(seeds)

@@ -1,4 +1,11 @@
-"""Imagined lives through which gradients flow, as the first two Dreamers learn from them."""
+"""What the first two Dreamers share: imagination with gradients through the dynamics, the critic's loss, the update.
+
+    R_t = r_{t+1} + γ c_{t+1} [ (1 - λ) v_{t+1} + λ R_{t+1} ],   R_H = v_H      `lambda_targets`
+    w_t = Π_{k<=t} γ c_k                                                        `lambda_targets`
+    L_v = mean w_t ½ (v(s_t) - sg R_t)²                                         `critic_loss`
+
+The losses of models and actors are `v1.model_loss`, `v1.actor_loss`, `v2.model_loss` and `v2.actor_loss`.
+"""
 
 from __future__ import annotations
 
@@ -8,111 +15,206 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.core.types import Action, Array, Discrete, Key, Params, Space
-from mbrl_jax.models.rssm.dreamer_v1_v2 import ModelParams, Networks, predicted
-from mbrl_jax.models.rssm.rssm import Latent, features
+from mbrl_jax.agents.dreamer.common import Policy
+from mbrl_jax.core import tree
+from mbrl_jax.core.types import Array, Discrete, Key, Metrics, Params, Space
+from mbrl_jax.models.rssm.dreamer_v1_v2 import DreamerNetConfig, ModelParams, Networks, head, predicted
+from mbrl_jax.models.rssm.rssm import Latent, Rows, features
 from mbrl_jax.nets.net import Net
+from mbrl_jax.ops.optim import descend
 from mbrl_jax.ops.returns import lambda_returns
 
 
-class Policy(NamedTuple):
-    """A distribution over actions by an actor's outputs. Gradients flow through what it samples.
+class ActorCritic(NamedTuple):
+    """Actor and critic as networks, and the policy that the actor's outputs stand for."""
 
-    Actions of a discrete space are one-hot vectors here; `real` gives what an environment takes.
-    """
-
-    sample: Callable[[Key, Array], Array]
-    mode: Callable[[Array], Array]
-    log_prob: Callable[[Array, Array], Array]  # (outputs, action) -> []
-    entropy: Callable[[Array], Array]  # (outputs) -> [] nats
-    real: Callable[[Array], Action]
-    outputs: int  # of the actor
+    actor: Net  # features [F] -> outputs [O] of the policy
+    critic: Net  # features [F] -> [1]
+    policy: Policy
 
 
-class Life(NamedTuple):
-    """One imagined life of H steps; index t is of the state s_t that was reached, from the start s_0 on."""
+class Parts(NamedTuple):
+    """Three parameter trees, or an optimiser for each, or the optimisers' states."""
 
-    feature: Array  # [H + 1, F]
+    model: Any
+    actor: Any
+    critic: Any
+
+
+class Trajectory(NamedTuple):
+    """An imagined trajectory of H steps; index t is of the state s_t, s_0 being the start."""
+
+    feature: Array  # [H + 1, F] of s_t
     action: Array  # [H, A] taken at s_0 .. s_{H-1}
-    reward: Array  # [H + 1] predicted on arriving
-    discount: Array  # [H + 1] γ times the chance to go on
+    reward: Array  # [H + 1] predicted on arriving at s_t
+    discount: Array  # [H + 1] γ times the predicted probability that s_t is not terminal
+
+
+class Imagined(NamedTuple):
+    """Trajectories imagined from N states, with the targets of actor and critic."""
+
+    trajectory: Trajectory  # [N, ...]
+    returns: Array  # [N, H] R
+    weights: Array  # [N, H] w
+
+
+def actor_critic(cfg: DreamerNetConfig, feature: int, policy: Policy) -> ActorCritic:
+    """Actor and critic of the configured sizes over features [feature]."""
+    return ActorCritic(head(cfg, feature, policy.outputs), head(cfg, feature, 1), policy)
 
 
 def one_hot_policy(actions: int) -> Policy:
-    """One of A actions by logits; z + p - sg(p) lets the gradient straight through."""
+    """A categorical over A one-hot actions by logits [A], with straight-through gradients z + p - sg(p)."""
 
     def sample(key: Key, out: Array) -> Array:
-        chances = jax.nn.softmax(out)
-        return jax.nn.one_hot(jax.random.categorical(key, out), actions) + chances - jax.lax.stop_gradient(chances)
+        probs = jax.nn.softmax(out)
+        return jax.nn.one_hot(jax.random.categorical(key, out), actions) + probs - jax.lax.stop_gradient(probs)
 
     def entropy(out: Array) -> Array:
         return -jnp.sum(jax.nn.softmax(out) * jax.nn.log_softmax(out))
 
     return Policy(
-        sample,
-        lambda out: jax.nn.one_hot(jnp.argmax(out), actions),
-        lambda out, action: jnp.sum(jax.lax.stop_gradient(action) * jax.nn.log_softmax(out)),
-        entropy,
-        lambda action: jnp.argmax(action).astype(jnp.int32),
-        actions,
+        sample=sample,
+        mode=lambda out: jax.nn.one_hot(jnp.argmax(out), actions),
+        log_prob=lambda out, action: jnp.sum(jax.lax.stop_gradient(action) * jax.nn.log_softmax(out)),
+        entropy=entropy,
+        to_env=lambda action: jnp.argmax(action).astype(jnp.int32),
+        outputs=actions,
     )
 
 
-def policy_of(space: Space, continuous: Callable[[int], Policy]) -> Policy:
-    """`one_hot_policy` for a discrete space, else `continuous` of the action's size."""
+def make_policy(space: Space, continuous: Callable[[int], Policy]) -> Policy:
+    """`one_hot_policy` for a discrete action space, else `continuous(size)` of the action's size."""
     return one_hot_policy(space.n) if isinstance(space, Discrete) else continuous(space.size)
 
 
-def live(
+def imagine_trajectory(
     key: Key,
-    nets: Networks,
-    params: ModelParams,
-    actor: tuple[Net, Params],
-    policy: Policy,
+    model: ModelParams,
+    actor: Params,
     start: Latent,
+    *,
+    nets: Networks,
+    heads: ActorCritic,
     horizon: int,
     gamma: Array | float,
-) -> Life:
-    """One life of H steps from a state; the actor sees states without their gradient, as in the authors' code.
+) -> Trajectory:
+    """One imagined trajectory. Gradients flow through actions, dynamics, rewards and discounts.
+
+    The actor gets states without their gradient, as in the authors' code.
 
     Args:
-      key: used once.
-      nets, params: the model.
-      actor: the network and its parameters.
-      policy: of its outputs.
+      key: for sampling actions and latents.
+      model: parameters of the world model.
+      actor: parameters of the actor.
       start: s_0.
-      horizon: H.
-      gamma: γ.
+      nets: the world model's networks.
+      heads: actor and policy.
+      horizon: H, at least 1.
+      gamma: γ in [0, 1), discount per step.
     """
-    net, weights = actor
 
     def one(state: Latent, i: Array) -> tuple[Latent, tuple[Latent, Array]]:
         key_policy, key_step = jax.random.split(jax.random.fold_in(key, i))
-        action = policy.sample(key_policy, net.apply(weights, jax.lax.stop_gradient(features(state))))
-        after = nets.rssm.step(params.rssm, key_step, state, action)
+        out = heads.actor.apply(actor, jax.lax.stop_gradient(features(state)))
+        action = heads.policy.sample(key_policy, out)
+        after = nets.rssm.step(model.rssm, key_step, state, action)
         return after, (after, action)
 
     later, action = jax.lax.scan(one, start, jnp.arange(horizon))[1]
-    states = jax.tree.map(lambda now, then: jnp.concatenate([now[None], then]), start, later)
-    reward, goes_on = jax.vmap(lambda state: predicted(nets, params, state))(states)
-    return Life(jax.vmap(features)(states), action, reward, gamma * goes_on)
+    states = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, later)
+    reward, cont = jax.vmap(lambda state: predicted(nets, model, state))(states)
+    return Trajectory(jax.vmap(features)(states), action, reward, gamma * cont)
 
 
-def targets(life: Life, values: Array, lam: Array | float) -> tuple[Array, Array]:
-    """R_t [H] and w_t = Π_{k<=t} c_k [H] of a life, from values [H + 1]; the weights carry no gradient.
+def lambda_targets(trajectory: Trajectory, values: Array, lam: Array | float) -> tuple[Array, Array]:
+    """λ-returns and weights of one imagined trajectory (Hafner et al. 2020, eq. 5 and 6).
 
-    R_t = r_{t+1} + c_{t+1} [ (1 - λ) v_{t+1} + λ R_{t+1} ],   R_H = v_H
+        R_t = r_{t+1} + c_{t+1} [ (1 - λ) v_{t+1} + λ R_{t+1} ],   R_H = v_H,      w_t = Π_{k<=t} c_k
+
+    with c the trajectory's discounts, which contain γ.
+
+    Args:
+      trajectory: of H steps; the first reward is unused.
+      values: [H + 1] v_t.
+      lam: λ in [0, 1].
+    Returns:
+      R [H], whose gradient flows into rewards, discounts and values, and w [H] without gradient.
     """
-    returns = lambda_returns(life.reward[1:], life.discount[1:], values, lam)
-    return returns, jax.lax.stop_gradient(jnp.cumprod(life.discount)[:-1])
+    returns = lambda_returns(trajectory.reward[1:], trajectory.discount[1:], values, lam)
+    return returns, jax.lax.stop_gradient(jnp.cumprod(trajectory.discount)[:-1])
 
 
 def value_of(net: Net, params: Any, feature: Array) -> Array:
-    """v(s) [] from features [F]."""
+    """v(s), [] from features [F]."""
     return net.apply(params, feature)[0]
 
 
-def critic_loss(critic: Params, net: Net, life: Life, returns: Array, weight: Array) -> Array:
-    """L_v = mean w_t ½ (v(s_t) - R_t)² [] of N lives; their states, returns and weights [N, H] are constants."""
-    values = jax.vmap(jax.vmap(lambda x: value_of(net, critic, x)))(life.feature[:, :-1])
-    return jnp.mean(weight * 0.5 * jnp.square(values - returns))
+def critic_loss(critic: Params, imagined: Imagined, *, net: Net) -> tuple[Array, Metrics]:
+    """The critic's loss on imagined trajectories (Hafner et al. 2020, eq. 8).
+
+        L_v = mean w_t ½ (v(s_t) - R_t)²
+
+    Args:
+      critic: parameters.
+      imagined: trajectories, targets and weights, all constants here.
+      net: the critic's network.
+    Returns:
+      L_v [] and "value_loss", the same.
+    """
+    values = jax.vmap(jax.vmap(lambda x: value_of(net, critic, x)))(imagined.trajectory.feature[:, :-1])
+    loss = jnp.mean(imagined.weights * 0.5 * jnp.square(values - imagined.returns))
+    return loss, {"value_loss": loss}
+
+
+def init_parts(key: Key, *, nets: Networks, heads: ActorCritic, optimizers: Parts) -> tuple[Parts, Parts]:
+    """Initial parameters of all three parts, and the states of their optimisers."""
+    key_model, key_actor, key_critic = jax.random.split(key, 3)
+    params = Parts(nets.init(key_model), heads.actor.init(key_actor), heads.critic.init(key_critic))
+    return params, Parts(*(optimizer.init(part) for optimizer, part in zip(optimizers, params, strict=True)))
+
+
+def update_parts(
+    key_model: Key,
+    key_imagine: Key,
+    params: Parts,
+    opts: Parts,
+    start: Latent,
+    rows: Rows,
+    *,
+    model_loss_and_states: Callable[..., tuple[Array, tuple[Latent, Metrics]]],
+    actor_loss_and_trajectories: Callable[..., tuple[Array, tuple[Imagined, Metrics]]],
+    critic: Net,
+    optimizers: Parts,
+) -> tuple[Parts, Parts, Metrics]:
+    """One optimiser step each of world model, actor and critic, in this order.
+
+    Args:
+      key_model: for the model's loss.
+      key_imagine: for the actor's loss.
+      params, opts: parameters and optimiser states before.
+      start: [B, ...] the states before the first rows.
+      rows: [T, B, ...] time-major windows.
+      model_loss_and_states: (model, key, start, rows) -> loss [], (states [T, B, ...], metrics).
+      actor_loss_and_trajectories: (actor, key, starts [T B, ...], model=the model just updated)
+        -> loss [], (imagined trajectories, metrics).
+      critic: the critic's network.
+      optimizers: one for each part.
+    Returns:
+      parameters and optimiser states after, and the metrics of all three losses, with "model_loss".
+    """
+    (loss, (states, metrics)), grads = jax.value_and_grad(model_loss_and_states, has_aux=True)(
+        params.model, key_model, start, rows
+    )
+    model, opt_model = descend(optimizers.model, grads, opts.model, params.model)
+
+    starts = tree.flatten_dims(jax.lax.stop_gradient(states), 2)
+    grads, (imagined, actor_metrics) = jax.grad(actor_loss_and_trajectories, has_aux=True)(
+        params.actor, key_imagine, starts, model=model
+    )
+    actor, opt_actor = descend(optimizers.actor, grads, opts.actor, params.actor)
+
+    grads, critic_metrics = jax.grad(critic_loss, has_aux=True)(params.critic, imagined, net=critic)
+    critic_params, opt_critic = descend(optimizers.critic, grads, opts.critic, params.critic)
+    metrics = metrics | {"model_loss": loss} | actor_metrics | critic_metrics
+    return Parts(model, actor, critic_params), Parts(opt_model, opt_actor, opt_critic), metrics

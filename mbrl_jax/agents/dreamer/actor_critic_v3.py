@@ -1,6 +1,13 @@
-"""What DreamerV3's actor and critic are, and what imagined lives and replayed rows teach them.
+"""DreamerV3's actor and critic: imagination, targets, losses and their gradients.
 
-Equations of R, w, S, L_π, L_v and G in `agents.dreamer.v3`.
+Symbols as in `agents.dreamer.v3`:
+
+    trajectories and what the heads predict     `imagine_trajectory`
+    R, w        imagined λ-returns, weights     `imagined_targets`
+    G           λ-returns of replayed rows      `replay_targets`
+    L_π, L_v    on imagined states              `policy_loss`, `critic_loss`, their sum `actor_critic_loss`
+    L_rv        on replayed states              `replay_critic_loss`
+    the gradient of L_π + L_v, step by step     `actor_critic_grads`
 """
 
 from __future__ import annotations
@@ -11,61 +18,67 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax.agents.dreamer.common import Policy
 from mbrl_jax.core.types import Action, Array, Discrete, Key, Metrics, Params, Space
-from mbrl_jax.models.rssm.dreamer_v3 import DreamerParams, Networks, classify, predicted_discount, predicted_reward
+from mbrl_jax.models.rssm.dreamer_v3 import DreamerParams, Networks, predicted_discount, predicted_reward
 from mbrl_jax.models.rssm.rssm import Latent, Rows, features
 from mbrl_jax.ops import dists, return_scale
 from mbrl_jax.ops.return_scale import ReturnRange
 from mbrl_jax.ops.returns import gae, lambda_returns
-from mbrl_jax.ops.two_hot import expectation
+from mbrl_jax.ops.two_hot import expectation, two_hot_cross_entropy
 
 
-class Policy(NamedTuple):
-    """A distribution of actions by the actor's outputs."""
-
-    sample: Callable[[Key, Array], Action]
-    mode: Callable[[Array], Action]
-    log_prob: Callable[[Array, Action], Array]  # []
-    entropy: Callable[[Array], Array]  # [] nats
-
-
-class Dream(NamedTuple):
-    """A step of an imagined life."""
+class ImaginedStep(NamedTuple):
+    """One step of an imagined trajectory."""
 
     feature: Array  # [F] of the state
     action: Action  # taken there
 
 
+class HeadOutputs(NamedTuple):
+    """What the heads predict at a state, [] each."""
+
+    reward: Array  # on arriving there
+    discount: Array  # γ times the probability that the state is not terminal
+    value: Array
+    ema_value: Array  # value by the EMA critic
+
+
+class ActorCriticBatch(NamedTuple):
+    """N imagined states with everything that actor and critic learn from there; all constants."""
+
+    step: ImaginedStep  # [N, ...]
+    advantage: Array  # [N] (R - v) / S
+    returns: Array  # [N] R
+    ema_value: Array  # [N] v', values by the EMA critic
+    weights: Array  # [N] w
+
+
 class ActorCriticGrads(NamedTuple):
-    """What imagined lives teach an actor and a critic."""
+    """Gradients of actor and critic on imagined trajectories, and what they were computed from."""
 
     grads: tuple[Params, Params]  # of L_π + L_v, for actor and critic
     returns: Array  # [H, N] R
-    slow: Array  # [H + 1, N] values by the slow critic
-    range: ReturnRange
+    ema_value: Array  # [H + 1, N] v'
+    range: ReturnRange  # of returns, updated
     metrics: Metrics
 
 
-class HeadOutputs(NamedTuple):
-    """What the heads say of a state, each []."""
-
-    reward: Array  # on arriving there
-    discount: Array  # chance to go on, times γ
-    value: Array
-    slow: Array  # value, by the slow critic
+IntrinsicReward = Callable[[ImaginedStep, Array], Array]
+"""(step, the model's reward on arriving at the next state []) -> the reward to learn from in its place []."""
 
 
-def policy_of(space: Space, unimix: Array | float) -> Policy:
-    """The kind of policy for a space of actions.
+def make_policy(space: Space, unimix: Array | float) -> Policy:
+    """The policy for an action space, a function of the actor's outputs x or (m, s).
 
         discrete     log((1 - ε) softmax(x) + ε / A)
         continuous   N(tanh(m), σ²),  σ = 0.1 + 0.9 sigmoid(s + 2)
 
-    Samples of the continuous one may lie outside [-1, 1].
+    Continuous samples may lie outside [-1, 1]; `to_env` clips them.
 
     Args:
-      space: of the actions.
-      unimix: ε in [0, 1), may be traced.
+      space: action space.
+      unimix: ε in [0, 1), share of the uniform distribution; may be traced.
     """
     if isinstance(space, Discrete):
 
@@ -73,10 +86,12 @@ def policy_of(space: Space, unimix: Array | float) -> Policy:
             return jnp.logaddexp(jax.nn.log_softmax(out) + jnp.log1p(-unimix), jnp.log(unimix / space.n))
 
         return Policy(
-            lambda key, out: jax.random.categorical(key, logits(out)),
-            jnp.argmax,
-            lambda out, action: jnp.sum(jax.nn.one_hot(action, space.n) * logits(out)),
-            lambda out: dists.categorical_entropy(logits(out)),
+            sample=lambda key, out: jax.random.categorical(key, logits(out)),
+            mode=jnp.argmax,
+            log_prob=lambda out, action: jnp.sum(jax.nn.one_hot(action, space.n) * logits(out)),
+            entropy=lambda out: dists.categorical_entropy(logits(out)),
+            to_env=lambda action: action,
+            outputs=space.n,
         )
 
     def normal(out: Array) -> Any:
@@ -84,156 +99,297 @@ def policy_of(space: Space, unimix: Array | float) -> Policy:
         return dists.normal(jnp.tanh(mean), jnp.log(0.1 + 0.9 * jax.nn.sigmoid(raw + 2.0)))
 
     return Policy(
-        lambda key, out: normal(out).sample(seed=key),
-        lambda out: jnp.tanh(jnp.split(out, 2)[0]),
-        lambda out, action: normal(out).log_prob(action),
-        lambda out: normal(out).entropy(),
+        sample=lambda key, out: normal(out).sample(seed=key),
+        mode=lambda out: jnp.tanh(jnp.split(out, 2)[0]),
+        log_prob=lambda out, action: normal(out).log_prob(action),
+        entropy=lambda out: normal(out).entropy(),
+        to_env=lambda action: jnp.clip(action, -1.0, 1.0),
+        outputs=2 * space.size,
     )
 
 
-def outputs(nets: Networks, actor: Params, feature: Array) -> Array:
-    """What `Policy` takes, of one state's features."""
+def actor_outputs(nets: Networks, actor: Params, feature: Array) -> Array:
+    """The policy's parameters at one state: what `Policy` takes, in float32."""
     return nets.actor.apply(actor, feature).astype(jnp.float32)
 
 
-def dream(
-    key: Key, nets: Networks, params: DreamerParams, slow: Params, policy: Policy, starts: Latent, horizon: int
-) -> tuple[Dream, HeadOutputs]:
-    """H imagined steps from each of N states.
-
-    What the heads say of the states comes with the steps: the bins of one step fit in a cache, those of all do not.
-
-    Args:
-      key: used once.
-      nets: the networks.
-      params: theirs.
-      slow: parameters of the slow critic.
-      policy: of the actor.
-      starts: [N, ...].
-      horizon: H.
-    Returns:
-      the steps [H, N, ...], and what is told of the states [H + 1, N].
-    """
-    lanes = starts.deter.shape[0]
-
-    def tell(feature: Array) -> HeadOutputs:
-        values = (expectation(critic_logits(nets, critic, feature), nets.bins) for critic in (params.critic, slow))
-        return HeadOutputs(predicted_reward(nets, params, feature), predicted_discount(nets, params, feature), *values)
-
-    def one(states: Latent, i: Array) -> tuple[Latent, tuple[Dream, HeadOutputs]]:
-        keys = jax.random.split(jax.random.fold_in(key, i), (2, lanes))
-
-        def lane(key_policy: Key, key_step: Key, state: Latent) -> tuple[Latent, tuple[Dream, HeadOutputs]]:
-            feature = features(state)
-            action = policy.sample(key_policy, outputs(nets, params.actor, feature))
-            return nets.rssm.step(params.rssm, key_step, state, action), (Dream(feature, action), tell(feature))
-
-        return jax.vmap(lane)(keys[0], keys[1], states)
-
-    ends, (steps, told) = jax.lax.scan(one, starts, jnp.arange(horizon))
-    at_end = jax.vmap(lambda state: tell(features(state)))(ends)
-    return steps, jax.tree.map(lambda before, last: jnp.concatenate([before, last[None]]), told, at_end)
-
-
-def imagined_targets(told: HeadOutputs, lam: Array | float) -> tuple[Array, Array]:
-    """What one imagined life teaches.
-
-    Args:
-      told: [H + 1] of its states; the reward of the first is of no account.
-      lam: λ.
-    Returns:
-      returns R [H] and weights w [H] of all states but the last.
-    """
-    returns = lambda_returns(told.reward[1:], told.discount[1:], told.value, lam)
-    return returns, jnp.cumprod(told.discount)[:-1]
-
-
-def replay_targets(rows: Rows, boot: Array, gamma: Array | float, lam: Array | float) -> tuple[Array, Array]:
-    """What the rows of one window teach.
-
-    Args:
-      rows: [T, ...].
-      boot: [T] b, the return imagined from each.
-      gamma: γ.
-      lam: λ.
-    Returns:
-      returns G [T - 1] and weights 1 - last [T - 1] of all rows but the last.
-    """
-    advantage = gae(rows.reward[1:], gamma * rows.discount[1:], boot[:-1], boot[1:], rows.last[1:], lam)
-    return advantage + boot[:-1], 1.0 - rows.last[:-1].astype(jnp.float32)
-
-
-def learn(
-    key: Key, nets: Networks, params: DreamerParams, slow: Params, old: ReturnRange, policy: Policy, starts: Latent,
-    counts: Array, cfg: Any, narrow: Callable[[Any], Any], curiosity: Callable[[Dream, Array], Array] | None = None,
-) -> ActorCriticGrads:  # fmt: skip
-    """Imagines lives from each of N states and takes the gradients that they give.
-
-    Args:
-      key: used once.
-      nets: the networks.
-      params: theirs; nothing of what is imagined reaches the model.
-      slow: parameters of the slow critic.
-      old: the range of returns so far.
-      policy: of the actor.
-      starts: [N, ...].
-      counts: [N] weight of each start.
-      cfg: settings `imagined`, `lam`, `entropy`, `slow_weight` and `range_rate`, as in `DreamerV3Config`.
-      narrow: parameters into the type that is computed in.
-      curiosity: (step, the model's reward) -> what the step earns on arriving, []; None for the model's reward.
-    """
-    steps, told = dream(key, nets, narrow(params), narrow(slow), policy, starts, cfg.imagined)
-    if curiosity is not None:
-        told = told._replace(reward=told.reward.at[1:].set(jax.vmap(jax.vmap(curiosity))(steps, told.reward[1:])))
-    returns, weight = jax.vmap(imagined_targets, (1, None), 1)(told, cfg.lam)
-    moved = return_scale.update(old, returns, cfg.range_rate)
-    scale = return_scale.scale(moved)
-
-    def loss(params: tuple[Params, Params], rows: tuple[Dream, Array, Array, Array, Array]) -> tuple[Array, Metrics]:
-        """L_π + L_v [] of one imagined step in all lanes."""
-        (actor, critic), (step, advantage, returns, slow, weight) = narrow(params), rows
-        of_actor = lambda step, adv: actor_loss(nets, actor, policy, step, adv, cfg.entropy)  # noqa: E731
-        of_critic = lambda x, ret, old: critic_loss(nets, critic, x, ret, old, cfg.slow_weight)  # noqa: E731
-        losses, entropy = jax.vmap(of_actor)(step, advantage)
-        policy_loss = jnp.mean(weight * losses)
-        value_loss = jnp.mean(weight * jax.vmap(of_critic)(step.feature, returns, slow))
-        means = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": jnp.mean(entropy)}
-        return policy_loss + value_loss, means
-
-    def one(grads: Any, rows: Any) -> tuple[Any, Metrics]:
-        more, means = jax.grad(lambda turned: loss(turn(turned), rows), has_aux=True)(turned)
-        return jax.tree.map(lambda so_far, new: so_far + new / cfg.imagined, grads, more), means
-
-    # Step by step, for what one step needs fits in a cache.
-    rows = steps, (returns - told.value[:-1]) / scale, returns, told.slow[:-1], weight * counts
-    turned = turn((params.actor, params.critic))
-    grads, means = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, turned), rows)
-    metrics = jax.tree.map(jnp.mean, means) | {"imagined_return": jnp.mean(returns), "return_scale": scale}
-    return ActorCriticGrads(turn(grads), returns, told.slow, moved, metrics)
-
-
-def turn(params: Any) -> Any:
-    """Matrices transposed: the gradient of one with more inputs than outputs is summed in half the time that way."""
-    return jax.tree.map(lambda leaf: leaf.T if leaf.ndim == 2 else leaf, params)
-
-
 def critic_logits(nets: Networks, critic: Params, feature: Array) -> Array:
-    """Log-odds [bins] of one state's value."""
+    """Logits [bins] of the distribution of one state's return, in float32."""
     return nets.critic.apply(critic, feature).astype(jnp.float32)
 
 
+# Imagination and targets --------------------------------------------------------------------------------------------
+
+
+def imagine_trajectory(
+    key: Key,
+    params: DreamerParams,
+    starts: Latent,
+    *,
+    ema_critic: Params,
+    nets: Networks,
+    policy: Policy,
+    horizon: int,
+) -> tuple[ImaginedStep, HeadOutputs]:
+    """H imagined steps from each of N states, and the heads' predictions at every state.
+
+    The predictions come with the steps, since the bins of one step fit in a cache and those of all steps do not.
+
+    Args:
+      key: for sampling actions and latents.
+      params: of all networks.
+      starts: [N, ...] states.
+      ema_critic: parameters of the EMA critic.
+      nets: the networks.
+      policy: of the actor's outputs.
+      horizon: H, at least 1.
+    Returns:
+      the steps [H, N, ...], and the predictions [H + 1, N] at their states and at the last one.
+    """
+    batch = starts.deter.shape[0]
+
+    def predict(feature: Array) -> HeadOutputs:
+        critics = params.critic, ema_critic
+        values = (expectation(critic_logits(nets, critic, feature), nets.bins) for critic in critics)
+        return HeadOutputs(predicted_reward(nets, params, feature), predicted_discount(nets, params, feature), *values)
+
+    def batch_step(states: Latent, i: Array) -> tuple[Latent, tuple[ImaginedStep, HeadOutputs]]:
+        keys = jax.random.split(jax.random.fold_in(key, i), (2, batch))
+
+        def one(key_policy: Key, key_step: Key, state: Latent) -> tuple[Latent, tuple[ImaginedStep, HeadOutputs]]:
+            feature = features(state)
+            action = policy.sample(key_policy, actor_outputs(nets, params.actor, feature))
+            after = nets.rssm.step(params.rssm, key_step, state, action)
+            return after, (ImaginedStep(feature, action), predict(feature))
+
+        return jax.vmap(one)(keys[0], keys[1], states)
+
+    ends, (steps, outputs) = jax.lax.scan(batch_step, starts, jnp.arange(horizon))
+    at_end = jax.vmap(lambda state: predict(features(state)))(ends)
+    return steps, jax.tree.map(lambda before, last: jnp.concatenate([before, last[None]]), outputs, at_end)
+
+
+def imagined_targets(outputs: HeadOutputs, lam: Array | float) -> tuple[Array, Array]:
+    """λ-returns and weights of one imagined trajectory.
+
+        R_t = r_{t+1} + c_{t+1} [ (1 - λ) v_{t+1} + λ R_{t+1} ],   R_H = v_H,      w_t = Π_{k<=t} c_k
+
+    Args:
+      outputs: [H + 1] at the trajectory's states; the first reward is unused.
+      lam: λ in [0, 1].
+    Returns:
+      R [H] and w [H] of all states but the last.
+    """
+    returns = lambda_returns(outputs.reward[1:], outputs.discount[1:], outputs.value, lam)
+    return returns, jnp.cumprod(outputs.discount)[:-1]
+
+
+def replay_targets(rows: Rows, bootstrap: Array, *, gamma: Array | float, lam: Array | float) -> tuple[Array, Array]:
+    """λ-returns and weights of the rows of one replayed window.
+
+        G_t = r_{t+1} + γ d_{t+1} [ (1 - λ_{t+1}) b_{t+1} + λ_{t+1} G_{t+1} ],     λ_t = λ (1 - last_t)
+
+    Args:
+      rows: [T, ...].
+      bootstrap: [T] b, the return R_0 imagined from each row's state.
+      gamma: γ in [0, 1), discount per step.
+      lam: λ in [0, 1].
+    Returns:
+      G [T - 1] and weights 1 - last [T - 1] of all rows but the last.
+    """
+    rewards, discounts = rows.reward[1:], gamma * rows.discount[1:]
+    advantage = gae(rewards, discounts, bootstrap[:-1], bootstrap[1:], rows.last[1:], lam)
+    return advantage + bootstrap[:-1], 1.0 - rows.last[:-1].astype(jnp.float32)
+
+
+# Losses -------------------------------------------------------------------------------------------------------------
+
+
+def policy_loss(
+    actor: Params, batch: ActorCriticBatch, *, nets: Networks, policy: Policy, entropy: Array | float
+) -> tuple[Array, Metrics]:
+    """The actor's loss: REINFORCE with normalised advantages and an entropy bonus (Hafner et al. 2023, eq. 6).
+
+        L_π = mean w [ -A log π(a|s) - η H(π(s)) ],     A = (R - v) / S
+
+    Args:
+      actor: parameters.
+      batch: N imagined states.
+      nets: the networks.
+      policy: of the actor's outputs.
+      entropy: η, at least 0.
+    Returns:
+      L_π [], itself as "policy_loss", and "entropy" in nats.
+    """
+
+    def one(step: ImaginedStep, advantage: Array) -> tuple[Array, Array]:
+        out = actor_outputs(nets, actor, step.feature)
+        nats = policy.entropy(out)
+        return -advantage * policy.log_prob(out, step.action) - entropy * nats, nats
+
+    losses, nats = jax.vmap(one)(batch.step, batch.advantage)
+    loss = jnp.mean(batch.weights * losses)
+    return loss, {"policy_loss": loss, "entropy": jnp.mean(nats)}
+
+
 def critic_loss(
-    nets: Networks, critic: Params, feature: Array, target: Array, slow: Array, slow_weight: Array | float
+    critic: Params, batch: ActorCriticBatch, *, nets: Networks, ema_weight: Array | float
+) -> tuple[Array, Metrics]:
+    """The critic's loss on imagined states (Hafner et al. 2023, eq. 5, with the regulariser of the authors' code).
+
+        L_v = mean w [ CE(v(s), R) + κ CE(v(s), v'(s)) ]
+
+    Args:
+      critic: parameters.
+      batch: N imagined states.
+      nets: the networks.
+      ema_weight: κ, weight of the loss towards the EMA critic's values.
+    Returns:
+      L_v [] and itself as "value_loss".
+    """
+
+    def one(feature: Array, target: Array, ema_value: Array) -> Array:
+        return value_cross_entropy(critic, feature, target, ema_value, nets=nets, ema_weight=ema_weight)
+
+    losses = jax.vmap(one)(batch.step.feature, batch.returns, batch.ema_value)
+    loss = jnp.mean(batch.weights * losses)
+    return loss, {"value_loss": loss}
+
+
+def actor_critic_loss(
+    params: tuple[Params, Params],
+    batch: ActorCriticBatch,
+    *,
+    nets: Networks,
+    policy: Policy,
+    entropy: Array | float,
+    ema_weight: Array | float,
+) -> tuple[Array, Metrics]:
+    """L_π + L_v on imagined states.
+
+    Args:
+      params: of actor and critic.
+      batch, nets, policy, entropy: as in `policy_loss`.
+      ema_weight: as in `critic_loss`.
+    Returns:
+      the sum [] and the metrics of both.
+    """
+    actor, critic = params
+    of_actor, actor_metrics = policy_loss(actor, batch, nets=nets, policy=policy, entropy=entropy)
+    of_critic, critic_metrics = critic_loss(critic, batch, nets=nets, ema_weight=ema_weight)
+    return of_actor + of_critic, actor_metrics | critic_metrics
+
+
+def replay_critic_loss(
+    critic: Params,
+    states: Latent,
+    targets: Array,
+    *,
+    nets: Networks,
+    ema_values: Array,
+    weights: Array,
+    ema_weight: Array | float,
+) -> tuple[Array, Metrics]:
+    """The critic's loss on replayed rows; its gradient flows into the states too.
+
+        L_rv = mean w [ CE(v(s_t), G_t) + κ CE(v(s_t), v'(s_t)) ]
+
+    Args:
+      critic: parameters.
+      states: [T, B, ...] of the rows; the last ones have no target.
+      targets: [T - 1, B] G, constants.
+      nets: the networks.
+      ema_values: [T - 1, B] v', values by the EMA critic, constants.
+      weights: [T - 1, B] w, 0 where an episode ended.
+      ema_weight: κ, weight of the loss towards the EMA critic's values.
+    Returns:
+      L_rv [] and itself as "replay_value_loss".
+    """
+
+    def one(state: Latent, target: Array, ema_value: Array) -> Array:
+        return value_cross_entropy(critic, features(state), target, ema_value, nets=nets, ema_weight=ema_weight)
+
+    before = jax.tree.map(lambda leaf: leaf[:-1], states)
+    loss = jnp.mean(weights * jax.vmap(jax.vmap(one))(before, targets, ema_values))
+    return loss, {"replay_value_loss": loss}
+
+
+def value_cross_entropy(
+    critic: Params, feature: Array, target: Array, ema_value: Array, *, nets: Networks, ema_weight: Array | float
 ) -> Array:
-    """CE(v(s), target) + weight CE(v(s), slow), [] of one state; target and slow [] are constants."""
+    """CE(v(s), target) + κ CE(v(s), v'(s)) of one state with features [F], [] nats; target and v' [] are constants."""
     logits = critic_logits(nets, critic, feature)
-    return classify(logits, target, nets.bins) + slow_weight * classify(logits, slow, nets.bins)
+    towards_ema = two_hot_cross_entropy(logits, ema_value, nets.bins)
+    return two_hot_cross_entropy(logits, target, nets.bins) + ema_weight * towards_ema
 
 
-def actor_loss(
-    nets: Networks, actor: Params, policy: Policy, step: Dream, advantage: Array, entropy: Array | float
-) -> tuple[Array, Array]:
-    """-A log π(a|s) - η H(π(s)) of one imagined step, and H; the advantage [] is a constant, `entropy` is η."""
-    out = outputs(nets, actor, step.feature)
-    nats = policy.entropy(out)
-    return -advantage * policy.log_prob(out, step.action) - entropy * nats, nats
+# Gradients ----------------------------------------------------------------------------------------------------------
+
+
+def actor_critic_grads(
+    key: Key,
+    params: DreamerParams,
+    starts: Latent,
+    *,
+    ema_critic: Params,
+    nets: Networks,
+    policy: Policy,
+    weights: Array,
+    return_range: ReturnRange,
+    horizon: int,
+    lam: Array | float,
+    entropy: Array | float,
+    ema_weight: Array | float,
+    range_rate: Array | float,
+    cast: Callable[[Any], Any] = lambda params: params,
+    intrinsic_reward: IntrinsicReward | None = None,
+) -> ActorCriticGrads:
+    """Imagines trajectories from N states and computes the gradients of `actor_critic_loss` over all their steps.
+
+    Args:
+      key: for imagination.
+      params: of all networks; the world model gets no gradient.
+      starts: [N, ...] states.
+      ema_critic: parameters of the EMA critic.
+      nets: the networks.
+      policy: of the actor's outputs.
+      weights: [N] importance weight of each start.
+      return_range: running percentiles of returns, before this batch.
+      horizon: H, at least 1.
+      lam: λ of the returns, in [0, 1].
+      entropy: η, weight of the policy's entropy.
+      ema_weight: weight of the critic's loss towards the EMA critic.
+      range_rate: rate at which the percentiles move, in [0, 1].
+      cast: (parameters) -> the same in the type to compute in.
+      intrinsic_reward: (step, reward []) -> reward []; replaces the model's rewards where given.
+    """
+    steps, outputs = imagine_trajectory(
+        key, cast(params), starts, ema_critic=cast(ema_critic), nets=nets, policy=policy, horizon=horizon
+    )
+    if intrinsic_reward is not None:
+        rewards = jax.vmap(jax.vmap(intrinsic_reward))(steps, outputs.reward[1:])
+        outputs = outputs._replace(reward=outputs.reward.at[1:].set(rewards))
+    returns, discounts = jax.vmap(imagined_targets, (1, None), 1)(outputs, lam)
+    return_range = return_scale.update(return_range, returns, range_rate)
+    scale = return_scale.scale(return_range)
+
+    def loss(transposed: Any, batch: ActorCriticBatch) -> tuple[Array, Metrics]:
+        params = cast(transpose(transposed))
+        return actor_critic_loss(params, batch, nets=nets, policy=policy, entropy=entropy, ema_weight=ema_weight)
+
+    def add_step(grads: Any, batch: ActorCriticBatch) -> tuple[Any, Metrics]:
+        more, metrics = jax.grad(loss, has_aux=True)(transposed, batch)
+        return jax.tree.map(lambda so_far, new: so_far + new / horizon, grads, more), metrics
+
+    # One imagined step at a time: what the gradient of one step needs fits in a cache.
+    advantage = (returns - outputs.value[:-1]) / scale
+    batches = ActorCriticBatch(steps, advantage, returns, outputs.ema_value[:-1], discounts * weights)
+    transposed = transpose((params.actor, params.critic))
+    grads, metrics = jax.lax.scan(add_step, jax.tree.map(jnp.zeros_like, transposed), batches)
+    metrics = jax.tree.map(jnp.mean, metrics) | {"imagined_return": jnp.mean(returns), "return_scale": scale}
+    return ActorCriticGrads(transpose(grads), returns, outputs.ema_value, return_range, metrics)
+
+
+def transpose(params: Any) -> Any:
+    """Matrices transposed: gradients of matrices with more inputs than outputs accumulate twice as fast that way."""
+    return jax.tree.map(lambda leaf: leaf.T if leaf.ndim == 2 else leaf, params)

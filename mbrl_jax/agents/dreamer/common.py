@@ -1,59 +1,83 @@
-"""What the Dreamers share around their equations: a window's rows as a model is driven, and an actor's memory."""
+"""What the three Dreamers share around their equations: policies, the actor's carry, and windows as model input."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.buffers.sequence import Step
 from mbrl_jax.core import tree
-from mbrl_jax.core.types import Action, Array, Box, Discrete, Key, Obs, Space, Spec
+from mbrl_jax.core.types import Action, Array, Key, Obs, Space
 from mbrl_jax.models.rssm.rssm import RSSM, Latent, Rows, Tracked, action_code, code_size, previous
 from mbrl_jax.nets.net import Net
 from mbrl_jax.nets.observations import Decoder
 
 
-class Memory(NamedTuple):
-    """What an actor remembers of its episode."""
+class Policy(NamedTuple):
+    """A distribution over actions, as pure functions of the actor network's outputs [O].
 
-    latent: Latent
-    action: Array  # [A] the code of the action that follows it; zeros before an episode
+    An action is whatever `sample` gives, which may be relaxed (one-hot vectors, numbers beyond [-1, 1]); `to_env` turns
+    it into one that the environment takes.
+    """
 
-
-def initial_carry(rssm: RSSM, space: Space) -> Memory:
-    """The memory before an episode: zeros, from which a step is the same as one that is told that it is the first."""
-    return Memory(rssm.start(), jnp.zeros(code_size(space)))
-
-
-def sense(rssm: RSSM, params: Any, key: Key, memory: Memory, token: Array) -> Tracked:
-    """What one more observation makes of an actor's memory: the state, posterior and prior of one step."""
-    at = rssm.track(params, key, memory.latent, memory.action[None], token[None], jnp.zeros(1, bool))
-    return tree.take(at, 0)
+    sample: Callable[[Key, Array], Action]  # (key, outputs) -> action
+    mode: Callable[[Array], Action]  # (outputs) -> the most likely action
+    log_prob: Callable[[Array, Action], Array]  # (outputs, action) -> [] nats
+    entropy: Callable[[Array], Array]  # (outputs) -> [] nats
+    to_env: Callable[[Action], Action]  # (action) -> action for the environment
+    outputs: int  # O
 
 
-def driven_windows(steps: Step, rssm: RSSM, space: Space, context: bool) -> tuple[Latent, Rows]:
-    """`driven` of many windows [L, B, ...]: the states before the rows [B, ...], and the rows [T, B, ...]."""
-    return jax.vmap(lambda window: driven(window, rssm, space, context), 1, (0, 1))(steps)
+class ActorCarry(NamedTuple):
+    """What an actor carries from step to step of an episode."""
+
+    latent: Latent  # the model state at the last observation
+    action: Array  # [A] `action_code` of the action taken there; zeros before an episode
 
 
-def driven(steps: Step, rssm: RSSM, space: Space, context: bool) -> tuple[Latent, Rows]:
-    """A window of a buffer as a model is driven through it.
+def initial_carry(rssm: RSSM, space: Space) -> ActorCarry:
+    """The carry before an episode: zeros, from which a step equals one marked as the first of an episode."""
+    return ActorCarry(rssm.start(), jnp.zeros(code_size(space)))
 
-    With context, the first row only gives the latent that the actor was in there and the action it took: the model
-    starts from them, and goes through the rows after it. Without, it starts anew: the first row counts as the first of
-    an episode.
+
+def observe_step(key: Key, params: Any, carry: ActorCarry, token: Array, *, rssm: RSSM) -> Tracked:
+    """One filtering step of an actor.
+
+    Args:
+      key: for sampling the latent.
+      params: the RSSM's.
+      carry: from the step before.
+      token: [E] the new observation, encoded.
+      rssm: the model.
+    Returns:
+      state, posterior and prior at the new observation, without a time axis.
+    """
+    tracked = rssm.track(params, key, carry.latent, carry.action[None], token[None], jnp.zeros(1, bool))
+    return tree.take(tracked, 0)
+
+
+def batch_model_inputs(steps: Step, *, rssm: RSSM, space: Space, context: bool) -> tuple[Latent, Rows]:
+    """`model_inputs` of B windows [L, B, ...]: the states before the rows [B, ...], and the rows [T, B, ...]."""
+    return jax.vmap(lambda window: model_inputs(window, rssm=rssm, space=space, context=context), 1, (0, 1))(steps)
+
+
+def model_inputs(steps: Step, *, rssm: RSSM, space: Space, context: bool) -> tuple[Latent, Rows]:
+    """A buffer's window as input of a model's loss: each row with the action that led to it.
+
+    With context the first row gives only the model state and the action at its observation, and the model starts from
+    there. Without, the model starts from zeros, and the first row counts as the first of an episode.
 
     Args:
       steps: one window [L, ...]; with context its `extras` are `Latent`s.
       rssm: the model.
-      space: of the actions.
+      space: action space.
       context: whether the first row is context.
     Returns:
-      the state before the rows, and the rows [L - 1, ...] with context, else [L, ...].
+      the state before the rows, and the rows: [L - 1, ...] with context, else [L, ...].
     """
     codes = jax.vmap(lambda action: action_code(space, action))(steps.action)
     if context:
@@ -66,27 +90,13 @@ def _rows(steps: Step, codes: Array, first: Array) -> Rows:
     return Rows(steps.obs, codes, steps.reward, steps.discount, first, steps.last)
 
 
-def need_unit_actions(spec: Spec) -> None:
-    """Refuses continuous actions that are not vectors in [-1, 1].
-
-    Raises:
-      ValueError: they are not.
-    """
-    action: Any = spec.action
-    if isinstance(action, Discrete):
-        return
-    unit = isinstance(action, Box) and np.all(np.asarray(action.low) == -1) and np.all(np.asarray(action.high) == 1)
-    if not unit or len(action.shape) != 1:
-        raise ValueError(f"{spec.name}: actions must be a vector in [-1, 1] (wrappers.scale_action), got {action}")
-
-
 def rssm_open_loop_model(space: Space, encode: Net, rssm: RSSM, decode: Decoder, params: Any) -> OpenLoopModel:
-    """An `OpenLoopModel` of a recurrent state-space model's parts.
+    """An `OpenLoopModel` from an RSSM with its encoder and decoder.
 
     Args:
-      space: of the actions.
+      space: action space.
       encode, rssm, decode: the networks.
-      params: theirs, as fields `encoder`, `rssm` and `decoder`.
+      params: their parameters, as fields `encoder`, `rssm` and `decoder`.
     """
 
     def track(key: Key, obs: Obs, action: Action) -> Latent:
@@ -97,7 +107,7 @@ def rssm_open_loop_model(space: Space, encode: Net, rssm: RSSM, decode: Decoder,
     def step(key: Key, state: Latent, action: Action) -> Latent:
         return rssm.step(params.rssm, key, state, action)
 
-    def show(state: Latent) -> Array:
+    def reconstruct(state: Latent) -> Array:
         return decode.mode(decode.net.apply(params.decoder, state.deter, state.stoch.reshape(-1)))
 
-    return OpenLoopModel(track, step, show)
+    return OpenLoopModel(track, step, reconstruct)

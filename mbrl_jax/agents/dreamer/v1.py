@@ -1,16 +1,18 @@
-"""Dreamer: an actor that climbs the gradient of imagined returns through a latent model.
+"""Dreamer: an actor trained on the gradient of imagined returns through a latent dynamics model.
 
-Hafner et al. 2020, "Dream to Control: Learning Behaviors by Latent Imagination" (arXiv 1912.01603). With the model's
-losses of `models.rssm.dreamer_v1_v2`, Gaussian latents, posterior q and prior p of each step:
+Hafner et al. 2020, "Dream to Control: Learning Behaviors by Latent Imagination" (arXiv 1912.01603). With L_rec, L_rew
+and L_con of `models.rssm.dreamer_v1_v2`, Gaussian latents, posterior q and prior p of each step:
 
-    L_model = L_rec + L_rew + κ L_con + β max(f, mean KL(q ‖ p))
+    L_model = L_rec + L_rew + κ L_con + β max(f, mean KL(q ‖ p))                          `model_loss`
 
 From every state of the batch, H steps are imagined; actions are reparametrised, so that the gradient of the returns
-runs through dynamics, rewards and values into the actor:
+flows through dynamics, rewards and values into the actor:
 
     R_t = r_{t+1} + γ c_{t+1} [ (1 - λ) v_{t+1} + λ R_{t+1} ],   R_H = v_H,     w_t = Π_{k<=t} γ c_k     (eq. 5, 6)
-    L_π = -mean w_t R_t                                                                                  (eq. 7)
-    L_v = mean w_t ½ (v(s_t) - sg R_t)²                                                                  (eq. 8)
+    L_π = -mean w_t R_t                                                                   `actor_loss`   (eq. 7)
+    L_v = mean w_t ½ (v(s_t) - sg R_t)²                             `actor_critic_v1_v2.critic_loss`     (eq. 8)
+
+`update` takes one step of Adam on each, in this order.
 
 Differs from the paper in: the reward r_{t+1} is the one on arriving at s_{t+1}, where the authors' code takes that of
 s_t, and rewards can be scaled first; the continuation is learned in every task; discrete actions are one-hot samples
@@ -20,58 +22,82 @@ and looks for the mode among samples.
 
 from __future__ import annotations
 
-import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mbrl_jax.agents.dreamer.actor_critic_v1_v2 import Life, Policy, critic_loss, live, policy_of, targets, value_of
+from mbrl_jax.agents.dreamer.actor_critic_v1_v2 import (
+    ActorCritic,
+    Imagined,
+    Parts,
+    actor_critic,
+    imagine_trajectory,
+    init_parts,
+    lambda_targets,
+    make_policy,
+    update_parts,
+    value_of,
+)
 from mbrl_jax.agents.dreamer.common import (
-    Memory,
-    driven_windows,
+    ActorCarry,
+    Policy,
+    batch_model_inputs,
     initial_carry,
-    need_unit_actions,
+    observe_step,
     rssm_open_loop_model,
-    sense,
 )
 from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.buffers.sequence import Window, sequence
-from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
-from mbrl_jax.core.types import Action, Agent, Array, Buffer, Discrete, Key, Metrics, Obs, Params, Replay, Spec, Tree
-from mbrl_jax.models.rssm.dreamer_v1_v2 import DreamerNetConfig, ModelParams, head, losses, networks
-from mbrl_jax.models.rssm.rssm import Latent, action_code, features
-from mbrl_jax.ops.optim import descend
+from mbrl_jax.core.types import (
+    Action,
+    Agent,
+    Array,
+    Buffer,
+    Discrete,
+    Key,
+    Metrics,
+    Obs,
+    Params,
+    Replay,
+    Space,
+    Spec,
+    Tree,
+)
+from mbrl_jax.envs.spaces import check_unit_actions
+from mbrl_jax.models.rssm.dreamer_v1_v2 import DreamerNetConfig, ModelParams, Networks, model_terms, networks
+from mbrl_jax.models.rssm.rssm import Latent, Rows, action_code, features
 
 
 @config
 class DreamerV1Config:
-    """Settings of the first Dreamer, the paper's."""
+    """Settings of the first Dreamer; the defaults are the paper's."""
 
     net: DreamerNetConfig = DreamerNetConfig()
     batch: int = setting(default=50, low=1, help="windows per update")
-    length: int = setting(default=50, low=2, help="rows of a window")
-    imagined: int = setting(default=15, low=1, help="H, imagined steps from each row")
-    gamma: float = setting(default=0.99, low=0, below=1, help="discount per step")
-    lam: float = setting(default=0.95, low=0, high=1, help="λ, of the returns")
+    length: int = setting(default=50, low=2, help="rows per window")
+    imagined: int = setting(default=15, low=1, help="imagination horizon H in steps, from each row")
+    gamma: float = setting(default=0.99, low=0, below=1, help="discount factor per step")
+    lam: float = setting(default=0.95, low=0, high=1, help="λ of the imagined λ-returns")
     reward_scale: float = setting(
-        default=1.0,
-        above=0,
-        help="by which rewards are multiplied before all else; the paper's tasks have them in [0, 1]",
+        default=1.0, above=0, help="factor on rewards before anything learns from them; the paper's are in [0, 1]"
     )
-    kl_scale: float = setting(default=1.0, low=0, help="β, of the latents' loss")
-    free: float = setting(default=3.0, low=0, help="f, nats of the batch's mean without gradient")
-    cont_scale: float = setting(default=10.0, low=0, help="κ, of the continuation's loss")
+    kl_scale: float = setting(default=1.0, low=0, help="weight β of the KL loss")
+    free: float = setting(default=3.0, low=0, help="free nats f of the batch's mean KL, below which it has no gradient")
+    cont_scale: float = setting(default=10.0, low=0, help="weight κ of the continuation loss")
     noise: float = setting(
-        default=0.3, low=0, help="deviation of noise added to actions in training; for discrete ones, share of random"
+        default=0.3,
+        low=0,
+        help="standard deviation of the exploration noise on actions; share of random actions if discrete",
     )
-    first_std: float = setting(default=5.0, above=0, help="the actor's deviation before tanh, at first")
-    mean_scale: float = setting(default=5.0, above=0, help="bound of the actor's mean before tanh")
-    model_lr: float = setting(default=6e-4, above=0, help="Adam's learning rate for the model")
-    actor_lr: float = setting(default=8e-5, above=0, help="for the actor")
-    critic_lr: float = setting(default=8e-5, above=0, help="for the critic")
+    first_std: float = setting(default=5.0, above=0, help="the actor's initial standard deviation, before tanh")
+    mean_scale: float = setting(default=5.0, above=0, help="bound of the actor's mean, before tanh")
+    model_lr: float = setting(default=6e-4, above=0, help="Adam's learning rate for the world model")
+    actor_lr: float = setting(default=8e-5, above=0, help="Adam's learning rate for the actor")
+    critic_lr: float = setting(default=8e-5, above=0, help="Adam's learning rate for the critic")
     clip: float = setting(default=100.0, above=0, help="largest global norm of a gradient")
 
 
@@ -81,22 +107,28 @@ class Learner(NamedTuple):
     model: ModelParams
     actor: Params
     critic: Params
-    opts: Any
+    opts: Parts  # states of the optimisers
 
 
 def window(cfg: DreamerV1Config) -> int:
-    """Rows of the windows that the buffer must give."""
+    """Rows per window of the buffer."""
     return cfg.length
 
 
 def buffer(cfg: DreamerV1Config, capacity: int, num_envs: int) -> Buffer:
-    """The buffer that Dreamer learns from."""
+    """The buffer that Dreamer learns from: `capacity` rows in all, `num_envs` environments side by side."""
     return sequence(capacity, window(cfg), num_envs)
 
 
-def tanh_normal(size: int, first_std: float, mean_scale: Array | float) -> Policy:
-    """tanh(u), u ~ N(k tanh(m / k), softplus(s + s_0)²), whose deviation starts near `first_std`."""
-    raw_first = math.log(math.expm1(first_std))
+def tanh_normal(size: int, first_std: Array | float, mean_scale: Array | float) -> Policy:
+    """tanh(u), u ~ N(k tanh(m / k), softplus(s + s_0)²), with reparametrised samples (Hafner et al. 2020, appendix A).
+
+    Args:
+      size: A, entries of an action.
+      first_std: standard deviation of u for s = 0, above 0; it determines s_0.
+      mean_scale: k, bound of the mean of u.
+    """
+    raw_first = jnp.log(jnp.expm1(first_std))
 
     def parts(out: Array) -> tuple[Array, Array]:
         mean, raw = jnp.split(out, 2)
@@ -106,108 +138,237 @@ def tanh_normal(size: int, first_std: float, mean_scale: Array | float) -> Polic
         mean, std = parts(out)
         return jnp.tanh(mean + std * jax.random.normal(key, mean.shape))
 
-    def none(*_: Any) -> Array:
-        raise NotImplementedError("the first Dreamer's actor asks for neither chances nor entropy")
+    def unused(*_: Any) -> Array:
+        raise NotImplementedError("the first Dreamer's loss uses neither log-probabilities nor entropies")
 
-    return Policy(sample, lambda out: jnp.tanh(parts(out)[0]), none, none, lambda action: action, 2 * size)
+    return Policy(
+        sample=sample,
+        mode=lambda out: jnp.tanh(parts(out)[0]),
+        log_prob=unused,
+        entropy=unused,
+        to_env=lambda action: action,
+        outputs=2 * size,
+    )
+
+
+def exploration_action(key: Key, action: Action, *, space: Space, noise: Array | float) -> Action:
+    """The action taken in training: Gaussian noise added and clipped to [-1, 1], or, of a discrete space, a uniformly
+    random one with probability `noise`."""
+    key_which, key_what = jax.random.split(key)
+    if isinstance(space, Discrete):
+        return jnp.where(jax.random.bernoulli(key_which, noise), space.sample(key_what), action)
+    return jnp.clip(action + noise * jax.random.normal(key_what, action.shape), -1.0, 1.0)
+
+
+def model_loss(
+    params: ModelParams,
+    key: Key,
+    start: Latent,
+    rows: Rows,
+    *,
+    nets: Networks,
+    kl_scale: Array | float,
+    free: Array | float,
+    cont_scale: Array | float,
+) -> tuple[Array, Metrics]:
+    """The world model's loss on a batch of windows (Hafner et al. 2020, eq. 10).
+
+        L_model = L_rec + L_rew + κ L_con + β max(f, mean KL(q ‖ p))
+
+    Args:
+      params: the world model's.
+      key: for sampling latents.
+      start: [B, ...] the states before the first rows.
+      rows: [T, B, ...] time-major windows.
+      nets: the networks, with Gaussian latents.
+      kl_scale: β.
+      free: f, nats.
+      cont_scale: κ.
+    Returns:
+      L_model [] and the means "decoder_loss", "reward_loss", "continue_loss" and "kl" in nats.
+    """
+    loss, (_, metrics) = model_loss_and_states(
+        params, key, start, rows, nets=nets, kl_scale=kl_scale, free=free, cont_scale=cont_scale
+    )
+    return loss, metrics
+
+
+def model_loss_and_states(
+    params: ModelParams,
+    key: Key,
+    start: Latent,
+    rows: Rows,
+    *,
+    nets: Networks,
+    kl_scale: Array | float,
+    free: Array | float,
+    cont_scale: Array | float,
+) -> tuple[Array, tuple[Latent, Metrics]]:
+    """`model_loss` together with the states [T, B, ...] of the rows, from which imagination starts."""
+    tracked, means = model_terms(params, key, start, rows, nets=nets)
+    means["kl"] = jnp.mean(jax.vmap(jax.vmap(nets.rssm.kl))(tracked.posterior, tracked.prior))
+    loss = (
+        means["decoder_loss"]
+        + means["reward_loss"]
+        + cont_scale * means["continue_loss"]
+        + kl_scale * jnp.maximum(free, means["kl"])
+    )
+    return loss, (tracked.states, means)
+
+
+def actor_loss(
+    actor: Params,
+    key: Key,
+    starts: Latent,
+    *,
+    model: ModelParams,
+    critic: Params,
+    nets: Networks,
+    heads: ActorCritic,
+    horizon: int,
+    gamma: Array | float,
+    lam: Array | float,
+) -> tuple[Array, Metrics]:
+    """The actor's loss over trajectories imagined from N states (Hafner et al. 2020, eq. 7).
+
+        L_π = -mean w_t R_t
+
+    Args:
+      actor: parameters; the gradient flows through the imagined dynamics.
+      key: for imagination.
+      starts: [N, ...] states.
+      model, critic: parameters of the world model and of the critic, constants here.
+      nets: the world model's networks.
+      heads: actor, critic and policy.
+      horizon: H, at least 1.
+      gamma: γ in [0, 1), discount per step.
+      lam: λ in [0, 1].
+    Returns:
+      L_π [] and "imagined_return", the mean of R.
+    """
+    loss, (_, metrics) = actor_loss_and_trajectories(
+        actor, key, starts, model=model, critic=critic, nets=nets, heads=heads, horizon=horizon, gamma=gamma, lam=lam
+    )
+    return loss, metrics
+
+
+def actor_loss_and_trajectories(
+    actor: Params,
+    key: Key,
+    starts: Latent,
+    *,
+    model: ModelParams,
+    critic: Params,
+    nets: Networks,
+    heads: ActorCritic,
+    horizon: int,
+    gamma: Array | float,
+    lam: Array | float,
+) -> tuple[Array, tuple[Imagined, Metrics]]:
+    """`actor_loss` together with the trajectories and targets, from which the critic learns."""
+
+    def one(key: Key, start: Latent) -> tuple[Array, Imagined]:
+        trajectory = imagine_trajectory(key, model, actor, start, nets=nets, heads=heads, horizon=horizon, gamma=gamma)
+        values = jax.vmap(lambda x: value_of(heads.critic, critic, x))(trajectory.feature)
+        returns, weights = lambda_targets(trajectory, values, lam)
+        return -jnp.mean(weights * returns), Imagined(trajectory, returns, weights)
+
+    losses, imagined = jax.vmap(one)(jax.random.split(key, starts.deter.shape[0]), starts)
+    return jnp.mean(losses), (imagined, {"imagined_return": jnp.mean(imagined.returns)})
+
+
+def make_optimizers(cfg: DreamerV1Config) -> Parts:
+    """Adam behind clipping of the global norm, for each part."""
+
+    def adam(lr: Array | float) -> optax.GradientTransformation:
+        return optax.chain(optax.clip_by_global_norm(cfg.clip), optax.adam(lr))  # pyright: ignore[reportArgumentType]
+
+    return Parts(adam(cfg.model_lr), adam(cfg.actor_lr), adam(cfg.critic_lr))
+
+
+def update(
+    key_model: Key,
+    key_imagine: Key,
+    learner: Learner,
+    start: Latent,
+    rows: Rows,
+    *,
+    cfg: DreamerV1Config,
+    nets: Networks,
+    heads: ActorCritic,
+    optimizers: Parts,
+) -> tuple[Learner, Metrics]:
+    """One step each of world model, actor and critic.
+
+    Args:
+      key_model: for the model's loss.
+      key_imagine: for imagination.
+      learner: parameters and optimiser states.
+      start: [B, ...] the states before the first rows.
+      rows: [T, B, ...] time-major windows, rewards in the environment's units.
+      cfg: settings.
+      nets, heads, optimizers: as built from it.
+    Returns:
+      the learner after the step; the metrics of the three losses, and "model_loss".
+    """
+    of_model = partial(
+        model_loss_and_states, nets=nets, kl_scale=cfg.kl_scale, free=cfg.free, cont_scale=cfg.cont_scale
+    )
+    of_actor = partial(
+        actor_loss_and_trajectories, critic=learner.critic, nets=nets, heads=heads, horizon=cfg.imagined,
+        gamma=cfg.gamma, lam=cfg.lam,
+    )  # fmt: skip
+    params, opts, metrics = update_parts(
+        key_model, key_imagine, Parts(*learner[:3]), learner.opts, start,
+        rows._replace(reward=cfg.reward_scale * rows.reward), model_loss_and_states=of_model,
+        actor_loss_and_trajectories=of_actor, critic=heads.critic, optimizers=optimizers,
+    )  # fmt: skip
+    return Learner(*params, opts), metrics
 
 
 def make(cfg: DreamerV1Config, spec: Spec) -> Agent:
     """The first Dreamer for one environment; it learns from `buffer(cfg, ...)`.
 
     Args:
-      cfg: settings; floats may be traced, but for `first_std`.
+      cfg: settings; floats may be traced.
       spec: observations a vector, planes or an image (see `nets.observations`), actions discrete or in [-1, 1].
     Raises:
       ValueError: a setting out of range, or an environment that needs a wrapper first.
     """
     check(cfg)
-    need_unit_actions(spec)
+    check_unit_actions(spec)
     nets = networks(cfg.net, spec, gaussian=True)
-    policy = policy_of(spec.action, lambda size: tanh_normal(size, cfg.first_std, cfg.mean_scale))
-    actor_net, critic_net = head(cfg.net, nets.rssm.size, policy.outputs), head(cfg.net, nets.rssm.size, 1)
-
-    def rule(lr: Array | float) -> optax.GradientTransformation:
-        return optax.chain(optax.clip_by_global_norm(cfg.clip), optax.adam(lr))  # pyright: ignore[reportArgumentType]
-
-    rules = rule(cfg.model_lr), rule(cfg.actor_lr), rule(cfg.critic_lr)
+    policy = make_policy(spec.action, lambda size: tanh_normal(size, cfg.first_std, cfg.mean_scale))
+    heads = actor_critic(cfg.net, nets.rssm.size, policy)
+    optimizers = make_optimizers(cfg)
 
     def init(key: Key) -> Learner:
-        key_model, key_actor, key_critic = jax.random.split(key, 3)
-        trained = nets.init(key_model), actor_net.init(key_actor), critic_net.init(key_critic)
-        return Learner(*trained, tuple(r.init(params) for r, params in zip(rules, trained, strict=True)))
+        params, opts = init_parts(key, nets=nets, heads=heads, optimizers=optimizers)
+        return Learner(*params, opts)
 
-    def explored(key: Key, action: Action) -> Action:
-        key_which, key_what = jax.random.split(key)
-        if isinstance(spec.action, Discrete):
-            other = jax.random.bernoulli(key_which, cfg.noise)
-            return jnp.where(other, spec.action.sample(key_what), action)
-        return jnp.clip(action + cfg.noise * jax.random.normal(key_what, action.shape), -1.0, 1.0)
-
-    def act(key: Key, learner: Learner, carry: Memory, obs: Obs, explore: bool) -> tuple[Action, Memory, Tree]:
+    def act(key: Key, learner: Learner, carry: ActorCarry, obs: Obs, explore: bool) -> tuple[Action, ActorCarry, Tree]:
         key_latent, key_action, key_noise = jax.random.split(key, 3)
         token = nets.encoder.apply(learner.model.encoder, obs)
-        at = sense(nets.rssm, learner.model.rssm, key_latent, carry, token)
-        latent: Latent = at.states
-        if not explore:  # the likeliest
-            latent = latent._replace(stoch=at.posterior.mean)
-        out = actor_net.apply(learner.actor, features(latent))
-        action = policy.real(policy.sample(key_action, out) if explore else policy.mode(out))
-        action = explored(key_noise, action) if explore else action
-        return action, Memory(latent, action_code(spec.action, action)), ()
+        at = observe_step(key_latent, learner.model.rssm, carry, token, rssm=nets.rssm)
+        latent: Latent = at.states if explore else at.states._replace(stoch=at.posterior.mean)
+        out = heads.actor.apply(learner.actor, features(latent))
+        action = policy.to_env(policy.sample(key_action, out) if explore else policy.mode(out))
+        if explore:
+            action = exploration_action(key_noise, action, space=spec.action, noise=cfg.noise)
+        return action, ActorCarry(latent, action_code(spec.action, action)), ()
 
-    def of_model(params: ModelParams, key: Key, start: Latent, rows: Any) -> tuple[Array, tuple[Latent, Metrics]]:
-        keys = jax.random.split(key, cfg.batch)
-        tracked, terms = jax.vmap(lambda *window: losses(nets, params, *window), (0, 0, 1), 1)(keys, start, rows)
-        means = jax.tree.map(jnp.mean, terms)
-        means["kl"] = jnp.mean(jax.vmap(jax.vmap(nets.rssm.kl))(tracked.posterior, tracked.prior))
-        total = (
-            means["decoder_loss"]
-            + means["reward_loss"]
-            + cfg.cont_scale * means["continue_loss"]
-            + cfg.kl_scale * jnp.maximum(cfg.free, means["kl"])
-        )
-        return total, (tracked.states, means)
-
-    def of_actor(
-        actor: Params, key: Key, model: ModelParams, critic: Params, starts: Latent
-    ) -> tuple[Array, tuple[Life, Array, Array]]:
-        """L_π [], and the lives [N, ...] with their returns and weights [N, H]."""
-
-        def one(key: Key, start: Latent) -> tuple[Array, tuple[Life, Array, Array]]:
-            life = live(key, nets, model, (actor_net, actor), policy, start, cfg.imagined, cfg.gamma)
-            values = jax.vmap(lambda x: value_of(critic_net, critic, x))(life.feature)
-            returns, weight = targets(life, values, cfg.lam)
-            return -jnp.mean(weight * returns), (life, returns, weight)
-
-        loss, lives = jax.vmap(one)(jax.random.split(key, starts.deter.shape[0]), starts)
-        return jnp.mean(loss), lives
-
-    def update(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
-        key_sample, key_model, key_dream = jax.random.split(key, 3)
+    def update_from_replay(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
+        key_sample, key_model, key_imagine = jax.random.split(key, 3)
         sampled: Window = replay.sample(key_sample, cfg.batch)
-        start, rows = driven_windows(sampled.steps, nets.rssm, spec.action, False)
-        rows = rows._replace(reward=cfg.reward_scale * rows.reward)
-        (model_loss, (states, metrics)), grad = jax.value_and_grad(of_model, has_aux=True)(
-            learner.model, key_model, start, rows
-        )
-        model, opt_model = descend(rules[0], grad, learner.opts[0], learner.model)
+        start, rows = batch_model_inputs(sampled.steps, rssm=nets.rssm, space=spec.action, context=False)
+        parts = {"cfg": cfg, "nets": nets, "heads": heads, "optimizers": optimizers}
+        learner, metrics = update(key_model, key_imagine, learner, start, rows, **parts)
+        return learner, metrics, ()
 
-        starts = tree.flatten_dims(jax.lax.stop_gradient(states), 2)
-        (_, (life, returns, weight)), grad_actor = jax.value_and_grad(of_actor, has_aux=True)(
-            learner.actor, key_dream, model, learner.critic, starts
-        )
-        actor, opt_actor = descend(rules[1], grad_actor, learner.opts[1], learner.actor)
-
-        value_loss, grad_critic = jax.value_and_grad(critic_loss)(learner.critic, critic_net, life, returns, weight)
-        critic, opt_critic = descend(rules[2], grad_critic, learner.opts[2], learner.critic)
-        metrics |= {"model_loss": model_loss, "value_loss": value_loss, "imagined_return": jnp.mean(returns)}
-        return Learner(model, actor, critic, (opt_model, opt_actor, opt_critic)), metrics, ()
-
-    return Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update)
+    return Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update_from_replay)
 
 
 def open_loop_model(cfg: DreamerV1Config, spec: Spec, learner: Learner) -> OpenLoopModel:
-    """What the learned model imagines with."""
+    """The learned world model with its parameters, for looking at its imagination."""
     nets, params = networks(cfg.net, spec, gaussian=True), learner.model
     return rssm_open_loop_model(spec.action, nets.encoder, nets.rssm, nets.decoder, params)

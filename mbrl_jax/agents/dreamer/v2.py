@@ -1,79 +1,93 @@
-"""DreamerV2: discrete world models, and an actor by REINFORCE or by the gradient of the dynamics.
+"""DreamerV2: discrete world models, and an actor trained by REINFORCE or by the gradient of the dynamics.
 
-Hafner et al. 2021, "Mastering Atari with Discrete World Models" (arXiv 2010.02193). With the model's losses of
+Hafner et al. 2021, "Mastering Atari with Discrete World Models" (arXiv 2010.02193). With L_rec, L_rew and L_con of
 `models.rssm.dreamer_v1_v2`, posterior q and prior p of each step:
 
     L_model = L_rec + L_rew + κ L_con + β [ α max(f, mean KL(sg q ‖ p)) + (1 - α) max(f, mean KL(q ‖ sg p)) ]
 
-From every state of the batch, H steps are imagined. With v' the critic's copy, made anew every so many updates,
+From every state of the batch, H steps are imagined. With v' the target critic, a copy of the critic made every so many
+updates,
 
     R_t  = r_{t+1} + γ c_{t+1} [ (1 - λ) v'_{t+1} + λ R_{t+1} ],   R_H = v'_H,     w_t = Π_{k<=t} γ c_k
     L_π  = -mean w_t [ ρ log π(a_t|s_t) sg(R_t - v'_t) + (1 - ρ) R_t + η H(π(s_t)) ]
     L_v  = mean w_t ½ (v(s_t) - sg R_t)²
 
-Model, actor and critic have an Adam each, behind clipping of the global norm and with weight decay.
+They are `model_loss`, `actor_loss` and `actor_critic_v1_v2.critic_loss`; `update` takes one step on each in this order,
+by Adam behind clipping of the global norm, with weight decay.
 
 Differs from the paper in: the reward r_{t+1} is the one on arriving at s_{t+1}, where the authors' code takes that of
-s_t, and rewards can be scaled first; the first weight is the start's own continuation; continuous actions are normal,
-and clipped, where the paper cuts the distribution itself off at ±1; an evaluation takes the likeliest latents and
+s_t, and rewards can be scaled first; the first weight is the start's own continuation; continuous actions are normal
+and clipped, where the paper truncates the distribution itself at ±1; an evaluation takes the most likely latents and
 action.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mbrl_jax.agents.dreamer.actor_critic_v1_v2 import Life, Policy, critic_loss, live, policy_of, targets, value_of
+from mbrl_jax.agents.dreamer.actor_critic_v1_v2 import (
+    ActorCritic,
+    Imagined,
+    Parts,
+    actor_critic,
+    imagine_trajectory,
+    init_parts,
+    lambda_targets,
+    make_policy,
+    update_parts,
+    value_of,
+)
 from mbrl_jax.agents.dreamer.common import (
-    Memory,
-    driven_windows,
+    ActorCarry,
+    Policy,
+    batch_model_inputs,
     initial_carry,
-    need_unit_actions,
+    observe_step,
     rssm_open_loop_model,
-    sense,
 )
 from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.buffers.sequence import Window, sequence
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Action, Agent, Array, Buffer, Key, Metrics, Obs, Params, Replay, Spec, Tree
-from mbrl_jax.models.rssm.dreamer_v1_v2 import DreamerNetConfig, ModelParams, head, losses, networks
-from mbrl_jax.models.rssm.rssm import Latent, action_code, features
+from mbrl_jax.envs.spaces import check_unit_actions
+from mbrl_jax.models.rssm.dreamer_v1_v2 import DreamerNetConfig, ModelParams, Networks, model_terms, networks
+from mbrl_jax.models.rssm.rssm import Latent, Rows, action_code, features
 from mbrl_jax.ops import dists
 from mbrl_jax.ops.kl import balanced, two_way
-from mbrl_jax.ops.optim import descend
 
 
 @config
 class DreamerV2Config:
-    """Settings of DreamerV2: the paper's for continuous control; those for games in brackets."""
+    """Settings of DreamerV2; the defaults are the paper's for continuous control, those for Atari in brackets."""
 
     net: DreamerNetConfig = DreamerNetConfig()
     batch: int = setting(default=50, low=1, help="windows per update")
-    length: int = setting(default=50, low=2, help="rows of a window")
-    imagined: int = setting(default=15, low=1, help="H, imagined steps from each row")
-    gamma: float = setting(default=0.99, low=0, below=1, help="discount per step (0.999)")
-    lam: float = setting(default=0.95, low=0, high=1, help="λ, of the returns")
-    reward_scale: float = setting(default=1.0, above=0, help="by which rewards are multiplied before all else")
-    kl_scale: float = setting(default=1.0, low=0, help="β, of the latents' loss (0.1)")
-    balance: float = setting(default=0.8, low=0, high=1, help="α, the prior's share of it")
-    free: float = setting(default=1.0, low=0, help="f, nats of the batch's mean without gradient (0)")
-    cont_scale: float = setting(default=1.0, low=0, help="κ, of the continuation's loss (5)")
+    length: int = setting(default=50, low=2, help="rows per window")
+    imagined: int = setting(default=15, low=1, help="imagination horizon H in steps, from each row")
+    gamma: float = setting(default=0.99, low=0, below=1, help="discount factor per step (0.999)")
+    lam: float = setting(default=0.95, low=0, high=1, help="λ of the imagined λ-returns")
+    reward_scale: float = setting(default=1.0, above=0, help="factor on rewards before anything learns from them")
+    kl_scale: float = setting(default=1.0, low=0, help="weight β of the KL loss (0.1)")
+    balance: float = setting(default=0.8, low=0, high=1, help="KL balance α: the prior's share of the KL's gradient")
+    free: float = setting(default=1.0, low=0, help="free nats f of the batch's mean KL, below it no gradient (0)")
+    cont_scale: float = setting(default=1.0, low=0, help="weight κ of the continuation loss (5)")
     reinforce: float = setting(
-        default=0.0, low=0, high=1, help="ρ, the share of REINFORCE in the actor's gradient: 1 for discrete actions"
+        default=0.0, low=0, high=1, help="REINFORCE's share ρ of the actor's gradient: 1 for discrete actions"
     )
-    entropy: float = setting(default=1e-4, low=0, help="η, of the policy (0.001)")
-    model_lr: float = setting(default=3e-4, above=0, help="Adam's learning rate for the model (2e-4)")
-    actor_lr: float = setting(default=8e-5, above=0, help="for the actor (4e-5)")
-    critic_lr: float = setting(default=8e-5, above=0, help="for the critic (1e-4)")
+    entropy: float = setting(default=1e-4, low=0, help="weight η of the policy's entropy, per nat (0.001)")
+    model_lr: float = setting(default=3e-4, above=0, help="Adam's learning rate for the world model (2e-4)")
+    actor_lr: float = setting(default=8e-5, above=0, help="Adam's learning rate for the actor (4e-5)")
+    critic_lr: float = setting(default=8e-5, above=0, help="Adam's learning rate for the critic (1e-4)")
     adam_eps: float = setting(default=1e-5, above=0, help="Adam's epsilon")
     clip: float = setting(default=100.0, above=0, help="largest global norm of a gradient")
-    weight_decay: float = setting(default=1e-6, low=0, help="of all weights")
-    copy_every: int = setting(default=100, low=1, help="updates after which the target critic is copied anew")
+    weight_decay: float = setting(default=1e-6, low=0, help="weight decay per update, times the learning rate")
+    copy_every: int = setting(default=100, low=1, help="updates between copies of the critic into the target critic")
 
 
 class Learner(NamedTuple):
@@ -82,23 +96,27 @@ class Learner(NamedTuple):
     model: ModelParams
     actor: Params
     critic: Params
-    target: Params
-    opts: Any
+    target: Params  # target critic
+    opts: Parts  # states of the optimisers
     updates: Array  # [] int32
 
 
 def window(cfg: DreamerV2Config) -> int:
-    """Rows of the windows that the buffer must give."""
+    """Rows per window of the buffer."""
     return cfg.length
 
 
 def buffer(cfg: DreamerV2Config, capacity: int, num_envs: int) -> Buffer:
-    """The buffer that DreamerV2 learns from."""
+    """The buffer that DreamerV2 learns from: `capacity` rows in all, `num_envs` environments side by side."""
     return sequence(capacity, window(cfg), num_envs)
 
 
 def clipped_normal(size: int) -> Policy:
-    """N(tanh m, σ²) with σ = 2 sigmoid(s / 2) + 0.1, samples clipped to [-1, 1]; their gradient passes the clip."""
+    """N(tanh m, σ²), σ = 2 sigmoid(s / 2) + 0.1, with samples clipped to [-1, 1]; gradients pass through the clip.
+
+    Args:
+      size: A, entries of an action.
+    """
 
     def dist(out: Array) -> Any:
         mean, raw = jnp.split(out, 2)
@@ -109,13 +127,198 @@ def clipped_normal(size: int) -> Policy:
         return action + jax.lax.stop_gradient(jnp.clip(action, -1.0, 1.0) - action)
 
     return Policy(
-        sample,
-        lambda out: jnp.tanh(jnp.split(out, 2)[0]),
-        lambda out, action: dist(out).log_prob(jax.lax.stop_gradient(action)),
-        lambda out: dist(out).entropy(),
-        lambda action: action,
-        2 * size,
+        sample=sample,
+        mode=lambda out: jnp.tanh(jnp.split(out, 2)[0]),
+        log_prob=lambda out, action: dist(out).log_prob(jax.lax.stop_gradient(action)),
+        entropy=lambda out: dist(out).entropy(),
+        to_env=lambda action: action,
+        outputs=2 * size,
     )
+
+
+def model_loss(
+    params: ModelParams,
+    key: Key,
+    start: Latent,
+    rows: Rows,
+    *,
+    nets: Networks,
+    kl_scale: Array | float,
+    balance: Array | float,
+    free: Array | float,
+    cont_scale: Array | float,
+) -> tuple[Array, Metrics]:
+    """The world model's loss on a batch of windows (Hafner et al. 2021, eq. 2 and algorithm 2).
+
+        L_model = L_rec + L_rew + κ L_con + β [ α max(f, mean KL(sg q ‖ p)) + (1 - α) max(f, mean KL(q ‖ sg p)) ]
+
+    Args:
+      params: the world model's.
+      key: for sampling latents.
+      start: [B, ...] the states before the first rows.
+      rows: [T, B, ...] time-major windows.
+      nets: the networks, with categorical latents.
+      kl_scale: β.
+      balance: α in [0, 1].
+      free: f, nats.
+      cont_scale: κ.
+    Returns:
+      L_model [] and the means "decoder_loss", "reward_loss", "continue_loss", "kl_loss" (the bracket) and "kl" in nats.
+    """
+    loss, (_, metrics) = model_loss_and_states(
+        params, key, start, rows, nets=nets, kl_scale=kl_scale, balance=balance, free=free, cont_scale=cont_scale
+    )
+    return loss, metrics
+
+
+def model_loss_and_states(
+    params: ModelParams,
+    key: Key,
+    start: Latent,
+    rows: Rows,
+    *,
+    nets: Networks,
+    kl_scale: Array | float,
+    balance: Array | float,
+    free: Array | float,
+    cont_scale: Array | float,
+) -> tuple[Array, tuple[Latent, Metrics]]:
+    """`model_loss` together with the states [T, B, ...] of the rows, from which imagination starts."""
+    tracked, means = model_terms(params, key, start, rows, nets=nets)
+    dyn, rep = two_way(jax.vmap(jax.vmap(nets.rssm.kl)), tracked.posterior, tracked.prior)
+    means["kl_loss"] = balanced(dyn, rep, balance, free)
+    loss = (
+        means["decoder_loss"] + means["reward_loss"] + cont_scale * means["continue_loss"] + kl_scale * means["kl_loss"]
+    )
+    return loss, (tracked.states, means | {"kl": jnp.mean(dyn)})
+
+
+def actor_loss(
+    actor: Params,
+    key: Key,
+    starts: Latent,
+    *,
+    model: ModelParams,
+    critic: Params,
+    nets: Networks,
+    heads: ActorCritic,
+    horizon: int,
+    gamma: Array | float,
+    lam: Array | float,
+    reinforce: Array | float,
+    entropy: Array | float,
+) -> tuple[Array, Metrics]:
+    """The actor's loss over trajectories imagined from N states (Hafner et al. 2021, eq. 6).
+
+        L_π = -mean w_t [ ρ log π(a_t|s_t) sg(R_t - v'_t) + (1 - ρ) R_t + η H(π(s_t)) ]
+
+    Args:
+      actor: parameters; the gradient of R flows through the imagined dynamics.
+      key: for imagination.
+      starts: [N, ...] states.
+      model, critic: parameters of the world model and of the target critic v', constants here.
+      nets: the world model's networks.
+      heads: actor, critic and policy.
+      horizon: H, at least 1.
+      gamma: γ in [0, 1), discount per step.
+      lam: λ in [0, 1].
+      reinforce: ρ in [0, 1].
+      entropy: η, at least 0.
+    Returns:
+      L_π [], "entropy" in nats and "imagined_return", the mean of R.
+    """
+    loss, (_, metrics) = actor_loss_and_trajectories(
+        actor, key, starts, model=model, critic=critic, nets=nets, heads=heads, horizon=horizon, gamma=gamma, lam=lam,
+        reinforce=reinforce, entropy=entropy,
+    )  # fmt: skip
+    return loss, metrics
+
+
+def actor_loss_and_trajectories(
+    actor: Params,
+    key: Key,
+    starts: Latent,
+    *,
+    model: ModelParams,
+    critic: Params,
+    nets: Networks,
+    heads: ActorCritic,
+    horizon: int,
+    gamma: Array | float,
+    lam: Array | float,
+    reinforce: Array | float,
+    entropy: Array | float,
+) -> tuple[Array, tuple[Imagined, Metrics]]:
+    """`actor_loss` together with the trajectories and targets, from which the critic learns."""
+    policy = heads.policy
+
+    def one(key: Key, start: Latent) -> tuple[Array, Imagined, Array]:
+        trajectory = imagine_trajectory(key, model, actor, start, nets=nets, heads=heads, horizon=horizon, gamma=gamma)
+        values = jax.vmap(lambda x: value_of(heads.critic, critic, x))(trajectory.feature)
+        returns, weights = lambda_targets(trajectory, values, lam)
+        out = jax.vmap(heads.actor.apply, (None, 0))(actor, jax.lax.stop_gradient(trajectory.feature[:-1]))
+        advantage = jax.lax.stop_gradient(returns - values[:-1])
+        nats = jax.vmap(policy.entropy)(out)
+        score = reinforce * jax.vmap(policy.log_prob)(out, trajectory.action) * advantage
+        objective = score + (1.0 - reinforce) * returns + entropy * nats
+        return -jnp.mean(weights * objective), Imagined(trajectory, returns, weights), jnp.mean(nats)
+
+    losses, imagined, nats = jax.vmap(one)(jax.random.split(key, starts.deter.shape[0]), starts)
+    metrics = {"entropy": jnp.mean(nats), "imagined_return": jnp.mean(imagined.returns)}
+    return jnp.mean(losses), (imagined, metrics)
+
+
+def make_optimizers(cfg: DreamerV2Config) -> Parts:
+    """Adam with weight decay behind clipping of the global norm, for each part."""
+
+    def adam(lr: Array | float) -> optax.GradientTransformation:
+        decayed = optax.adamw(lr, eps=cfg.adam_eps, weight_decay=cfg.weight_decay)
+        return optax.chain(optax.clip_by_global_norm(cfg.clip), decayed)  # pyright: ignore[reportArgumentType]
+
+    return Parts(adam(cfg.model_lr), adam(cfg.actor_lr), adam(cfg.critic_lr))
+
+
+def update(
+    key_model: Key,
+    key_imagine: Key,
+    learner: Learner,
+    start: Latent,
+    rows: Rows,
+    *,
+    cfg: DreamerV2Config,
+    nets: Networks,
+    heads: ActorCritic,
+    optimizers: Parts,
+) -> tuple[Learner, Metrics]:
+    """One step each of world model, actor and critic; every `cfg.copy_every` updates the target critic is copied.
+
+    Args:
+      key_model: for the model's loss.
+      key_imagine: for imagination.
+      learner: parameters and optimiser states.
+      start: [B, ...] the states before the first rows.
+      rows: [T, B, ...] time-major windows, rewards in the environment's units.
+      cfg: settings.
+      nets, heads, optimizers: as built from it.
+    Returns:
+      the learner after the step; the metrics of the three losses, and "model_loss".
+    """
+    of_model = partial(
+        model_loss_and_states, nets=nets, kl_scale=cfg.kl_scale, balance=cfg.balance, free=cfg.free,
+        cont_scale=cfg.cont_scale,
+    )  # fmt: skip
+    of_actor = partial(
+        actor_loss_and_trajectories, critic=learner.target, nets=nets, heads=heads, horizon=cfg.imagined,
+        gamma=cfg.gamma, lam=cfg.lam, reinforce=cfg.reinforce, entropy=cfg.entropy,
+    )  # fmt: skip
+    params, opts, metrics = update_parts(
+        key_model, key_imagine, Parts(*learner[:3]), learner.opts, start,
+        rows._replace(reward=cfg.reward_scale * rows.reward), model_loss_and_states=of_model,
+        actor_loss_and_trajectories=of_actor, critic=heads.critic, optimizers=optimizers,
+    )  # fmt: skip
+    updates = learner.updates + 1
+    target = tree.where(updates % cfg.copy_every == 0, params.critic, learner.target)
+    return Learner(*params, target, opts, updates), metrics
 
 
 def make(cfg: DreamerV2Config, spec: Spec) -> Agent:
@@ -128,101 +331,39 @@ def make(cfg: DreamerV2Config, spec: Spec) -> Agent:
       ValueError: a setting out of range, or an environment that needs a wrapper first.
     """
     check(cfg)
-    need_unit_actions(spec)
+    check_unit_actions(spec)
     nets = networks(cfg.net, spec, gaussian=False)
-    policy = policy_of(spec.action, clipped_normal)
-    actor_net, critic_net = head(cfg.net, nets.rssm.size, policy.outputs), head(cfg.net, nets.rssm.size, 1)
-
-    def rule(lr: Array | float) -> optax.GradientTransformation:
-        adam = optax.adamw(lr, eps=cfg.adam_eps, weight_decay=cfg.weight_decay)
-        return optax.chain(optax.clip_by_global_norm(cfg.clip), adam)  # pyright: ignore[reportArgumentType]
-
-    rules = rule(cfg.model_lr), rule(cfg.actor_lr), rule(cfg.critic_lr)
+    policy = make_policy(spec.action, clipped_normal)
+    heads = actor_critic(cfg.net, nets.rssm.size, policy)
+    optimizers = make_optimizers(cfg)
 
     def init(key: Key) -> Learner:
-        key_model, key_actor, key_critic = jax.random.split(key, 3)
-        trained = nets.init(key_model), actor_net.init(key_actor), critic_net.init(key_critic)
-        opts = tuple(r.init(params) for r, params in zip(rules, trained, strict=True))
-        return Learner(*trained, jax.tree.map(jnp.copy, trained[2]), opts, jnp.int32(0))
+        params, opts = init_parts(key, nets=nets, heads=heads, optimizers=optimizers)
+        return Learner(*params, jax.tree.map(jnp.copy, params.critic), opts, jnp.int32(0))
 
-    def act(key: Key, learner: Learner, carry: Memory, obs: Obs, explore: bool) -> tuple[Action, Memory, Tree]:
+    def act(key: Key, learner: Learner, carry: ActorCarry, obs: Obs, explore: bool) -> tuple[Action, ActorCarry, Tree]:
         key_latent, key_action = jax.random.split(key)
         token = nets.encoder.apply(learner.model.encoder, obs)
-        at = sense(nets.rssm, learner.model.rssm, key_latent, carry, token)
+        at = observe_step(key_latent, learner.model.rssm, carry, token, rssm=nets.rssm)
         latent: Latent = at.states
-        if not explore:  # the likeliest
+        if not explore:
             latent = latent._replace(stoch=jax.nn.one_hot(jnp.argmax(at.posterior, -1), latent.stoch.shape[-1]))
-        out = actor_net.apply(learner.actor, features(latent))
-        action = policy.real(policy.sample(key_action, out) if explore else policy.mode(out))
-        return action, Memory(latent, action_code(spec.action, action)), ()
+        out = heads.actor.apply(learner.actor, features(latent))
+        action = policy.to_env(policy.sample(key_action, out) if explore else policy.mode(out))
+        return action, ActorCarry(latent, action_code(spec.action, action)), ()
 
-    def of_model(params: ModelParams, key: Key, start: Latent, rows: Any) -> tuple[Array, tuple[Latent, Metrics]]:
-        keys = jax.random.split(key, cfg.batch)
-        tracked, terms = jax.vmap(lambda *window: losses(nets, params, *window), (0, 0, 1), 1)(keys, start, rows)
-        dyn, rep = two_way(jax.vmap(jax.vmap(nets.rssm.kl)), tracked.posterior, tracked.prior)
-        means = jax.tree.map(jnp.mean, terms)
-        means["kl_loss"] = balanced(dyn, rep, cfg.balance, cfg.free)
-        total = (
-            means["decoder_loss"]
-            + means["reward_loss"]
-            + cfg.cont_scale * means["continue_loss"]
-            + cfg.kl_scale * means["kl_loss"]
-        )
-        return total, (tracked.states, means | {"kl": jnp.mean(dyn)})
-
-    def of_actor(
-        actor: Params, key: Key, model: ModelParams, target: Params, starts: Latent
-    ) -> tuple[Array, tuple[Life, Array, Array, Metrics]]:
-        """L_π [], and the lives [N, ...] with their returns and weights [N, H]."""
-
-        def one(key: Key, start: Latent) -> tuple[Array, tuple[Life, Array, Array, Array]]:
-            life = live(key, nets, model, (actor_net, actor), policy, start, cfg.imagined, cfg.gamma)
-            values = jax.vmap(lambda x: value_of(critic_net, target, x))(life.feature)
-            returns, weight = targets(life, values, cfg.lam)
-            out = jax.vmap(actor_net.apply, (None, 0))(actor, jax.lax.stop_gradient(life.feature[:-1]))
-            better = jax.lax.stop_gradient(returns - values[:-1])
-            nats = jax.vmap(policy.entropy)(out)
-            told = cfg.reinforce * jax.vmap(policy.log_prob)(out, life.action) * better
-            gain = told + (1.0 - cfg.reinforce) * returns + cfg.entropy * nats
-            return -jnp.mean(weight * gain), (life, returns, weight, jnp.mean(nats))
-
-        keys = jax.random.split(key, starts.deter.shape[0])
-        loss, (life, returns, weight, nats) = jax.vmap(one)(keys, starts)
-        return jnp.mean(loss), (
-            life,
-            returns,
-            weight,
-            {"entropy": jnp.mean(nats), "imagined_return": jnp.mean(returns)},
-        )
-
-    def update(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
-        key_sample, key_model, key_dream = jax.random.split(key, 3)
+    def update_from_replay(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
+        key_sample, key_model, key_imagine = jax.random.split(key, 3)
         sampled: Window = replay.sample(key_sample, cfg.batch)
-        start, rows = driven_windows(sampled.steps, nets.rssm, spec.action, False)
-        rows = rows._replace(reward=cfg.reward_scale * rows.reward)
-        (model_loss, (states, metrics)), grad = jax.value_and_grad(of_model, has_aux=True)(
-            learner.model, key_model, start, rows
-        )
-        model, opt_model = descend(rules[0], grad, learner.opts[0], learner.model)
+        start, rows = batch_model_inputs(sampled.steps, rssm=nets.rssm, space=spec.action, context=False)
+        parts = {"cfg": cfg, "nets": nets, "heads": heads, "optimizers": optimizers}
+        learner, metrics = update(key_model, key_imagine, learner, start, rows, **parts)
+        return learner, metrics, ()
 
-        starts = tree.flatten_dims(jax.lax.stop_gradient(states), 2)
-        grad_actor, (life, returns, weight, means) = jax.grad(of_actor, has_aux=True)(
-            learner.actor, key_dream, model, learner.target, starts
-        )
-        actor, opt_actor = descend(rules[1], grad_actor, learner.opts[1], learner.actor)
-
-        value_loss, grad_critic = jax.value_and_grad(critic_loss)(learner.critic, critic_net, life, returns, weight)
-        critic, opt_critic = descend(rules[2], grad_critic, learner.opts[2], learner.critic)
-
-        updates = learner.updates + 1
-        target = tree.where(updates % cfg.copy_every == 0, critic, learner.target)
-        metrics |= means | {"model_loss": model_loss, "value_loss": value_loss}
-        return Learner(model, actor, critic, target, (opt_model, opt_actor, opt_critic), updates), metrics, ()
-
-    return Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update)
+    return Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update_from_replay)
 
 
 def open_loop_model(cfg: DreamerV2Config, spec: Spec, learner: Learner) -> OpenLoopModel:
-    """What the learned model imagines with."""
+    """The learned world model with its parameters, for looking at its imagination."""
     nets, params = networks(cfg.net, spec, gaussian=False), learner.model
     return rssm_open_loop_model(spec.action, nets.encoder, nets.rssm, nets.decoder, params)

@@ -1,50 +1,103 @@
 """World Models: a linear controller that evolves inside a learned dream.
 
-Ha & Schmidhuber 2018, "World Models" (arXiv 1803.10122). V sees (`models.world_models.vae`), M remembers and foretells
-(`models.world_models.mdn_rnn`), and C acts:
+Ha & Schmidhuber 2018, "World Models" (arXiv 1803.10122). V encodes observations (`models.world_models.vae`), M predicts
+latents with a recurrent memory (`models.world_models.mdn_rnn`), and the controller C acts:
 
     a_t = W [z_t, h_t] + b,  z_t of V's encoder and h_t of M's LSTM        the largest entry, or tanh a_t
 
-The slow clock fits V and M to the buffer, then lets C evolve by CMA-ES, all in one compiled program. The score of a
-candidate is the mean over R dreams of what it gathers there, from observations that began real episodes:
+The slow clock fits V and M to the buffer, then evolves C by CMA-ES, all in one compiled program. A candidate's score is
+its mean return in R dreams that start from first observations of real episodes:
 
     s(C) = 1/R Σ_i Σ_t (Π_{k<t} d_k) r_t,   z_{t+1} ~ M at temperature τ,  d the chance that the episode goes on
 
-Within a generation all candidates dream the same R dreams: the same initial observations, and the same random numbers
-in each step. A temperature above 1 makes dreams less certain than the world, so that faults of M are harder to live by.
-Real steps between two fits are taken by C, with some random actions: the iterated form of the paper's section 5.
+Within a generation all candidates meet the same R dreams: the same initial observations, and the same random numbers in
+each step. A temperature above 1 makes dreams more uncertain than the environment, so that a controller can exploit M's
+errors less. Between two fits C acts in the environment, with some random actions: the iterated form of the paper's
+section 5.
 
 Differs from the paper in: what `models.world_models.mdn_rnn` says; C sees the mean of z in the real environment; real
 steps come from C as soon as there is one; C is the mean of the strategy's last generation, from which the next fit's
-goes on; as an option further strategies start from 0 in each fit, for one that goes on stays where it is stuck.
+strategy continues; as an option each fit runs further strategies from 0, since one that continues stays where it is
+stuck.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mbrl_jax.agents.dreamer.common import need_unit_actions
 from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.agents.world_models.controller import (
-    WorldModelsConfig,
     control,
     controller_size,
-    evolved,
+    evolve_controller,
     features,
-    scorer,
+    score_controllers,
 )
 from mbrl_jax.buffers.sequence import Step, Window, sequence
 from mbrl_jax.core import tree
-from mbrl_jax.core.config import check
-from mbrl_jax.core.types import Action, Agent, Array, Buffer, Discrete, Key, Metrics, Obs, Replay, Spec, Tree
+from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.types import (
+    Action,
+    Agent,
+    Array,
+    Buffer,
+    Discrete,
+    Key,
+    Metrics,
+    Obs,
+    Replay,
+    Space,
+    Spec,
+    Tree,
+    no_update,
+)
+from mbrl_jax.envs.spaces import check_unit_actions
 from mbrl_jax.models.world_models import mdn_rnn as mdn_rnns
-from mbrl_jax.models.world_models.mdn_rnn import DreamState, MDNRNNParams, Memory, Rows, mdn_rnn
-from mbrl_jax.models.world_models.vae import draw, vae
+from mbrl_jax.models.world_models.mdn_rnn import (
+    MDNRNN,
+    DreamState,
+    MDNRNNConfig,
+    MDNRNNParams,
+    Memory,
+    Rows,
+    mdn_rnn_loss,
+)
+from mbrl_jax.models.world_models.vae import VAE, VAEConfig, sample_latent, vae, vae_loss
+from mbrl_jax.ops.evolution import KINDS
 from mbrl_jax.ops.optim import descend
+
+
+@config
+class WorldModelsConfig:
+    """Settings of World Models."""
+
+    lr: float = setting(default=1e-3, above=0, help="Adam's learning rate for M")
+    lr_end: float = setting(default=0.1, above=0, high=1, help="final fraction of M's learning rate in each fit")
+    vision: VAEConfig = VAEConfig()
+    memory: MDNRNNConfig = MDNRNNConfig()
+    vision_rate: float = setting(default=1e-4, above=0, help="Adam's learning rate for V")
+    batch: int = setting(default=32, low=1, help="windows per gradient step of M; V's steps use all their rows")
+    length: int = setting(default=32, low=1, help="steps per window")
+    vision_updates: int = setting(default=500, low=0, help="gradient steps of V per fit")
+    memory_updates: int = setting(default=1_000, low=1, help="gradient steps of M per fit")
+    max_grad: float = setting(default=1.0, above=0, help="largest absolute entry of M's gradient; others are clipped")
+    sees: str = setting(default="zh", choices=("z", "zh", "zhc"), help="input of C: latent, LSTM output, LSTM cell")
+    temperature: float = setting(default=1.15, above=0, help="τ, temperature of the dreams")
+    horizon: int = setting(default=200, low=1, help="steps per dream")
+    dreams: int = setting(default=16, low=1, help="R, dreams per candidate and generation")
+    strategy: str = setting(default="cma", choices=KINDS, help="evolution strategy: CMA-ES, or separable for large C")
+    population: int = setting(default=64, low=2, help="candidates per generation")
+    generations: int = setting(default=25, low=1, help="generations per fit")
+    tries: int = setting(default=1, low=1, help="strategies per fit: the first continues, the others start from 0")
+    sigma: float = setting(default=0.1, above=0, help="standard deviation of the candidates at the start of each fit")
+    epsilon: float = setting(default=0.1, low=0, high=1, help="probability of a random action (discrete actions)")
+    noise: float = setting(default=0.2, low=0, help="standard deviation of exploration noise (continuous actions)")
 
 
 class Learner(NamedTuple):
@@ -55,6 +108,13 @@ class Learner(NamedTuple):
     vision: Any  # V
     vision_opt: Any
     controller: Array  # [D], W row by row and b
+
+
+class Networks(NamedTuple):
+    """V and M, without parameters."""
+
+    vision: VAE
+    memory: MDNRNN
 
 
 def window(cfg: WorldModelsConfig) -> int:
@@ -73,8 +133,184 @@ def buffer(cfg: WorldModelsConfig, capacity: int, num_envs: int) -> Buffer:
     return sequence(capacity, window(cfg), num_envs)
 
 
+def networks(cfg: WorldModelsConfig, spec: Spec) -> Networks:
+    """V and M for one environment."""
+    vision = vae(cfg.vision, spec.obs)
+    return Networks(vision, mdn_rnns.mdn_rnn(cfg.memory, vision.size, spec))
+
+
+# Fits ----------------------------------------------------------------------------------------------------------------
+
+
+def memory_optimizer(max_grad: Array | float) -> optax.GradientTransformation:
+    """Clipping of each entry of the gradient, then Adam's scaling; `fit_memory` applies the learning rate."""
+    return optax.chain(optax.clip(max_grad), optax.scale_by_adam())  # pyright: ignore[reportArgumentType]
+
+
+def sample_windows(key: Key, replay: Replay, *, batch: int, rows: int) -> Window:
+    """A batch of windows [rows, batch, ...].
+
+    Args:
+      key: used once.
+      replay: the experience.
+      batch: number of windows.
+      rows: of each.
+    Raises:
+      ValueError: the buffer gives windows of another length.
+    """
+    found: Window = replay.sample(key, batch)
+    if len(found.steps.reward) != rows:
+        raise ValueError(f"windows must have length + 1 = {rows} rows, got {len(found.steps.reward)}")
+    return found
+
+
+def calibrate(learner: Learner, replay: Replay, *, nets: Networks) -> Learner:
+    """The learner with the scales of rewards, and of vector observations, set to the statistics of the buffer.
+
+    Args:
+      learner: what was learned so far.
+      replay: the experience; all of its rows count.
+      nets: V and M.
+    """
+    index = jnp.arange(replay.capacity)
+    rows: Step = replay.take(jnp.minimum(index, jnp.maximum(replay.size - 1, 0)))
+    filled = index < replay.size
+    learner = learner._replace(memory=nets.memory.calibrate(learner.memory, rows.reward, filled & ~rows.first))
+    if nets.vision.calibrate is None:
+        return learner
+    return learner._replace(vision=nets.vision.calibrate(learner.vision, rows.obs, filled))
+
+
+def fit_vae(
+    key: Key, params: Any, opt: Any, replay: Replay, *, model: VAE, optimizer: optax.GradientTransformation,
+    tolerance: Array | float, updates: int, batch: int, rows: int,
+) -> tuple[Any, Any, Metrics]:  # fmt: skip
+    """V after gradient steps on `vae_loss`.
+
+    Args:
+      key: used once.
+      params: of V.
+      opt: state of the optimizer.
+      replay: the experience.
+      model: V.
+      optimizer: of the parameters.
+      tolerance: τ of the loss.
+      updates: gradient steps; with 0, or where V learns nothing by gradient, nothing changes.
+      batch: windows per gradient step.
+      rows: of a window.
+    Returns:
+      parameters, the optimizer's state, and the means of the loss's metrics over the steps, as "vision/...".
+    """
+    if model.error is None or updates == 0:
+        return params, opt, {}
+
+    def one_step(at: tuple[Any, Any], i: Array) -> tuple[tuple[Any, Any], Metrics]:
+        (params, opt), (key_sample, key_loss) = at, jax.random.split(jax.random.fold_in(key, i))
+        obs = tree.flatten_dims(sample_windows(key_sample, replay, batch=batch, rows=rows).steps.obs, 2)
+        grads, metrics = jax.grad(vae_loss, has_aux=True)(params, key_loss, obs, model=model, tolerance=tolerance)
+        return descend(optimizer, grads, opt, params), metrics
+
+    (params, opt), metrics = jax.lax.scan(one_step, (params, opt), jnp.arange(updates))
+    return params, opt, {f"vision/{name}": jnp.mean(value) for name, value in metrics.items()}
+
+
+def encode_windows(key: Key, vision: Any, steps: Step, *, model: VAE) -> Rows:
+    """A batch of windows as the dynamics learn from them, with a draw of the latent for each observation.
+
+    Args:
+      key: draws the latents.
+      vision: parameters of V.
+      steps: [L, B, ...] windows.
+      model: V.
+    Returns:
+      [L, B, ...] rows.
+    """
+    keys = jax.random.split(key, steps.reward.shape)
+    z = jax.vmap(jax.vmap(lambda key, obs: sample_latent(key, model.encode(vision, obs))))(keys, steps.obs)
+    return Rows(z, steps.action, steps.reward, steps.discount, steps.first, steps.last)
+
+
+def fit_memory(
+    key: Key, params: MDNRNNParams, opt: Any, vision: Any, replay: Replay, *, nets: Networks,
+    optimizer: optax.GradientTransformation, lr: Array | float, lr_end: Array | float, updates: int, batch: int,
+    rows: int,
+) -> tuple[MDNRNNParams, Any, Metrics]:  # fmt: skip
+    """M after gradient steps on `mdn_rnn_loss`, at a learning rate that falls along a cosine.
+
+    Args:
+      key: used once.
+      params: of M.
+      opt: state of the optimizer.
+      vision: parameters of V, which do not change.
+      replay: the experience.
+      nets: V and M.
+      optimizer: gives the direction of each step (`memory_optimizer`).
+      lr: first learning rate.
+      lr_end: fraction of it at the end.
+      updates: gradient steps, at least 1.
+      batch: windows per gradient step.
+      rows: of a window.
+    Returns:
+      parameters, the optimizer's state, and the means of the loss's metrics over the steps, as "model/...".
+    """
+    schedule = optax.cosine_decay_schedule(1.0, updates, lr_end)  # pyright: ignore[reportArgumentType]
+
+    def one_step(at: tuple[MDNRNNParams, Any], i: Array) -> tuple[tuple[MDNRNNParams, Any], Metrics]:
+        (params, opt), (key_sample, key_latent) = at, jax.random.split(jax.random.fold_in(key, i))
+        found = sample_windows(key_sample, replay, batch=batch, rows=rows)
+        encoded = encode_windows(key_latent, vision, found.steps, model=nets.vision)
+        grads, metrics = jax.grad(mdn_rnn_loss, has_aux=True)(params, encoded, found.weight, model=nets.memory)
+        updates, opt = optimizer.update(grads, opt, params)  # pyright: ignore[reportArgumentType]
+        rate = lr * schedule(i)
+        return (jax.tree.map(lambda p, d: p - rate * d, params, updates), opt), metrics
+
+    (params, opt), metrics = jax.lax.scan(one_step, (params, opt), jnp.arange(updates))
+    return params, opt, {f"model/{name}": jnp.mean(value) for name, value in metrics.items()}
+
+
+def controller_score(
+    cfg: WorldModelsConfig, spec: Spec, memory: MDNRNNParams, vision: Any, replay: Replay
+) -> Callable[[Key, Array], Array]:
+    """What C evolves by: (key, controllers [P, D]) -> [P], their `score_controllers` under these settings.
+
+    Args:
+      cfg: settings.
+      spec: of the environment.
+      memory: parameters of M.
+      vision: parameters of V.
+      replay: the experience.
+    """
+    nets = networks(cfg, spec)
+    return partial(
+        score_controllers, vision=vision, autoencoder=nets.vision, replay=replay, dreams=cfg.dreams, memory=memory,
+        dynamics=nets.memory, space=spec.action, sees=cfg.sees, temperature=cfg.temperature, horizon=cfg.horizon,
+    )  # fmt: skip
+
+
+# The agent -----------------------------------------------------------------------------------------------------------
+
+
+def explore_action(
+    key: Key, action: Action, space: Space, *, epsilon: Array | float, noise: Array | float
+) -> Action:  # fmt: skip
+    """The action taken while exploring: sometimes a random one if discrete, else one with normal noise.
+
+    Args:
+      key: used once.
+      action: the controller's.
+      space: of the actions.
+      epsilon: probability of a random action, for discrete ones.
+      noise: standard deviation of the noise, for continuous ones, which are clipped to [-1, 1].
+    """
+    key_which, key_action = jax.random.split(key)
+    if isinstance(space, Discrete):
+        replaced = jax.random.uniform(key_which) < epsilon
+        return jnp.where(replaced, space.sample(key_action), action)
+    return jnp.clip(action + noise * jax.random.normal(key_action, action.shape), -1.0, 1.0)
+
+
 def make(cfg: WorldModelsConfig, spec: Spec) -> Agent:
-    """World Models for one environment; they learn from `buffer(cfg, ...)`.
+    """World Models for one environment; they learn from `buffer(cfg, ...)`. An actor's memory is that of M's LSTM.
 
     Args:
       cfg: settings; floats may be traced.
@@ -83,140 +319,72 @@ def make(cfg: WorldModelsConfig, spec: Spec) -> Agent:
       ValueError: a setting out of range, or an environment that needs a wrapper first.
     """
     check(cfg)
-    need_unit_actions(spec)
-    sight = vae(cfg.vision, spec.obs)
-    dynamics = mdn_rnn(cfg.memory, sight.size, spec)
-    size = controller_size(cfg, sight.size, spec.action)
-    fading = optax.cosine_decay_schedule(1.0, cfg.memory_updates, cfg.lr_end)  # pyright: ignore[reportArgumentType]
-    memory_rule = optax.chain(optax.clip(cfg.max_grad), optax.scale_by_adam())  # pyright: ignore[reportArgumentType]
-    vision_rule = optax.adam(cfg.vision_rate)
+    check_unit_actions(spec)
+    nets = networks(cfg, spec)
+    size = controller_size(spec.action, latent=nets.vision.size, hidden=cfg.memory.hidden, sees=cfg.sees)
+    optimizer, vision_optimizer = memory_optimizer(cfg.max_grad), optax.adam(cfg.vision_rate)
+    sampling = {"batch": cfg.batch, "rows": window(cfg)}
 
     def init(key: Key) -> Learner:
         key_memory, key_vision = jax.random.split(key)
-        memory, vision = dynamics.init(key_memory), sight.init(key_vision)
-        return Learner(memory, memory_rule.init(memory), vision, vision_rule.init(vision), jnp.zeros(size))
+        memory, vision = nets.memory.init(key_memory), nets.vision.init(key_vision)
+        return Learner(memory, optimizer.init(memory), vision, vision_optimizer.init(vision), jnp.zeros(size))
 
     def act(key: Key, learner: Learner, carry: Memory, obs: Obs, explore: bool) -> tuple[Action, Memory, Tree]:
-        z = sight.encode(learner.vision, obs).mean
+        z = nets.vision.encode(learner.vision, obs).mean
         action = control(spec.action, learner.controller, features(cfg.sees, DreamState(z, carry)))
         if explore:
-            action = explored(key, action)
-        return action, dynamics.remember(learner.memory, carry, z, action), ()
-
-    def explored(key: Key, action: Action) -> Action:
-        key_which, key_action = jax.random.split(key)
-        if isinstance(spec.action, Discrete):
-            anew = jax.random.uniform(key_which) < cfg.epsilon
-            return jnp.where(anew, spec.action.sample(key_action), action)
-        return jnp.clip(action + cfg.noise * jax.random.normal(key_action, action.shape), -1.0, 1.0)
-
-    def sampled(key: Key, replay: Replay) -> Window:
-        found: Window = replay.sample(key, cfg.batch)
-        if len(found.steps.reward) != window(cfg):
-            raise ValueError(f"windows must have length + 1 = {window(cfg)} rows, got {len(found.steps.reward)}")
-        return found
-
-    def fit_vision(key: Key, vision: Any, opt: Any, replay: Replay) -> tuple[Any, Any, Metrics]:
-        """V after its gradient steps, and means over them."""
-        one = sight.loss
-        if one is None or cfg.vision_updates == 0:
-            return vision, opt, {}
-
-        def one_step(at: tuple[Any, Any], i: Array) -> tuple[tuple[Any, Any], Metrics]:
-            (vision, opt), (key_sample, key_loss) = at, jax.random.split(jax.random.fold_in(key, i))
-            obs = tree.flatten_dims(sampled(key_sample, replay).steps.obs, 2)
-            keys = jax.random.split(key_loss, cfg.batch * window(cfg))
-
-            def loss(vision: Any) -> tuple[Array, Metrics]:
-                return jax.tree.map(jnp.mean, jax.vmap(one, (None, 0, 0))(vision, keys, obs))
-
-            grads, means = jax.grad(loss, has_aux=True)(vision)
-            return descend(vision_rule, grads, opt, vision), means
-
-        (vision, opt), means = jax.lax.scan(one_step, (vision, opt), jnp.arange(cfg.vision_updates))
-        return vision, opt, {f"vision/{name}": jnp.mean(value) for name, value in means.items()}
-
-    def fit_memory(
-        key: Key, memory: MDNRNNParams, opt: Any, vision: Any, replay: Replay
-    ) -> tuple[MDNRNNParams, Any, Metrics]:
-        """M after its gradient steps, and means over them."""
-
-        def one_step(at: tuple[MDNRNNParams, Any], i: Array) -> tuple[tuple[MDNRNNParams, Any], Metrics]:
-            (memory, opt), (key_sample, key_latent) = at, jax.random.split(jax.random.fold_in(key, i))
-            found = sampled(key_sample, replay)
-            steps: Step = found.steps
-            keys = jax.random.split(key_latent, (window(cfg), cfg.batch))
-            z = jax.vmap(jax.vmap(lambda key, obs: draw(key, sight.encode(vision, obs))))(keys, steps.obs)
-            rows = Rows(z, steps.action, steps.reward, steps.discount, steps.first, steps.last)
-
-            def loss(memory: MDNRNNParams) -> tuple[Array, Metrics]:
-                losses, terms = jax.vmap(dynamics.loss, (None, 1))(memory, rows)
-                return jnp.mean(found.weight * losses), jax.tree.map(jnp.mean, terms)
-
-            grads, means = jax.grad(loss, has_aux=True)(memory)
-            change, opt = memory_rule.update(grads, opt, memory)
-            rate = cfg.lr * fading(i)
-            return (jax.tree.map(lambda p, d: p - rate * d, memory, change), opt), means
-
-        (memory, opt), means = jax.lax.scan(one_step, (memory, opt), jnp.arange(cfg.memory_updates))
-        return memory, opt, {f"model/{name}": jnp.mean(value) for name, value in means.items()}
-
-    def calibrated(learner: Learner, replay: Replay) -> Learner:
-        """Scales of rewards, and of vectors, as all rows of the buffer are."""
-        index = jnp.arange(replay.capacity)
-        rows: Step = replay.take(jnp.minimum(index, jnp.maximum(replay.size - 1, 0)))
-        held = index < replay.size
-        learner = learner._replace(memory=dynamics.calibrate(learner.memory, rows.reward, held & ~rows.first))
-        if sight.calibrate is None:
-            return learner
-        return learner._replace(vision=sight.calibrate(learner.vision, rows.obs, held))
+            action = explore_action(key, action, spec.action, epsilon=cfg.epsilon, noise=cfg.noise)
+        return action, nets.memory.remember(learner.memory, carry, z, action), ()
 
     def refresh(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics]:
         key_vision, key_memory, key_evolve = jax.random.split(key, 3)
-        learner = calibrated(learner, replay)
-        vision, vision_opt, metrics = fit_vision(key_vision, learner.vision, learner.vision_opt, replay)
-        memory, memory_opt, more = fit_memory(key_memory, learner.memory, learner.memory_opt, vision, replay)
-
-        learner = Learner(memory, memory_opt, vision, vision_opt, learner.controller)
-        found = evolved(cfg, key_evolve, scorer(cfg, spec, memory, vision, replay), learner.controller)
+        learner = calibrate(learner, replay, nets=nets)
+        vision, vision_opt, metrics = fit_vae(
+            key_vision, learner.vision, learner.vision_opt, replay, model=nets.vision, optimizer=vision_optimizer,
+            tolerance=cfg.vision.tolerance, updates=cfg.vision_updates, **sampling,
+        )  # fmt: skip
+        memory, memory_opt, more = fit_memory(
+            key_memory, learner.memory, learner.memory_opt, vision, replay, nets=nets, optimizer=optimizer, lr=cfg.lr,
+            lr_end=cfg.lr_end, updates=cfg.memory_updates, **sampling,
+        )  # fmt: skip
+        found = evolve_controller(
+            key_evolve, learner.controller, controller_score(cfg, spec, memory, vision, replay), sigma=cfg.sigma,
+            population=cfg.population, generations=cfg.generations, strategy=cfg.strategy, tries=cfg.tries,
+        )  # fmt: skip
         metrics |= more | {
-            "dream/return": found.centre[-1],  # of the last generation's mean, in dreams it has not been chosen by
+            "dream/return": found.centre[-1],  # of the last generation's mean, in dreams it was not selected by
             "dream/best": found.best[-1],
             "dream/average": found.average[-1],
             "dream/sigma": found.sigma[-1],
         }
-        return learner._replace(controller=found.mean), metrics
+        return Learner(memory, memory_opt, vision, vision_opt, found.mean), metrics
 
-    def update(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
-        del key, replay
-        return learner, {}, ()
-
-    return Agent(init, dynamics.start, act, update, refresh)
+    return Agent(init, nets.memory.start, act, no_update, refresh)
 
 
 def open_loop_model(cfg: WorldModelsConfig, spec: Spec, learner: Learner) -> OpenLoopModel:
-    """World Models' dream at its temperature: V encodes and rebuilds observations, M dreams on from its memory.
+    """World Models' open-loop model, at the temperature of its dreams: V encodes and decodes observations, M predicts.
 
     Args:
       cfg: settings.
       spec: of the environment.
       learner: what was learned.
     """
-    sight = vae(cfg.vision, spec.obs)
-    dynamics = mdn_rnn(cfg.memory, sight.size, spec)
-    model = mdn_rnns.bind(dynamics, learner.memory, cfg.temperature)
+    nets = networks(cfg, spec)
+    model = mdn_rnns.bind(nets.memory, learner.memory, cfg.temperature)
 
     def track(key: Key, obs: Obs, action: Action) -> DreamState:
         del key
 
-        def one(memory: Any, at: tuple[Array, Action]) -> tuple[Any, DreamState]:
+        def one(memory: Memory, at: tuple[Array, Action]) -> tuple[Memory, DreamState]:
             z, action = at
-            return dynamics.remember(learner.memory, memory, z, action), DreamState(z, memory)
+            return nets.memory.remember(learner.memory, memory, z, action), DreamState(z, memory)
 
-        seen = jax.vmap(lambda obs: sight.encode(learner.vision, obs).mean)(obs)
-        return jax.lax.scan(one, dynamics.start(), (seen, action))[1]
+        z = jax.vmap(lambda obs: nets.vision.encode(learner.vision, obs).mean)(obs)
+        return jax.lax.scan(one, nets.memory.start(), (z, action))[1]
 
     def step(key: Key, state: DreamState, action: Action) -> DreamState:
         return model.step(key, state, action).state
 
-    return OpenLoopModel(track, step, lambda state: sight.decode(learner.vision, state.z))
+    return OpenLoopModel(track, step, lambda state: nets.vision.decode(learner.vision, state.z))

@@ -1,4 +1,4 @@
-"""Linear controllers, what they score in dreams, and their evolution there (see `agents.world_models.agent`)."""
+"""World Models' linear controllers: how they act, what they score in dreams, and their evolution there."""
 
 from __future__ import annotations
 
@@ -9,104 +9,53 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core import tree
-from mbrl_jax.core.config import config, setting
-from mbrl_jax.core.types import Array, Discrete, Key, Obs, Replay, Space, Spec
+from mbrl_jax.core.types import Action, Array, Discrete, Key, Obs, Replay, Space
 from mbrl_jax.models.rssm.rssm import code_size
-from mbrl_jax.models.world_models.mdn_rnn import MDNRNN, DreamState, MDNRNNConfig, MDNRNNParams, bind, mdn_rnn
-from mbrl_jax.models.world_models.vae import VAEConfig, draw, vae
-from mbrl_jax.ops.evolution import KINDS, Evolved, evolve
-
-
-@config
-class WorldModelsConfig:
-    """Settings of World Models."""
-
-    lr: float = setting(default=1e-3, above=0, help="Adam's learning rate for M")
-    lr_end: float = setting(default=0.1, above=0, high=1, help="share of it that is left at the end of each fit")
-    vision: VAEConfig = VAEConfig()
-    memory: MDNRNNConfig = MDNRNNConfig()
-    vision_rate: float = setting(default=1e-4, above=0, help="Adam's learning rate for V")
-    batch: int = setting(default=32, low=1, help="windows per gradient step, for V too, which sees all their rows")
-    length: int = setting(default=32, low=1, help="steps of a window")
-    vision_updates: int = setting(default=500, low=0, help="gradient steps of V in a fit")
-    memory_updates: int = setting(default=1_000, low=1, help="gradient steps of M in a fit")
-    max_grad: float = setting(default=1.0, above=0, help="entries of M's gradient are clipped to it")
-    sees: str = setting(default="zh", choices=("z", "zh", "zhc"), help="what C sees: latent, and the LSTM's h and c")
-    temperature: float = setting(default=1.15, above=0, help="τ, of the dreams")
-    horizon: int = setting(default=200, low=1, help="steps of a dream")
-    dreams: int = setting(default=16, low=1, help="R, dreams of each candidate")
-    strategy: str = setting(default="cma", choices=tuple(KINDS), help="CMA-ES, or its separable form for large C")
-    population: int = setting(default=64, low=2, help="candidates of a generation")
-    generations: int = setting(default=25, low=1, help="in each fit")
-    tries: int = setting(default=1, low=1, help="strategies in each fit: one from the last C, others from 0")
-    sigma: float = setting(default=0.1, above=0, help="first deviation of candidates, at the start of each fit")
-    epsilon: float = setting(
-        default=0.1, low=0, high=1, help="chance of a random action while exploring, discrete ones"
-    )
-    noise: float = setting(default=0.2, low=0, help="deviation of normal noise added while exploring, continuous ones")
+from mbrl_jax.models.world_models.mdn_rnn import MDNRNN, DreamState, MDNRNNParams, bind
+from mbrl_jax.models.world_models.vae import VAE, sample_latent
+from mbrl_jax.ops.evolution import Evolved, evolve
 
 
 def features(sees: str, state: DreamState) -> Array:
-    """What a controller sees of a state, [F]."""
+    """A controller's input [F]: "z" the latent, "zh" with the LSTM's h, "zhc" with its h and c."""
     parts = {"z": (), "zh": (state.memory.h,), "zhc": (state.memory.h, state.memory.c)}
     return jnp.concatenate([state.z, *parts[sees]])
 
 
-def controller_size(cfg: WorldModelsConfig, latent: int, space: Space) -> int:
-    """D, how many numbers a controller is, for latents of Z = `latent` entries."""
-    seen = latent + cfg.memory.hidden * (len(cfg.sees) - 1)
-    return code_size(space) * (seen + 1)
+def controller_size(space: Space, *, latent: int, hidden: int, sees: str) -> int:
+    """D, parameters of a controller.
+
+    Args:
+      space: of the actions.
+      latent: Z, dimension of the latent.
+      hidden: H, units of the LSTM.
+      sees: see `features`.
+    """
+    inputs = latent + hidden * (len(sees) - 1)
+    return code_size(space) * (inputs + 1)
 
 
-def control(space: Space, controller: Array, seen: Array) -> Array:
-    """The action of a linear controller: the first of the largest entries, or tanh.
+def control(space: Space, controller: Array, inputs: Array) -> Action:
+    """The action of a linear controller: its largest output, the first of equal ones, or tanh of all outputs.
 
     Args:
       space: of the actions.
       controller: [D], A rows of F weights and a bias.
-      seen: [F].
+      inputs: [F] features.
     """
-    table = controller.reshape(code_size(space), seen.shape[0] + 1)
-    out = table[:, :-1] @ seen + table[:, -1]
+    table = controller.reshape(code_size(space), inputs.shape[0] + 1)
+    out = table[:, :-1] @ inputs + table[:, -1]
     return jnp.argmax(out).astype(jnp.int32) if isinstance(space, Discrete) else jnp.tanh(out)
 
 
-def dream_scores(
-    cfg: WorldModelsConfig, dynamics: MDNRNN, space: Space, key: Key, params: MDNRNNParams, starts: Array,
-    controllers: Array,
-) -> Array:  # fmt: skip
-    """What controllers gather in the same dreams, each [] the mean over them.
+def sample_initial_obs(key: Key, replay: Replay, count: int) -> Obs:
+    """First observations of episodes [count, ...], drawn uniformly; any rows, if the buffer holds no episode's first.
 
     Args:
-      cfg: settings.
-      dynamics: M.
-      space: of the actions.
-      key: of the dreams, used once; for all candidates the same random numbers come of it.
-      params: of M.
-      starts: [R, Z] latents that dreams begin with.
-      controllers: [P, D].
-    Returns:
-      [P].
+      key: used once.
+      replay: the experience; rows with a `first` (see `buffers.sequence`).
+      count: how many, drawn with replacement.
     """
-    model = bind(dynamics, params, cfg.temperature)
-
-    def dream(controller: Array, key: Key, z: Array) -> Array:
-        def one(i: Array, at: tuple[DreamState, Array, Array]) -> tuple[DreamState, Array, Array]:
-            state, alive, total = at
-            action = control(space, controller, features(cfg.sees, state))
-            out = model.step(jax.random.fold_in(key, i), state, action)
-            return out.state, alive * out.discount, total + alive * out.reward
-
-        start = DreamState(z, dynamics.start()), jnp.ones(()), jnp.zeros(())
-        return jax.lax.fori_loop(0, cfg.horizon, one, start)[2]
-
-    keys = jax.random.split(key, starts.shape[0])
-    lives = jax.vmap(jax.vmap(dream, (None, 0, 0)), (0, None, None))
-    return jnp.mean(lives(controllers, keys, starts), axis=1)
-
-
-def sample_initial_obs(key: Key, replay: Replay, count: int) -> Obs:
-    """Observations [count, ...] that began episodes, drawn uniformly; any, where the buffer holds no beginning."""
     rows = jnp.minimum(jnp.arange(replay.capacity), jnp.maximum(replay.size - 1, 0))
     first = replay.take(rows).first & (jnp.arange(replay.capacity) < replay.size)
     upto = jnp.cumsum(first | ~jnp.any(first))
@@ -114,44 +63,89 @@ def sample_initial_obs(key: Key, replay: Replay, count: int) -> Obs:
     return replay.take(rows[jnp.searchsorted(upto, drawn, side="right")]).obs
 
 
-def scorer(
-    cfg: WorldModelsConfig, spec: Spec, memory: MDNRNNParams, vision: Any, replay: Replay
-) -> Callable[[Key, Array], Array]:
-    """What C evolves by: (key, controllers [P, D]) -> [P], `dream_scores` from sample_initial_obs in the buffer.
+def dream_returns(
+    key: Key, controllers: Array, starts: Array, *, memory: MDNRNNParams, dynamics: MDNRNN, space: Space, sees: str,
+    temperature: Array | float, horizon: int,
+) -> Array:  # fmt: skip
+    """The mean returns [P] of controllers in the same R dreams.
+
+        s(C) = 1/R Σ_i Σ_t (Π_{k<t} d_k) r_t
 
     Args:
-      cfg: settings.
-      spec: of the environment.
+      key: used once; all controllers meet the same random numbers.
+      controllers: [P, D].
+      starts: [R, Z] first latents of the dreams.
       memory: parameters of M.
-      vision: parameters of V.
-      replay: the experience.
+      dynamics: M.
+      space: of the actions.
+      sees: see `features`.
+      temperature: τ, above 0.
+      horizon: steps of a dream.
     """
-    sight = vae(cfg.vision, spec.obs)
-    dynamics = mdn_rnn(cfg.memory, sight.size, spec)
+    model = bind(dynamics, memory, temperature)
 
-    def score(key: Key, controllers: Array) -> Array:
-        key_begin, key_latent, key_dream = jax.random.split(key, 3)
-        seen = jax.vmap(sight.encode, (None, 0))(vision, sample_initial_obs(key_begin, replay, cfg.dreams))
-        starts = jax.vmap(draw)(jax.random.split(key_latent, cfg.dreams), seen)
-        return dream_scores(cfg, dynamics, spec.action, key_dream, memory, starts, controllers)
+    def dream(controller: Array, key: Key, z: Array) -> Array:
+        def one(i: Array, at: tuple[DreamState, Array, Array]) -> tuple[DreamState, Array, Array]:
+            state, weight, total = at
+            action = control(space, controller, features(sees, state))
+            out = model.step(jax.random.fold_in(key, i), state, action)
+            return out.state, weight * out.discount, total + weight * out.reward
 
-    return score
+        start = DreamState(z, dynamics.start()), jnp.ones(()), jnp.zeros(())
+        return jax.lax.fori_loop(0, horizon, one, start)[2]
+
+    keys = jax.random.split(key, starts.shape[0])
+    returns = jax.vmap(jax.vmap(dream, (None, 0, 0)), (0, None, None))
+    return jnp.mean(returns(controllers, keys, starts), axis=1)
 
 
-def evolved(cfg: WorldModelsConfig, key: Key, score: Callable[[Key, Array], Array], controller: Array) -> Evolved:
-    """The best of `cfg.tries` strategies by new dreams; the first goes on from a controller, the others start from 0.
+def score_controllers(
+    key: Key, controllers: Array, *, vision: Any, autoencoder: VAE, replay: Replay, dreams: int, memory: MDNRNNParams,
+    dynamics: MDNRNN, space: Space, sees: str, temperature: Array | float, horizon: int,
+) -> Array:  # fmt: skip
+    """`dream_returns` [P] of controllers [P, D], in dreams that start from first observations of real episodes.
 
     Args:
-      cfg: settings.
       key: used once.
-      score: as `scorer` gives it.
-      controller: [D], the last one.
+      controllers: [P, D].
+      vision: parameters of V.
+      autoencoder: V.
+      replay: the experience.
+      dreams: R, how many.
+      memory, dynamics, space, sees, temperature, horizon: see `dream_returns`.
     """
-    sizes = cfg.population, cfg.generations, cfg.strategy
-    if cfg.tries == 1:
-        return evolve(key, controller, score, cfg.sigma, *sizes)
+    key_begin, key_latent, key_dream = jax.random.split(key, 3)
+    posterior = jax.vmap(autoencoder.encode, (None, 0))(vision, sample_initial_obs(key_begin, replay, dreams))
+    starts = jax.vmap(sample_latent)(jax.random.split(key_latent, dreams), posterior)
+    return dream_returns(
+        key_dream, controllers, starts, memory=memory, dynamics=dynamics, space=space, sees=sees,
+        temperature=temperature, horizon=horizon,
+    )  # fmt: skip
+
+
+def evolve_controller(
+    key: Key, controller: Array, score: Callable[[Key, Array], Array], *, sigma: Array | float, population: int,
+    generations: int, strategy: str = "cma", tries: int = 1,
+) -> Evolved:  # fmt: skip
+    """Evolves a controller by one or several strategies, and keeps the one whose mean scores best in new dreams.
+
+    Args:
+      key: used once.
+      controller: [D] where the first strategy starts; the others start from 0.
+      score: (key, controllers [P, D]) -> [P], the higher the better.
+      sigma: σ, first deviation of the candidates.
+      population: candidates per generation, at least 2.
+      generations: how many, at least 1.
+      strategy: "cma" or "sep" (see `ops.evolution`).
+      tries: strategies, at least 1.
+    Returns:
+      the chosen strategy's last mean, and its history.
+    """
+    sizes = population, generations, strategy
+    if tries == 1:
+        return evolve(key, controller, score, sigma, *sizes)
     key_evolve, key_choose = jax.random.split(key)
-    starts = jnp.zeros((cfg.tries, *controller.shape)).at[0].set(controller)
-    run = jax.vmap(lambda key, start: evolve(key, start, score, cfg.sigma, *sizes))
-    found = run(jax.random.split(key_evolve, cfg.tries), starts)
+    starts = jnp.zeros((tries, *controller.shape)).at[0].set(controller)
+    run = jax.vmap(lambda key, start: evolve(key, start, score, sigma, *sizes))
+    found = run(jax.random.split(key_evolve, tries), starts)
     return tree.take(found, jnp.argmax(score(key_choose, found.mean)))

@@ -1,8 +1,8 @@
-"""gymnax (1.0 and later) environments as an `Env`: the one file that knows that library.
+"""gymnax (1.0 and later) environments as an `Env`; the only file that imports gymnax.
 
-gymnax's `step` resets by itself and returns the next episode's first observation. Here the steps beneath it are used,
-`step_env` and `is_truncated`, so that the next observation is the true successor and resetting is left to the caller.
-gymnax keeps its time limit out of `terminated` in every environment: `discount` is 0 for that alone.
+gymnax's `step` resets by itself and returns the next episode's first observation. This adapter uses `step_env` and
+`is_truncated` below it, so that the next observation is the true successor and the caller resets. In gymnax
+`terminated` never includes the time limit, so `discount` is 0 at termination alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from mbrl_jax.core import Array, Box, Discrete, Env, Key, Space, Spec, tree
 from mbrl_jax.core.types import Action, Obs, State
 
-# No state of these ends an episode, only the time limit does.
+# Episodes of these end at the time limit alone.
 NEVER_TERMINATES = frozenset(
     {
         "Pendulum-v1",
@@ -33,25 +33,25 @@ NEVER_TERMINATES = frozenset(
     }
 )
 
-# The observation of these is drawn at random, belongs to the state before, or is not in the state.
+# Observations of these are random, belong to the state before, or are not part of the state.
 NOT_OBSERVABLE = frozenset({"UmbrellaChain-bsuite", "MemoryChain-bsuite", "MNISTBandit-bsuite"})
 
 
 def make(name: str, **params: Any) -> Env:
     """A gymnax environment by its registered name.
 
-    Where gymnax can pass gradients through the dynamics, they are passed. The state is gymnax's own.
+    Gradients pass through the dynamics where gymnax supports it. The state is gymnax's own.
 
     Args:
       name: e.g. "Pendulum-v1".
       **params: settings of the environment by name: fields of its gymnax parameters (`max_steps_in_episode`) or
         arguments of its constructor (`is_slippery`).
     Returns:
-      The environment, with the observation's shape and dtype as they come, and the time limit it was made with.
+      The environment, with the actual shape and dtype of its observations, and its time limit.
     Raises:
       ValueError: no environment of this name, no setting of that name, or a time limit below 1.
     """
-    import gymnax  # slow, so only where it is asked for
+    import gymnax  # slow to import
 
     known = list(gymnax.registered_envs)
     if name not in known:
@@ -107,20 +107,20 @@ def _build(name: str, settings: dict[str, Any]) -> tuple[Any, Any]:
         if setting not in (*made, *fields):
             raise ValueError(f"{setting} is not a setting of {name}; known are {', '.join((*made, *fields))}")
     arguments = {k: v for k, v in settings.items() if k in made}
-    if arguments:  # made anew, because its default parameters may follow from them
+    if arguments:  # a new one, since its default parameters may depend on them
         inner, params = gymnax.make(name, **arguments)
     return inner, params.replace(**{k: v for k, v in settings.items() if k not in made})
 
 
 def _space(space: Any, dtype: Any = None) -> Space:
-    """A gymnax space in our words; `dtype` is that of the arrays that really come, where gymnax declares another."""
+    """A gymnax space as a `Space`; `dtype` is that of the actual arrays, where gymnax declares another."""
     if hasattr(space, "n"):
         return Discrete(int(space.n))
     return Box(tuple(space.shape), _bound(space.low), _bound(space.high), jnp.dtype(dtype or space.dtype))
 
 
 def _bound(bound: Any) -> Any:
-    """One float where all entries agree, else an array; the largest float32 stands for no bound."""
+    """One float where all entries are equal, else an array; gymnax writes the largest float32 for no bound."""
     bound = np.asarray(bound, np.float32)
     largest = np.finfo(np.float32).max
     bound = np.where(bound >= largest, np.inf, np.where(bound <= -largest, -np.inf, bound))

@@ -1,7 +1,7 @@
-"""pgx (2.0 and later) games as an `Env`: the one file that knows that library. `pip install pgx` brings it.
+"""pgx (2.0 and later) games as an `Env`; the only file that imports pgx (`pip install pgx`).
 
-Games of two players come in the form of `envs.games`, and those of one, such as 2048, with a discount of 1 while they
-last. pgx lets nothing happen after the end of a game, and an illegal move lose it.
+Games of two players come in the form of `envs.games`; those of one player, such as 2048, have a discount of 1 until
+they end. In pgx a finished game stays as it is, and an illegal move loses.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def make(name: str, time_limit: int | None = None) -> Env:
 
     Args:
       name: e.g. "connect_four".
-      time_limit: steps that no game exceeds, where that is known; None leaves it open, and `wrappers.time_limit` sets
-        one by cutting games off.
+      time_limit: largest number of steps of a game, where it is known; None where not (`wrappers.time_limit` then
+        truncates games).
     Returns:
       The game: `Masked` observations in float32, from the side of the player to move; the reward of the player who
       moved; discount -1 where the player to move changes, 1 where it does not, 0 at the end.
@@ -30,7 +30,7 @@ def make(name: str, time_limit: int | None = None) -> Env:
       ValueError: pgx is not installed, has no such game, or the game is for more than two.
     """
     try:
-        pgx: Any = importlib.import_module("pgx")  # optional; this file bears its name
+        pgx: Any = importlib.import_module("pgx")  # optional; this module has the same name, hence no import statement
     except ImportError as error:
         raise ValueError("pgx games need the pgx package: pip install pgx") from error
     if name not in pgx.available_envs():

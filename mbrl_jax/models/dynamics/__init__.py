@@ -1,0 +1,17 @@
+"""Dynamics networks over vector observations, their ensembles and fits, and the inverse model."""
+
+from __future__ import annotations
+
+from mbrl_jax.models.dynamics import common, deterministic, ensemble, fit, gaussian, inverse
+from mbrl_jax.models.dynamics.deterministic import DeterministicConfig, DeterministicParams, mse_loss
+from mbrl_jax.models.dynamics.ensemble import bind, member
+from mbrl_jax.models.dynamics.fit import FitConfig, FitState, Trainer, fit_ensemble, init_ensemble, trainer
+from mbrl_jax.models.dynamics.gaussian import GaussianConfig, GaussianParams, nll_loss
+from mbrl_jax.models.dynamics.inverse import Inverse, InverseConfig, InverseParams, as_member, inverse_loss, label
+
+__all__ = [
+    "DeterministicConfig", "DeterministicParams", "FitConfig", "FitState", "GaussianConfig", "GaussianParams",
+    "Inverse", "InverseConfig", "InverseParams", "Trainer", "as_member", "bind", "common", "deterministic", "ensemble",
+    "fit", "fit_ensemble", "gaussian", "init_ensemble", "inverse", "inverse_loss", "label", "member", "mse_loss",
+    "nll_loss", "trainer",
+]  # fmt: skip

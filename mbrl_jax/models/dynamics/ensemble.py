@@ -1,7 +1,7 @@
-"""Several copies of one model, and the step from a model with parameters to what a planner sees.
+"""Several copies of one model, and `bind`: from a model with its parameters outside to the `Model` that a planner sees.
 
-Parameters of an ensemble are the member's with one more axis in front, [E, ...]. That axis stays outside and lanes
-inside it, so that each member's weights meet all their lanes in one matrix product.
+Parameters of an ensemble are the member's with one more leading axis, [E, ...]. Map over that axis outside and over
+the batch inside, so that each member's weights meet all of their states in one matrix product.
 """
 
 from __future__ import annotations
@@ -17,27 +17,30 @@ MODES = ("ts1", "mean", "elites")
 
 
 def member(params: Params, w: Array | int) -> Params:
-    """The parameters of member `w` out of [E, ...]. Map over members, never over lanes: it reads all of its weights."""
+    """The parameters of member `w` out of [E, ...].
+
+    Map it over members, never over a batch of states: each call reads all of a member's weights.
+    """
     return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, w, keepdims=False), params)
 
 
 def ensemble(model: WorldModel, n: int, mode: str = "ts1", elites: Array | None = None) -> WorldModel:
-    """`n` copies of a model whose states are the same space for all of them, such as observations.
+    """`n` copies of a model whose states mean the same to all of them, as observations do.
 
-    All members predict and one prediction is kept, so a step costs `n` times a member's; `core.spread` over a bound
-    ensemble costs one member's step for each lane.
+    All members predict and one prediction is kept, so that a step costs `n` members' steps; `core.spread` over a bound
+    ensemble costs one member's step for each state.
 
     Args:
       model: the member.
-      n: how many, at least 1.
+      n: number of members, at least 1.
       mode: what `step` does with the members' predictions:
-        "ts1": one member's, drawn anew at every step (Chua et al. 2018);
-        "mean": their average, with probabilistic members the average of one draw of each;
-        "elites": one's, drawn among `elites` (Janner et al. 2019).
-      elites: [K] int32 members to draw from, for "elites" alone.
+        "ts1": keeps one member's, drawn anew at every step (Chua et al. 2018);
+        "mean": averages them; where members are probabilistic, the average of one sample from each;
+        "elites": keeps one, drawn among `elites` (Janner et al. 2019).
+      elites: [K] int32 indices of the members to draw from; for "elites" only.
     Returns:
       the ensemble: params [n, ...]; `loss` is the sum over members, each on its own batch, data [n, B, ...]; metrics
-      are the members' average; `calibrate` gives every member the same rows; `errors` [B] are the members' average.
+      are averages over members; `calibrate` gives every member the same rows; `errors` [B] are averages over members.
     Raises:
       ValueError: n below 1, an unknown mode, elites missing or given to another mode.
     """
@@ -90,7 +93,7 @@ def ensemble(model: WorldModel, n: int, mode: str = "ts1", elites: Array | None 
 
 
 def bind(
-    world: WorldModel,
+    model: WorldModel,
     params: Params,
     members: int = 0,
     value: Callable[[Key, State], Array] | None = None,
@@ -100,28 +103,30 @@ def bind(
     """A world model with its parameters inside: what a planner, or `core.branch`, sees.
 
     Args:
-      world: any world model; with `members`, one member of the ensemble.
+      model: any world model; with `members`, one member of the ensemble.
       params: its parameters; with `members`, [members, ...].
       members: 0 for a single model. Above 0 the result holds that many members: `at(i)` is one of them, and `step`
         draws one at every step.
       value: (key, state) -> [], the bootstrap at the horizon or leaf.
-      prior: (key, state) -> logits, or a proposed action.
+      prior: (key, state) -> logits [A], or a proposed action.
       resample_member: with `members`, each step of a rollout draws its member anew (TS1); else a rollout keeps its
         own (TS-infinity).
+    Returns:
+      the bound model.
     Raises:
       ValueError: params do not hold that many members.
     """
     if members == 0:
-        return Model(lambda key, state, action: world.step(params, key, state, action), value, prior)
-    held = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(params)}
-    if held != {members}:
-        raise ValueError(f"members must be the leading axis of params, got {members} against {sorted(held)}")
-    every = ensemble(world, members)
+        return Model(lambda key, state, action: model.step(params, key, state, action), value, prior)
+    leading = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(params)}
+    if leading != {members}:
+        raise ValueError(f"members must be the leading axis of params, got {members} against {sorted(leading)}")
+    whole = ensemble(model, members)
     return Model(
-        lambda key, state, action: every.step(params, key, state, action),
+        lambda key, state, action: whole.step(params, key, state, action),
         value,
         prior,
         members=members,
-        at=lambda w: bind(world, member(params, w), 0, value, prior),
+        at=lambda w: bind(model, member(params, w), 0, value, prior),
         resample_member=resample_member,
     )

@@ -1,89 +1,94 @@
 """What MuZero's model learns from a window of experience: targets, and the loss of an unroll.
 
 Schrittwieser et al. 2020 (arXiv 1911.08265), appendix G. From the first row of a window the model is unrolled over K
-recorded actions; after k of them it is held against the search policy π, the n-step return z and the reward u there:
+recorded actions. After k of them its predictions are trained towards the search policy π, the n-step return z and the
+reward u recorded there:
 
-    L = Σ_{k=0..K} w_k [ H(π_k, p^k) + c H(z_k, v^k) + H(u_k, r^k) ],   w_0 = 1,  w_k = 1/K,  no reward for k = 0
+    L = Σ_{k=0..K} w_k [ H(π_k, p^k) + c H(z_k, v^k) + H(u_k, r^k) ] + c' L_consistency
+        w_0 = 1,  w_k = 1/K,  no reward for k = 0
+
     z_t = Σ_{i=1..n} (Π_{j<i} γ d_{t+j}) u_{t+i}  +  (Π_{j<=n} γ d_{t+j}) ν_{t+n}
 
-with the root values ν of searches, and d = 0 on reaching a terminal state, -1 where the player to move changes. A
-return ends with ν where an action was drawn at random: what follows is not what the search would do (Watkins 1989 cuts
-the returns of Q(λ) for the same reason). Half of the gradient passes through each step of the dynamics. Rows are those
-of `buffers.sequence`: `reward` and `discount` are those of arriving at `obs`.
+with the root values ν of searches, and d = 0 on arriving at a terminal state, -1 where the player to move changes. A
+return is cut at a random action and bootstraps with ν there: what follows is not what the search would do (Watkins 1989
+cuts the returns of Q(λ) for the same reason). The gradient is halved at each step of the dynamics. Rows are those of
+`buffers.sequence`: `reward` and `discount` are received on arriving at `obs`.
 
-Past a terminal state the episode is absorbed: reward and value are 0 whatever is done, and no policy is learned. What
-lies past a time limit is not known: nothing is learned of it, and n-step returns end with the last search before it.
+A terminal state is absorbing: past it reward and value are 0 for every action, and no policy is learned. Past a time
+limit the future is unknown: nothing is learned of it, and n-step returns bootstrap from the last search before it.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.core.types import Action, Array, Key, Obs, Params
+from mbrl_jax.buffers.sequence import Step
+from mbrl_jax.core.types import Action, Array, Key, Metrics, Obs, Params
 from mbrl_jax.models.muzero.networks import Networks
 from mbrl_jax.ops.transforms import signed_hyperbolic
-from mbrl_jax.ops.two_hot import two_hot
+from mbrl_jax.ops.two_hot import two_hot_cross_entropy
 
 
 class SearchTargets(NamedTuple):
-    """What a search at one observation found; all 0 at the last observation of an episode, where nothing is done."""
+    """What a search at one observation found; all 0 at the last observation of an episode, where no action is taken."""
 
-    policy: Array  # [A] probabilities
-    value: Array  # [] of the root
-    followed: Array  # [] bool: the action taken there was the search's own
+    policy: Array  # [A] improved policy, probabilities
+    value: Array  # [] of the root, ν
+    from_search: Array  # [] bool: the action taken there was the search's, not a random one
 
 
 class Targets(NamedTuple):
-    """What an unroll of K steps is held against; masks are 1 or 0."""
+    """Targets of an unroll over K steps; masks are 1 or 0."""
 
     action: Action  # [K]
-    policy: Array  # [K + 1, A]
-    value: Array  # [K + 1]
-    reward: Array  # [K] received on reaching state k + 1
+    policy: Array  # [K + 1, A] π
+    value: Array  # [K + 1] z
+    reward: Array  # [K] u, received on arriving at step k + 1
     policy_mask: Array  # [K + 1]
     value_mask: Array  # [K + 1]
     reward_mask: Array  # [K]
-    seen: Array  # [K] 1 where the observation after k + 1 steps was made in this episode
+    same_episode: Array  # [K] 1 where the observation after k + 1 steps belongs to the episode of the first
 
 
 class Unrolled(NamedTuple):
     """What the model predicts along K actions."""
 
-    latent: Array  # [K + 1, ...]
-    policy: Array  # [K + 1, A] logits
-    value: Array  # [K + 1, bins] logits
-    reward: Array  # [K, bins] logits
+    latent: Array  # [K + 1, ...] s^k
+    policy: Array  # [K + 1, A] logits of p^k
+    value: Array  # [K + 1, bins] logits of v^k
+    reward: Array  # [K, bins] logits of r^k
 
 
 def n_step_returns(
-    reward: Array, discount: Array, last: Array, followed: Array, value: Array, gamma: Array | float, n: int
+    reward: Array, discount: Array, last: Array, from_search: Array, value: Array, *, gamma: Array | float, n: int
 ) -> Array:
-    """n-step returns of the first rows of a window, each within its own episode (see the module's z_t).
+    """n-step returns z_t of the first rows of a window, each within its own episode (see the module's formula).
 
     Args:
       reward: [L] received on arriving at each row.
       discount: [L] of arriving there: 0 where the row is terminal, -1 where the player to move changed, else 1.
       last: [L] bool: the row ends its episode, by termination or by a time limit.
-      followed: [L] bool: the action taken there was that of the search; those of last rows are not looked at.
-      value: [L] search values to bootstrap from; those of last rows are not looked at.
+      from_search: [L] bool: the action taken there was the search's. Ignored at last rows.
+      value: [L] search values ν to bootstrap from. Ignored at last rows.
       gamma: discount per step.
       n: steps, in 1..L-1.
     Returns:
-      [L - n] returns. Where the episode runs out of time within n steps, the sum ends before its last row and
-      bootstraps there; the return of the row just before it is its own `value`. Likewise at a row whose action was not
-      the search's. Last rows have no meaning.
+      [L - n] returns. Where the episode reaches its time limit within n steps, the sum ends before the last row and
+      bootstraps there; the return of the row just before it is its own `value`. Likewise at a row with a random
+      action. The returns of last rows have no meaning.
     """
-    chex.assert_rank([reward, discount, last, followed, value], 1)
-    chex.assert_equal_shape([reward, discount, last, followed, value])
+    chex.assert_rank([reward, discount, last, from_search, value], 1)
+    chex.assert_equal_shape([reward, discount, last, from_search, value])
     rows = reward.shape[0] - n
     total, weight, running = jnp.zeros(rows), jnp.ones(rows), jnp.ones(rows, bool)
     for i in range(1, n + 1):
         at, to = slice(i - 1, rows + i - 1), slice(i, rows + i)
-        cut = running & (~followed[at] | (last[to] & (discount[to] != 0.0)))
+        cut = running & (~from_search[at] | (last[to] & (discount[to] != 0.0)))
         total = total + jnp.where(cut, weight * value[at], 0.0)
         running = running & ~cut
         total = total + jnp.where(running, weight * reward[to], 0.0)
@@ -92,39 +97,41 @@ def n_step_returns(
     return total + jnp.where(running, weight * value[n:], 0.0)
 
 
-def make_targets(key: Key, steps: Any, searched: SearchTargets, gamma: Array | float, n: int, unroll: int) -> Targets:
-    """Targets of one window that starts an unroll at its first row.
+def make_targets(
+    key: Key, steps: Step, searched: SearchTargets, *, gamma: Array | float, n: int, unroll: int
+) -> Targets:
+    """Targets of one window whose first row starts an unroll.
 
     Args:
       key: for the actions past the end of an episode, drawn uniformly.
-      steps: [L, ...] rows of `buffers.sequence`, L = K + n + 1.
-      searched: [L, ...] searches at these rows, as stored or afresh.
+      steps: [L, ...] rows, L = K + n + 1.
+      searched: [L, ...] searches at these rows, as stored or searched anew.
       gamma: discount per step.
       n: steps of the returns.
       unroll: K, at least 1.
     Returns:
-      The targets. A window that starts at the end of an episode has all masks 0.
+      The targets. A window that starts at the last row of an episode has all masks 0.
     """
     last, discount = steps.last, steps.discount
     rows = unroll + 1
-    value = n_step_returns(steps.reward, discount, last, searched.followed, searched.value, gamma, n)[:rows]
+    value = n_step_returns(steps.reward, discount, last, searched.from_search, searched.value, gamma=gamma, n=n)[:rows]
     ends = jnp.cumsum(last[:rows])
     past = ends - last[:rows] > 0  # the row belongs to a later episode
-    terminal = discount[jnp.argmax(last[:rows])] == 0.0  # how the first end, if there is one, came about
+    terminal = discount[jnp.argmax(last[:rows])] == 0.0  # whether the first end, if any, was a termination
     known = (~past | terminal) & ~last[0]
     inside = ~past & known
-    deciding = inside & ~last[:rows]
+    acting = inside & ~last[:rows]
     random = jax.random.randint(key, (unroll,), 0, searched.policy.shape[-1], steps.action.dtype)
-    numbers = lambda mask: mask.astype(jnp.float32)  # noqa: E731
+    as_float = lambda mask: mask.astype(jnp.float32)  # noqa: E731
     return Targets(
-        action=jnp.where(deciding[:-1], steps.action[:unroll], random),
+        action=jnp.where(acting[:-1], steps.action[:unroll], random),
         policy=searched.policy[:rows],
-        value=jnp.where(deciding, value, 0.0),
+        value=jnp.where(acting, value, 0.0),
         reward=jnp.where(inside, steps.reward[:rows], 0.0)[1:],
-        policy_mask=numbers(deciding),
-        value_mask=numbers(deciding | (known & terminal & (ends > 0))),
-        reward_mask=numbers(known)[1:],
-        seen=numbers(inside)[1:],
+        policy_mask=as_float(acting),
+        value_mask=as_float(acting | (known & terminal & (ends > 0))),
+        reward_mask=as_float(known)[1:],
+        same_episode=as_float(inside)[1:],
     )
 
 
@@ -133,14 +140,14 @@ def scale_gradient(x: Array, scale: float) -> Array:
     return scale * x + jax.lax.stop_gradient((1.0 - scale) * x)
 
 
-def unroll_model(nets: Networks, params: Params, obs: Obs, action: Action) -> Unrolled:
-    """The model along K recorded actions from one observation, the gradient halved at the entrance of every step.
+def unroll_model(params: Params, obs: Obs, action: Action, *, nets: Networks) -> Unrolled:
+    """The model along K recorded actions from one observation; the gradient is halved on entering every step.
 
     Args:
-      nets: the networks.
-      params: theirs.
+      params: the networks'.
       obs: the first observation.
       action: [K].
+      nets: the networks.
     """
     start = nets.represent(params, obs)
 
@@ -154,43 +161,44 @@ def unroll_model(nets: Networks, params: Params, obs: Obs, action: Action) -> Un
     return Unrolled(latent, policy, value, reward)
 
 
-def unrolled_losses(unrolled: Unrolled, targets: Targets, bins: Array) -> dict[str, Array]:
+def unroll_terms(unrolled: Unrolled, targets: Targets, *, bins: Array) -> dict[str, Array]:
     """The cross-entropies of one unroll, before the value's weight c.
 
     Args:
-      unrolled: K steps.
-      targets: for them.
+      unrolled: predictions along K steps.
+      targets: for the same steps.
       bins: [2n + 1] classes of transformed rewards and values.
     Returns:
-      "policy", "value" and "reward", each Σ_k w_k H_k [].
+      "policy", "value" and "reward", each Σ_k w_k H_k [] in nats.
     """
     steps = targets.reward.shape[0]
     weights = jnp.full(steps + 1, 1.0 / steps).at[0].set(1.0)
-    classes = jax.vmap(lambda x: two_hot(signed_hyperbolic(x), bins))
-
-    def cross(target: Array, logits: Array) -> Array:
-        return -jnp.sum(target * jax.nn.log_softmax(logits), axis=-1)
-
+    of_policy = -jnp.sum(targets.policy * jax.nn.log_softmax(unrolled.policy), axis=-1)
+    of_number = jax.vmap(partial(two_hot_cross_entropy, bins=bins, transform=signed_hyperbolic))
     return {
-        "policy": jnp.sum(weights * targets.policy_mask * cross(targets.policy, unrolled.policy)),
-        "value": jnp.sum(weights * targets.value_mask * cross(classes(targets.value), unrolled.value)),
-        "reward": jnp.sum(weights[1:] * targets.reward_mask * cross(classes(targets.reward), unrolled.reward)),
+        "policy": jnp.sum(weights * targets.policy_mask * of_policy),
+        "value": jnp.sum(weights * targets.value_mask * of_number(unrolled.value, targets.value)),
+        "reward": jnp.sum(weights[1:] * targets.reward_mask * of_number(unrolled.reward, targets.reward)),
     }
 
 
-def consistency_loss(nets: Networks, params: Params, latent: Array, obs: Obs, seen: Array) -> Array:
-    """Latents foretold by the dynamics should be those of what was then observed (Ye et al. 2021, section 4.1).
+def consistency_loss(
+    params: Params, latent: Array, obs: Obs, same_episode: Array, *, nets: Networks
+) -> tuple[Array, Metrics]:
+    """Predicted latents of one window should match those of what was then observed (Ye et al. 2021, section 4.1).
 
-        L = - 1/K Σ_k cos( q(p(s^k)), sg p(h(o_k)) )       projector p, predictor q
+        L = - 1/K Σ_k m_k cos( q(p(s^k)), sg p(h(o_k)) )       projector p, predictor q
 
     Args:
-      nets: with projections.
-      params: theirs.
-      latent: [K, ...] s^k after 1..K steps.
+      params: the networks'.
+      latent: [K, ...] s^k after 1..K steps of the dynamics.
       obs: [K, ...] o_k observed then.
-      seen: [K] 0 where o_k belongs to another episode.
+      same_episode: [K] m_k, 0 where o_k belongs to another episode.
+      nets: with projections.
     Returns:
-      [], in [-1, 1].
+      loss [], in [-1, 1]; metrics "consistency_loss".
+    Raises:
+      ValueError: the networks have no projections.
     """
     if nets.project is None:
         raise ValueError("project must be above 0 for the consistency loss")
@@ -200,8 +208,54 @@ def consistency_loss(nets: Networks, params: Params, latent: Array, obs: Obs, se
         return x / jnp.sqrt(jnp.sum(jnp.square(x)) + 1e-8)
 
     def one(latent: Array, obs: Obs) -> Array:
-        foretold = project(params, latent)[1]
+        predicted = project(params, latent)[1]
         observed = jax.lax.stop_gradient(project(params, nets.represent(params, obs))[0])
-        return -jnp.sum(unit(foretold) * unit(observed))
+        return -jnp.sum(unit(predicted) * unit(observed))
 
-    return jnp.mean(seen * jax.vmap(one)(latent, obs))
+    loss = jnp.mean(same_episode * jax.vmap(one)(latent, obs))
+    return loss, {"consistency_loss": loss}
+
+
+def muzero_loss(
+    params: Params,
+    obs: Obs,
+    targets: Targets,
+    *,
+    nets: Networks,
+    weight: Array | float = 1.0,
+    value_weight: Array | float = 0.25,
+    consistency_weight: Array | float = 2.0,
+) -> tuple[Array, Metrics]:
+    """MuZero's loss of a batch of windows, with the consistency loss where the networks have projections.
+
+        L = mean_b weight_b (L_policy + c L_value + L_reward + c' L_consistency)_b
+
+    Args:
+      params: the networks'.
+      obs: [K + 1, B, ...] time-major, without masks of legal actions.
+      targets: [B, ...] from `make_targets`.
+      nets: the networks.
+      weight: [B] importance weights.
+      value_weight: c.
+      consistency_weight: c'.
+    Returns:
+      loss []; metrics "policy_loss", "value_loss", "reward_loss" and perhaps "consistency_loss", weighted means over
+      the batch without c and c'.
+    """
+
+    def one(obs: Obs, targets: Targets) -> dict[str, Array]:
+        first = jax.tree.map(lambda leaf: leaf[0], obs)
+        unrolled = unroll_model(params, first, targets.action, nets=nets)
+        terms = unroll_terms(unrolled, targets, bins=nets.bins)
+        if nets.project is not None:
+            later = jax.tree.map(lambda leaf: leaf[1:], obs)
+            terms["consistency"], _ = consistency_loss(
+                params, unrolled.latent[1:], later, targets.same_episode, nets=nets
+            )
+        return terms
+
+    terms = jax.vmap(one, (1, 0))(obs, targets)
+    means = {name: jnp.mean(weight * term) for name, term in terms.items()}
+    weights = {"value": value_weight, "consistency": consistency_weight}
+    loss = sum((weights.get(name, 1.0) * mean for name, mean in means.items()), jnp.zeros(()))
+    return loss, {f"{name}_loss": mean for name, mean in means.items()}

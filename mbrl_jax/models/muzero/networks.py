@@ -1,14 +1,14 @@
-"""MuZero's model: a latent state, its dynamics, and what is predicted from it.
+"""MuZero's model: a latent state, its dynamics, and the predictions from it.
 
 Schrittwieser et al. 2020, "Mastering Atari, Go, Chess and Shogi by Planning with a Learned Model" (arXiv 1911.08265):
 
     s^0 = h(o),    s^k, r^k = g(s^{k-1}, a^k),    p^k, v^k = f(s^k)
 
 Latent states are rescaled to [0, 1] by their smallest and largest entry (appendix G). Rewards and values are softmaxes
-over the whole numbers from -n to n, of which the mean is h⁻¹-transformed (appendix F, `ops.transforms`). Nothing tells
-the model that an episode ended: past its end it learns rewards and values of 0 (`models.muzero.losses`).
+over the integers from -n to n; the number is h⁻¹ of the mean (appendix F, `ops.transforms`). The model has no
+termination head: past the end of an episode it learns rewards and values of 0 (`models.muzero.losses`).
 
-The consistency of latents is that of EfficientZero (Ye et al. 2021, arXiv 2111.00210).
+Projector and predictor of the consistency loss are those of EfficientZero (Ye et al. 2021, arXiv 2111.00210).
 """
 
 from __future__ import annotations
@@ -26,45 +26,49 @@ from mbrl_jax.nets.conv import network
 from mbrl_jax.nets.mlp import mlp
 from mbrl_jax.nets.net import Net
 from mbrl_jax.ops.transforms import signed_parabolic
-from mbrl_jax.ops.two_hot import expectation, integer_bins
+from mbrl_jax.ops.two_hot import integer_bins, two_hot_decode
 
 
 @config
 class MuZeroNetConfig:
     """Sizes of MuZero's networks."""
 
-    latent: int = setting(default=64, low=1, help="entries of a latent vector")
-    hidden: tuple[int, ...] = setting(default=(64,), low=1, help="widths of the hidden layers of every network")
-    layer_norm: bool = setting(default=True, help="normalise each hidden layer before its activation")
-    support: int = setting(default=10, low=1, help="n; transformed values and rewards are classes from -n to n")
-    blocks: int = setting(
-        default=0, low=0, help="residual blocks of representation and dynamics, for planes; 0 flattens them"
+    latent: int = setting(default=64, low=1, help="size of the latent vector, without blocks")
+    hidden: tuple[int, ...] = setting(default=(64,), low=1, help="widths of the hidden layers of every MLP")
+    layer_norm: bool = setting(default=True, help="layer norm before each hidden activation of the MLPs")
+    support: int = setting(
+        default=10, low=1, help="largest class n: transformed values and rewards are classes from -n to n"
     )
-    channels: int = setting(default=16, low=1, help="of latent planes, where there are blocks")
-    project: int = setting(default=0, low=0, help="entries of the projection for the consistency loss; 0 for none")
+    blocks: int = setting(
+        default=0, low=0, help="number of residual blocks of representation and dynamics; 0 flattens image planes"
+    )
+    channels: int = setting(default=16, low=1, help="number of latent planes, with blocks above 0")
+    project: int = setting(
+        default=0, low=0, help="size of the projection in the consistency loss; 0 for no consistency loss"
+    )
 
 
 class Networks(NamedTuple):
-    """The three networks, their parameters outside."""
+    """The three networks h, g and f, their parameters outside."""
 
     init: Callable[[Key], Params]
-    represent: Callable[[Params, Obs], Array]  # -> latent, in [0, 1]
-    advance: Callable[[Params, Array, Action], tuple[Array, Array]]  # -> latent, reward logits [2n + 1]
-    predict: Callable[[Params, Array], tuple[Array, Array]]  # -> policy logits [A], value logits [2n + 1]
-    project: Callable[[Params, Array], tuple[Array, Array]] | None  # latent -> projection, and what foretells one
-    bins: Array  # [2n + 1]
+    represent: Callable[[Params, Obs], Array]  # h: -> latent, in [0, 1]
+    advance: Callable[[Params, Array, Action], tuple[Array, Array]]  # g: -> latent, reward logits [2n + 1]
+    predict: Callable[[Params, Array], tuple[Array, Array]]  # f: -> policy logits [A], value logits [2n + 1]
+    project: Callable[[Params, Array], tuple[Array, Array]] | None  # latent -> p(latent), q(p(latent))
+    bins: Array  # [2n + 1] the integers from -n to n
     num_actions: int
 
 
 class Latent(NamedTuple):
-    """What a planner holds as the state of this model."""
+    """The state of this model in a planner."""
 
-    features: Array
-    legal: Array | None  # [A] bool: at the root what the environment allows, later anything; None where all is allowed
+    features: Array  # [latent], or planes [height, width, channels]
+    legal: Array | None  # [A] bool: the environment's mask at the root, all True below it; None without masks
 
 
 def unit_range(x: Array) -> Array:
-    """(x - min x) / (max x - min x): a latent state in [0, 1]; all 0 where its entries are equal."""
+    """(x - min x) / (max x - min x): a latent state in [0, 1]; all 0 where all entries are equal."""
     low, high = jnp.min(x), jnp.max(x)
     return (x - low) / jnp.maximum(high - low, 1e-6)
 
@@ -97,7 +101,7 @@ def muzero(cfg: MuZeroNetConfig, spec: Spec) -> Networks:
     }  # fmt: skip
     if cfg.project:
         nets["projector"] = network(latent, cfg.hidden, cfg.project, channels=0, layer_norm=cfg.layer_norm)
-        nets["foreteller"] = mlp(cfg.project, cfg.hidden, cfg.project, layer_norm=cfg.layer_norm)
+        nets["latent_predictor"] = mlp(cfg.project, cfg.hidden, cfg.project, layer_norm=cfg.layer_norm)
 
     def init(key: Key) -> Params:
         keys = jax.random.split(key, len(nets))
@@ -115,7 +119,7 @@ def muzero(cfg: MuZeroNetConfig, spec: Spec) -> Networks:
 
     def project(params: Params, features: Array) -> tuple[Array, Array]:
         projection = nets["projector"].apply(params["projector"], features)
-        return projection, nets["foreteller"].apply(params["foreteller"], projection)
+        return projection, nets["latent_predictor"].apply(params["latent_predictor"], projection)
 
     return Networks(init, represent, advance, predict, project if cfg.project else None, bins, num_actions)
 
@@ -135,19 +139,14 @@ def _trunk(cfg: MuZeroNetConfig, obs: Box, num_actions: int) -> tuple[Net, Net, 
     return encoder, Net(change.init, apply), Box((cfg.latent,))
 
 
-def decode(logits: Array, bins: Array) -> Array:
-    """The number [] that a softmax over bins stands for, h⁻¹(Σ_i p_i b_i)."""
-    return signed_parabolic(expectation(logits, bins))
-
-
 def root(nets: Networks, params: Params, obs: Obs, legal: Array | None = None) -> Latent:
-    """The latent state of an observation, where a plan starts.
+    """The latent state of an observation, the root of a search.
 
     Args:
       nets: the networks.
-      params: theirs.
-      obs: one observation.
-      legal: [A] bool, the actions allowed in it; None for all.
+      params: the networks'.
+      obs: one observation, without its mask.
+      legal: [A] bool, the legal actions; None for all.
     """
     return Latent(nets.represent(params, obs), legal)
 
@@ -157,20 +156,24 @@ def bind(nets: Networks, params: Params, players: int = 1, masked: bool = False)
 
     Args:
       nets: the networks.
-      params: theirs.
+      params: the networks'.
       players: 1, or 2 who move in turn: the discount of every step is then -1.
-      masked: whether states come with a mask of legal actions at the root.
+      masked: whether the root comes with a mask of legal actions.
     """
 
     def step(key: Key, state: Latent, action: Action) -> StepOut:
         del key
         features, reward = nets.advance(params, state.features, action)
         legal = None if state.legal is None else jnp.ones_like(state.legal)
-        return StepOut(Latent(features, legal), decode(reward, nets.bins), jnp.float32(1 if players == 1 else -1))
+        return StepOut(
+            Latent(features, legal),
+            two_hot_decode(reward, nets.bins, signed_parabolic),
+            jnp.float32(1 if players == 1 else -1),
+        )
 
     def value(key: Key, state: Latent) -> Array:
         del key
-        return decode(nets.predict(params, state.features)[1], nets.bins)
+        return two_hot_decode(nets.predict(params, state.features)[1], nets.bins, signed_parabolic)
 
     def prior(key: Key, state: Latent) -> Array:
         del key

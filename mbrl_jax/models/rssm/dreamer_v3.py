@@ -1,13 +1,15 @@
-"""DreamerV3's networks by size, and what its world model loses on a window.
+"""DreamerV3's networks by size, and its world model's loss.
 
-Hafner et al. 2023 (arXiv 2301.04104) and the authors' code. With states s_t = (h_t, z_t) tracked along a window:
+Hafner et al. 2023 (arXiv 2301.04104) and the authors' code. With states s_t = (h_t, z_t) filtered along a window:
 
-    L_kl  = β_dyn max(1, KL(sg q_t ‖ p_t)) + β_rep max(1, KL(q_t ‖ sg p_t))     latents, 1 free nat each
-    L_rec = decoder's loss of o_t                                               see `nets.observations`
-    L_rew = CE(reward(s_t), two-hot(r_t))                                       symexp bins
-    L_con = BCE(continue(s_t), γ d_t)                                           γ is folded into the target
+    L_model = mean [ L_kl + α L_rec + L_rew + L_con ]                           `model_loss`
+    L_kl  = β_dyn max(f, KL(sg q_t ‖ p_t)) + β_rep max(f, KL(q_t ‖ sg p_t))     `ops.kl.clipped`, f free nats
+    L_rec = decoder's loss of o_t                                               `nets.observations`
+    L_rew = CE(reward(s_t), two-hot(r_t))                                       `ops.two_hot`, symexp bins
+    L_con = BCE(continue(s_t), γ d_t)                                           `ops.model_losses`
 
-The reward and the discount are those of arriving at o_t: 0 and 1 where it is the first of an episode.
+Without a decoder R2-Dreamer's loss (`models.rssm.r2_dreamer`) takes the place of α L_rec. The reward and the discount
+are those of arriving at o_t: 0 and 1 where it is the first of an episode.
 """
 
 from __future__ import annotations
@@ -17,20 +19,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
-from mbrl_jax.core.types import Array, Discrete, Key, Model, Obs, Params, Spec, State, StepOut
-from mbrl_jax.models.rssm.r2_dreamer import projector, redundancy_loss
+from mbrl_jax.core.types import Array, Discrete, Key, Metrics, Model, Obs, Params, Spec, State, StepOut
+from mbrl_jax.models.rssm.r2_dreamer import SCALE, projector, redundancy_loss
 from mbrl_jax.models.rssm.rssm import RSSM, Latent, Rows, RSSMConfig, block_rssm, features
 from mbrl_jax.nets.layers import layers
 from mbrl_jax.nets.net import Net
 from mbrl_jax.nets.observations import CoderConfig, Decoder, decoder, encoder
 from mbrl_jax.ops.kl import clipped, two_way
 from mbrl_jax.ops.model_losses import binary_cross_entropy
-from mbrl_jax.ops.two_hot import expectation, symexp_bins, two_hot
+from mbrl_jax.ops.two_hot import expectation, symexp_bins, two_hot_cross_entropy
 
 
 class Widths(NamedTuple):
-    """What a size stands for."""
+    """The widths that a size stands for, as in `DreamerV3NetConfig`."""
 
     deter: int
     units: int
@@ -57,25 +60,29 @@ SIZES: dict[str, Widths] = {
 class DreamerV3NetConfig:
     """Sizes of DreamerV3's networks."""
 
-    size: str = setting(default="nano", choices=tuple(SIZES), help="all widths at once; those below prevail over it")
-    deter: int = setting(default=0, low=0, help="entries of the memory; 0 for the size's own, as below")
-    units: int = setting(default=0, low=0, help="width of every layer")
-    stoch: int = setting(default=0, low=0, help="categorical latents")
-    classes: int = setting(default=0, low=0, help="classes of each")
-    depth: int = setting(default=0, low=0, help="channels for planes and images, in the decoder's and encoder's units")
-    blocks: int = setting(default=0, low=0, help="blocks of the memory")
-    unimix: float = setting(default=0.01, above=0, below=1, help="share of uniform chances in every latent")
-    bins: int = setting(default=255, low=3, help="of rewards and values, an odd number")
-    bound: int = setting(default=20, low=1, help="of the bins in symlog units: 20 reach to 485 million, 8 to 2980")
+    size: str = setting(
+        default="nano", choices=tuple(SIZES), help="preset of all widths; a width given explicitly overrides it"
+    )
+    deter: int = setting(default=0, low=0, help="size of the deterministic state; 0 takes the preset's, as below")
+    units: int = setting(default=0, low=0, help="units of every hidden layer")
+    stoch: int = setting(default=0, low=0, help="number of categorical latent variables")
+    classes: int = setting(default=0, low=0, help="classes of each latent variable")
+    depth: int = setting(default=0, low=0, help="base number of convolution channels, for planes and images")
+    blocks: int = setting(default=0, low=0, help="blocks of the recurrent weights")
+    unimix: float = setting(default=0.01, above=0, below=1, help="share of the uniform distribution in every latent")
+    bins: int = setting(default=255, low=3, help="bins of reward and value distributions, an odd number")
+    bound: int = setting(default=20, low=1, help="largest bin in symlog units: 20 is 485 million, 8 is 2980")
     decoder: bool = setting(
-        default=True, help="rebuild observations; without, states are held to them by R2-Dreamer's loss"
+        default=True, help="whether to reconstruct observations; if not, R2-Dreamer's loss trains the states"
     )
 
 
 class DreamerParams(NamedTuple):
+    """Parameters of `Networks`."""
+
     encoder: Params
     rssm: Params
-    decoder: Params
+    decoder: Params  # of the projector where there is no decoder
     reward: Params
     cont: Params
     actor: Params
@@ -83,27 +90,27 @@ class DreamerParams(NamedTuple):
 
 
 class Networks(NamedTuple):
-    """All networks, their parameters outside. Heads take `rssm.features` of one state."""
+    """All networks as pure functions. Heads take `rssm.features` [F] of one state."""
 
-    encoder: Net  # observation -> token
+    encoder: Net  # observation -> token [E]
     rssm: RSSM
     decoder: Decoder | None
-    project: Net | None  # in its place: features -> [token]
+    project: Net | None  # features -> [E]; where there is no decoder
     reward: Net  # -> logits [bins]
     cont: Net  # -> logit [1]
-    actor: Net  # -> logits [A], or mean and deviation [2A] before their transforms
+    actor: Net  # -> logits [A], or mean and standard deviation [2A] before their transforms
     critic: Net  # -> logits [bins]
-    bins: Array  # [bins]
+    bins: Array  # [bins] symexp bins of rewards and values
 
     def init(self, key: Key) -> DreamerParams:
-        """Parameters of all of them. Rewards and values start at exactly 0, the policy nearly uniform."""
-        shown = self.project if self.decoder is None else self.decoder.net
-        nets: Any = (self.encoder, self.rssm, shown, self.reward, self.cont, self.actor, self.critic)
+        """Initial parameters of all networks. Rewards and values start at exactly 0, the policy nearly uniform."""
+        reconstruct = self.project if self.decoder is None else self.decoder.net
+        nets: Any = (self.encoder, self.rssm, reconstruct, self.reward, self.cont, self.actor, self.critic)
         return DreamerParams(*(net.init(key) for net, key in zip(nets, jax.random.split(key, len(nets)), strict=True)))
 
 
 def widths(cfg: DreamerV3NetConfig) -> Widths:
-    """The size's widths, with those that are given in their place."""
+    """The preset's widths, each overridden where the config gives one."""
     return Widths(*(getattr(cfg, name) or own for name, own in SIZES[cfg.size]._asdict().items()))
 
 
@@ -140,45 +147,116 @@ def dreamer_v3(cfg: DreamerV3NetConfig, spec: Spec) -> Networks:
     )
 
 
-def classify(logits: Array, target: Array, bins: Array) -> Array:
-    """-Σ_i w_i log p_i [] with w = two-hot(target []); logits [bins]."""
-    return -jnp.sum(two_hot(target, bins) * jax.nn.log_softmax(logits))
-
-
 def predicted_reward(nets: Networks, params: DreamerParams, feature: Array) -> Array:
-    """E[r] on arriving at a state, [] from its features."""
+    """E[r] on arriving at a state, [] from its features [F]."""
     return expectation(nets.reward.apply(params.reward, feature).astype(jnp.float32), nets.bins)
 
 
 def predicted_discount(nets: Networks, params: DreamerParams, feature: Array) -> Array:
-    """The chance that a state is not terminal, times γ; [] from its features."""
+    """γ times the probability that a state is not terminal, [] from its features [F]; see L_con."""
     return jax.nn.sigmoid(nets.cont.apply(params.cont, feature)[0].astype(jnp.float32))
 
 
-def model_losses(
-    nets: Networks,
+def model_loss(
     params: DreamerParams,
     key: Key,
     start: Latent,
     rows: Rows,
+    *,
+    nets: Networks,
+    weights: Array,
+    gamma: Array | float,
+    free: Array | float = 1.0,
+    dyn_scale: Array | float = 1.0,
+    rep_scale: Array | float = 0.1,
+    decoder_scale: Array | float = 1.0,
+) -> tuple[Array, Metrics]:
+    """The world model's loss on a batch of windows.
+
+        L_model = mean w [ L_kl + α L_rec + L_rew + L_con ]           terms in the module's docstring
+        L_model = mean w [ L_kl + L_rew + L_con ] + 0.05 L_R2         without a decoder
+
+    Args:
+      params: of all networks; those of actor and critic get no gradient.
+      key: for sampling latents.
+      start: [B, ...] the states before the first rows.
+      rows: [T, B, ...] time-major windows.
+      nets: the networks.
+      weights: [B] w, importance weight of each window.
+      gamma: γ in [0, 1), discount per step.
+      free: f, free nats of each KL per step.
+      dyn_scale: β_dyn, weight of the KL that trains the prior.
+      rep_scale: β_rep, weight of the KL that trains the posterior.
+      decoder_scale: α, weight of the reconstruction; unused without a decoder.
+    Returns:
+      L_model [] and the means "kl_loss", "decoder_loss" (L_rec, or L_R2), "reward_loss", "continue_loss" and "kl",
+      KL(q ‖ p) in nats before the free nats.
+    Source: Hafner et al. 2023, eq. 2 and 3, and the authors' code.
+    """
+    (loss, _), metrics = model_loss_and_states(
+        params, key, start, rows, nets=nets, weights=weights, gamma=gamma, free=free, dyn_scale=dyn_scale,
+        rep_scale=rep_scale, decoder_scale=decoder_scale,
+    )  # fmt: skip
+    return loss, metrics
+
+
+def model_loss_and_states(
+    params: DreamerParams,
+    key: Key,
+    start: Latent,
+    rows: Rows,
+    *,
+    nets: Networks,
+    weights: Array,
+    gamma: Array | float,
+    free: Array | float = 1.0,
+    dyn_scale: Array | float = 1.0,
+    rep_scale: Array | float = 0.1,
+    decoder_scale: Array | float = 1.0,
+) -> tuple[tuple[Array, Latent], Metrics]:
+    """`model_loss` together with the states [T, B, ...] of the rows, from which imagination starts: ((L, s), metrics).
+
+    Both can be differentiated, for losses of the states that come later; see `agents.dreamer.v3`.
+    """
+
+    def one(key: Key, start: Latent, rows: Rows) -> tuple[Latent, Array, dict[str, Array]]:
+        scales = {"free": free, "dyn_scale": dyn_scale, "rep_scale": rep_scale}
+        return window_terms(params, key, start, rows, nets=nets, gamma=gamma, **scales)
+
+    keys = jax.random.split(key, weights.shape[0])
+    states, tokens, terms = jax.vmap(one, (0, 0, 1), 1)(keys, start, rows)
+    means = jax.tree.map(lambda term: jnp.mean(weights * term), terms)
+    if nets.project is not None:
+        flat, tokens = tree.flatten_dims((states, tokens), 2)
+        feature, decoder_scale = jax.vmap(features)(flat), SCALE
+        means["decoder_loss"], _ = redundancy_loss(params.decoder, feature, tokens, project=nets.project)
+    loss = (
+        means["kl_loss"] + decoder_scale * means["decoder_loss"] + means["reward_loss"] + means["continue_loss"]
+    )  # fmt: skip
+    return (loss, states), means
+
+
+def window_terms(
+    params: DreamerParams,
+    key: Key,
+    start: Latent,
+    rows: Rows,
+    *,
+    nets: Networks,
     gamma: Array | float,
     free: Array | float = 1.0,
     dyn_scale: Array | float = 1.0,
     rep_scale: Array | float = 0.1,
 ) -> tuple[Latent, Array, dict[str, Array]]:
-    """The world model along one window.
+    """States and loss terms of each step of one window.
 
     Args:
-      nets: the networks.
-      params: theirs.
-      key: for the latents' samples.
+      params, key, nets, gamma, free, dyn_scale, rep_scale: as in `model_loss`.
       start: the state before the first row.
       rows: [T, ...].
-      gamma: γ, folded into the continuation's target.
-      free, dyn_scale, rep_scale: of the latents' loss, see `ops.kl.clipped`.
     Returns:
-      the states [T, ...], the tokens [T, E], and of each step [T]: "kl_loss", "reward_loss", "continue_loss" and, with
-      a decoder, "decoder_loss", to be added up, and "kl" before the free nats.
+      the states [T, ...], the tokens [T, E], and [T] each "kl_loss", "reward_loss", "continue_loss", with a decoder
+      "decoder_loss", and "kl", KL(q ‖ p) before the free nats.
     """
     tokens = jax.vmap(nets.encoder.apply, (None, 0))(params.encoder, rows.obs)
     tracked = nets.rssm.track(params.rssm, key, start, rows.action, tokens, rows.first)
@@ -186,31 +264,27 @@ def model_losses(
 
     def heads(state: Latent, obs: Obs, reward: Array, discount: Array) -> dict[str, Array]:
         feature = features(state)
-        bet = nets.reward.apply(params.reward, feature).astype(jnp.float32)
-        goes_on = nets.cont.apply(params.cont, feature)[0].astype(jnp.float32)
-        told = {
-            "reward_loss": classify(bet, reward, nets.bins),
-            "continue_loss": binary_cross_entropy(goes_on, gamma * discount),
+        reward_logits = nets.reward.apply(params.reward, feature).astype(jnp.float32)
+        cont_logit = nets.cont.apply(params.cont, feature)[0].astype(jnp.float32)
+        terms = {
+            "reward_loss": two_hot_cross_entropy(reward_logits, reward, nets.bins),
+            "continue_loss": binary_cross_entropy(cont_logit, gamma * discount),
         }
         if nets.decoder is not None:
-            seen = nets.decoder.net.apply(params.decoder, state.deter, state.stoch.reshape(-1)).astype(jnp.float32)
-            told["decoder_loss"] = nets.decoder.loss(seen, obs)
-        return told
+            prediction = nets.decoder.net.apply(params.decoder, state.deter, state.stoch.reshape(-1))
+            terms["decoder_loss"] = nets.decoder.loss(prediction.astype(jnp.float32), obs)
+        return terms
 
-    told = jax.vmap(heads)(tracked.states, rows.obs, rows.reward, rows.discount)
+    terms = jax.vmap(heads)(tracked.states, rows.obs, rows.reward, rows.discount)
     kl_loss = clipped(dyn, rep, free, dyn_scale, rep_scale)
-    return tracked.states, tokens, told | {"kl_loss": kl_loss, "kl": dyn}
-
-
-def without_decoder(nets: Networks, params: DreamerParams, states: Latent, tokens: Array) -> Array:
-    """R2-Dreamer's loss [] of all rows of a batch, from states [N, ...] and tokens [N, E]."""
-    assert nets.project is not None
-    projected = jax.vmap(lambda state: nets.project.apply(params.decoder, features(state)))(states)  # pyright: ignore
-    return redundancy_loss(projected, tokens)
+    return tracked.states, tokens, terms | {"kl_loss": kl_loss, "kl": dyn}
 
 
 def bind(nets: Networks, params: DreamerParams) -> Model:
-    """The learned model as a planner sees it, from a latent state on; its discount is a chance times γ."""
+    """The learned model as a planner's `Model` over latent states, with the critic as its value.
+
+    Its discounts already contain γ: a planner on it should discount by 1.
+    """
 
     def step(key: Key, state: State, action: Array) -> StepOut:
         state = nets.rssm.step(params.rssm, key, state, action)

@@ -1,9 +1,9 @@
-"""Latent variables of recurrent state-space models: Gaussian ones, and groups of categorical ones.
+"""Stochastic latents of recurrent state-space models: Gaussian, or groups of categoricals.
 
     Gaussian (Hafner et al. 2020):     z ~ N(μ, σ²),  σ = softplus(raw) + least
-    categorical (Hafner et al. 2021):  z_g one-hot ~ p_g = (1 - ε) softmax(l_g) + ε / C,   gradient by z + p - sg(p)
+    categorical (Hafner et al. 2021):  z_g one-hot ~ p_g = (1 - ε) softmax(l_g) + ε / C,   gradient of z + p - sg(p)
 
-The share ε of uniform chances is DreamerV3's (Hafner et al. 2023); it keeps divergences finite.
+The uniform share ε ("unimix") is DreamerV3's (Hafner et al. 2023); it keeps KL divergences finite.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ import jax.numpy as jnp
 from mbrl_jax.core.types import Array, Key
 from mbrl_jax.ops.kl import categorical_kl, gaussian_kl
 
-FEW = 8  # classes
+FEW = 8  # classes; with no more than these, categoricals are computed class by class
 
 
 class Normal(NamedTuple):
     """The distribution of Gaussian latents."""
 
     mean: Array  # [S]
-    std: Array  # [S]
+    std: Array  # [S] above 0
 
 
 class Latents(NamedTuple):
-    """A family of distributions over latents. Noise is drawn apart, so that a scan can be handed all of it at once."""
+    """A family of distributions over latents. Sampling takes its noise as input: a scan's noise is drawn at once."""
 
-    shape: tuple[int, ...]  # of a sample
-    outputs: int  # numbers of a network that tell a distribution
-    dist: Callable[[Array], Any]  # [outputs] -> `Normal` or log-probabilities [S, C]
+    shape: tuple[int, ...]  # of a sample: [S] or [S, C]
+    outputs: int  # network outputs that parametrise a distribution
+    dist: Callable[[Array], Any]  # (outputs) -> `Normal` or log-probabilities [S, C]
     noise: Callable[[Key, int], Array]  # (key, T) -> [T, S]
-    sample: Callable[[Any, Array], Array]  # (dist, noise [S]) -> [*shape]
-    kl: Callable[[Any, Any], Array]  # of two distributions, [] in nats
+    sample: Callable[[Any, Array], Array]  # (dist, noise [S]) -> z [*shape]
+    kl: Callable[[Any, Any], Array]  # (q, p) -> KL(q ‖ p), [] in nats
 
 
 def gaussian(stoch: int, least: float = 0.1) -> Latents:
-    """S independent Gaussians; the gradient flows through the sample.
+    """S independent Gaussians with reparametrised samples.
 
     Args:
       stoch: S.
-      least: the smallest deviation, above 0.
+      least: lower bound of the standard deviation, above 0.
     """
 
     def dist(raw: Array) -> Normal:
@@ -62,15 +62,15 @@ def gaussian(stoch: int, least: float = 0.1) -> Latents:
 
 
 def categorical(stoch: int, classes: int, unimix: Array | float | None = None) -> Latents:
-    """S independent categoricals of C classes as one-hot rows; the gradient goes straight through.
+    """S independent categoricals of C classes as one-hot rows with straight-through gradients.
 
     Args:
       stoch: S.
       classes: C.
-      unimix: ε, above 0 and below 1, may be traced; None for none.
+      unimix: ε in (0, 1), may be traced; None for plain softmax.
     """
 
-    few = classes <= FEW  # then rows of classes are too short for a processor's vectors, and columns are taken
+    few = classes <= FEW  # then a row of classes is shorter than a vector register: work on columns instead
 
     def dist(raw: Array) -> Array:
         logits = raw.astype(jnp.float32).reshape(stoch, classes)
@@ -82,15 +82,15 @@ def categorical(stoch: int, classes: int, unimix: Array | float | None = None) -
         return out.T if few else out
 
     def sample(dist: Array, noise: Array) -> Array:
-        """By the inverse of the cumulated chances: one number per latent, where Gumbel noise needs C."""
+        """By inverting the cumulative distribution: one random number per latent, where Gumbel noise needs C."""
         if few:
             probs = jnp.exp(dist.T)
-            upto = list(itertools.accumulate(probs[:-1]))
-            chosen = sum((noise >= chance for chance in upto), jnp.zeros(stoch, jnp.int32))
+            cumulative = list(itertools.accumulate(probs[:-1]))
+            chosen = sum((noise >= bound for bound in cumulative), jnp.zeros(stoch, jnp.int32))
             return (jax.nn.one_hot(chosen, classes, axis=0) + probs - jax.lax.stop_gradient(probs)).T
         probs = jnp.exp(dist)
-        upto = probs @ jnp.triu(jnp.ones((classes, classes)))  # in one product: quicker than a cumulated sum
-        chosen = jnp.sum(noise[:, None] >= upto[:, :-1], axis=1)
+        cumulative = probs @ jnp.triu(jnp.ones((classes, classes)))  # one matrix product: faster than a cumsum
+        chosen = jnp.sum(noise[:, None] >= cumulative[:, :-1], axis=1)
         return jax.nn.one_hot(chosen, classes) + probs - jax.lax.stop_gradient(probs)
 
     return Latents(

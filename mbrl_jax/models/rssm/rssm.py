@@ -1,17 +1,18 @@
 """Recurrent state-space models: the latent dynamics of the Dreamers (Hafner et al. 2019, arXiv 1811.04551).
 
-    h_t = f(h_{t-1}, z_{t-1}, a_{t-1})        memory
+    h_t = f(h_{t-1}, z_{t-1}, a_{t-1})        deterministic state
     z_t ~ p(z_t | h_t)                        prior, for imagination
-    z_t ~ q(z_t | h_t, x_t)                   posterior, x_t the encoded observation
+    z_t ~ q(z_t | h_t, x_t)                   posterior, x_t the encoded observation (the token)
 
-a_{t-1} is the action that led to observation t. Where an observation is the first of an episode, h, z and a before it
-are zeros.
+a_{t-1} is the action that led to observation t. At the first observation of an episode the previous h, z and a are
+zeros.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,56 +30,60 @@ from mbrl_jax.nets.recurrent import block_gru, gru
 
 @config
 class RSSMConfig:
-    """Sizes of DreamerV3's model; the defaults are the smallest size of the paper's code, 1m."""
+    """Sizes of DreamerV3's RSSM; the defaults are the smallest size of the authors' code, 1m."""
 
-    deter: int = setting(default=512, low=1, help="entries of the memory, a multiple of blocks")
-    hidden: int = setting(default=64, low=1, help="width of every layer")
-    stoch: int = setting(default=32, low=1, help="categorical latents")
-    classes: int = setting(default=4, low=2, help="classes of each")
-    blocks: int = setting(default=8, low=1, help="blocks of the memory")
-    unimix: float = setting(default=0.01, above=0, below=1, help="share of uniform chances in every latent")
+    deter: int = setting(default=512, low=1, help="size of the deterministic state, a multiple of blocks")
+    hidden: int = setting(default=64, low=1, help="units of every hidden layer")
+    stoch: int = setting(default=32, low=1, help="number of categorical latent variables")
+    classes: int = setting(default=4, low=2, help="classes of each latent variable")
+    blocks: int = setting(default=8, low=1, help="blocks of the recurrent weights")
+    unimix: float = setting(default=0.01, above=0, below=1, help="share of the uniform distribution in every latent")
 
 
 @config
 class GRUConfig:
-    """Sizes of the models of the first two Dreamers."""
+    """Sizes of the RSSMs of the first two Dreamers."""
 
-    deter: int = setting(default=200, low=1, help="entries of the memory")
-    hidden: int = setting(default=200, low=1, help="width of every layer")
-    stoch: int = setting(default=30, low=1, help="latents")
-    classes: int = setting(default=32, low=2, help="classes of each; of no account for Gaussian ones")
+    deter: int = setting(default=200, low=1, help="size of the deterministic state")
+    hidden: int = setting(default=200, low=1, help="units of every hidden layer")
+    stoch: int = setting(default=30, low=1, help="number of latent variables")
+    classes: int = setting(
+        default=32, low=2, help="classes of each categorical latent variable; Gaussian ones ignore it"
+    )
 
 
 class Latent(NamedTuple):
-    """A state of the model."""
+    """A model state."""
 
-    deter: Array  # [D] memory h
-    stoch: Array  # [S] or [S, C] latent z
+    deter: Array  # [D] deterministic state h
+    stoch: Array  # [S] or [S, C] stochastic latent z
 
 
 class RSSMParams(NamedTuple):
-    cell: Params
+    """Parameters of an RSSM."""
+
+    cell: Params  # recurrent cell f
     prior: Params
     posterior: Params
 
 
 class Tracked(NamedTuple):
-    """What a sequence of observations leads to."""
+    """The filtered states of an observation sequence."""
 
-    states: Latent  # [T, ...]
-    posterior: Any  # [T, ...] distributions, as `kl` takes them
-    prior: Any  # [T, ...]
+    states: Latent  # [T, ...] h_t and z_t ~ q
+    posterior: Any  # [T, ...] distributions q, as `RSSM.kl` takes them
+    prior: Any  # [T, ...] distributions p
 
 
 class Rows(NamedTuple):
-    """A window as a model is driven through it: the row of t holds the action before o_t."""
+    """A window of experience as a model's input: row t holds o_t and the action a_{t-1} that led to it."""
 
     obs: Obs  # [T, ...]
-    action: Array  # [T, A] `action_code` of the action that led to o_t; of no account where `first`
-    reward: Array  # [T] received on arriving
+    action: Array  # [T, A] `action_code` of a_{t-1}; ignored where `first`
+    reward: Array  # [T] received on arriving at o_t
     discount: Array  # [T] 0 where o_t is terminal, else 1
-    first: Array  # [T] bool
-    last: Array  # [T] bool
+    first: Array  # [T] bool: o_t starts an episode
+    last: Array  # [T] bool: o_t ends an episode
 
 
 class RSSM(NamedTuple):
@@ -87,34 +92,40 @@ class RSSM(NamedTuple):
     init: Callable[[Key], RSSMParams]
     start: Callable[[], Latent]  # the state before an episode: zeros
     observe: Callable[[RSSMParams, Key, Latent, Action, Array, Array], Latent]
-    """(params, key, state, action, token, first []) -> the state at one more observation"""
+    """(params, key, state, action, token [E], first []) -> the posterior state after one more observation"""
     track: Callable[[RSSMParams, Key, Latent, Action, Array, Array], Tracked]
-    """(params, key, state, actions [T], tokens [T, E], first [T]) -> all states, posteriors and priors"""
+    """(params, key, state, actions [T], tokens [T, E], first [T]) -> states, posteriors and priors [T, ...]"""
     step: Callable[[RSSMParams, Key, Latent, Action], Latent]
-    """(params, key, state, action) -> a state drawn from the prior"""
+    """(params, key, state, action) -> the next state, sampled from the prior"""
     imagine: Callable[..., tuple[Latent, Action]]
-    """(params, key, state, policy, horizon) -> states [H + 1, ...] from the given one on, actions [H, ...]"""
-    kl: Callable[[Any, Any], Array]  # of two distributions, [] in nats
-    size: int  # entries of `features`
+    """(params, key, state, policy, horizon) -> states [H + 1, ...] from the given one on, actions [H, ...];
+    policy: (key, state) -> action"""
+    kl: Callable[[Any, Any], Array]  # (q, p) -> KL(q ‖ p), [] in nats
+    size: int  # F, entries of `features`
+
+
+def initial_state(deter: int, stoch: tuple[int, ...]) -> Latent:
+    """The state before an episode: zeros of the sizes of h and z."""
+    return Latent(jnp.zeros(deter), jnp.zeros(stoch))
 
 
 def features(state: Latent) -> Array:
-    """h and z side by side, [F], for heads."""
+    """The input of every head, h and z concatenated, [F]."""
     return jnp.concatenate([state.deter, state.stoch.reshape(-1)])
 
 
 def previous(actions: Action) -> Action:
     """The action before each of T steps, from the action at each: zeros, then all but the last, [T, ...].
 
-    Rows of a buffer hold the action taken at an observation; a model is driven by the one that led there.
+    Rows of a buffer hold the action taken at an observation; a model needs the one that led there.
     """
     return jax.tree.map(lambda leaf: jnp.concatenate([jnp.zeros_like(leaf[:1]), leaf[:-1]]), actions)
 
 
 def action_code(space: Space, action: Action) -> Array:
-    """An action as a vector: one-hot if it is a number of a discrete space, else a / max(1, |a|).
+    """An action as a vector [A]: one-hot if it is a number of a discrete space, else a / max(1, |a|).
 
-    A vector for a discrete action is taken as it is, so that a gradient can come back through it.
+    A vector for a discrete action passes unchanged, so that gradients can flow through it.
     """
     if isinstance(space, Discrete):
         return jax.nn.one_hot(action, space.n) if jnp.issubdtype(jnp.result_type(action), jnp.integer) else action
@@ -128,12 +139,12 @@ def code_size(space: Space) -> int:
 
 
 def block_rssm(cfg: RSSMConfig, space: Space, token: int) -> RSSM:
-    """DreamerV3's model: a block GRU, categorical latents with unimix, two layers to the prior, one to the posterior.
+    """DreamerV3's RSSM: a block GRU, categorical latents with unimix, prior and posterior of two and one hidden layers.
 
     Args:
       cfg: sizes; floats may be traced.
-      space: of the actions.
-      token: entries of an encoded observation.
+      space: action space.
+      token: E, entries of an encoded observation.
     Raises:
       ValueError: a setting out of range.
     """
@@ -146,13 +157,13 @@ def block_rssm(cfg: RSSMConfig, space: Space, token: int) -> RSSM:
 
 
 def gaussian_rssm(cfg: GRUConfig, space: Space, token: int) -> RSSM:
-    """The first Dreamer's model: a plain GRU, Gaussian latents of deviation above 0.1, ELU."""
+    """The first Dreamer's RSSM: a plain GRU, Gaussian latents with standard deviations above 0.1, ELU."""
     check(cfg)
     return _gru_rssm(cfg, space, token, latents.gaussian(cfg.stoch), "none")
 
 
 def categorical_rssm(cfg: GRUConfig, space: Space, token: int) -> RSSM:
-    """The second Dreamer's model: a GRU with layer norm, categorical latents, ELU."""
+    """The second Dreamer's RSSM: a GRU with layer norm, categorical latents, ELU."""
     check(cfg)
     return _gru_rssm(cfg, space, token, latents.categorical(cfg.stoch, cfg.classes), "layer")
 
@@ -165,48 +176,46 @@ def _gru_rssm(cfg: GRUConfig, space: Space, token: int, family: Latents, norm: s
 
 
 def rssm(deter: int, space: Space, family: Latents, cell: Staged, prior: Net, posterior: Staged) -> RSSM:
-    """A model of its parts.
+    """Assembles an RSSM from its networks.
 
     Args:
-      deter: D.
-      space: of the actions.
-      family: of the latents.
-      cell: (h, z, action) -> h.
-      prior: h -> outputs.
-      posterior: (h, token) -> outputs.
+      deter: D, size of the deterministic state.
+      space: action space.
+      family: distribution of the latents.
+      cell: recurrent cell (h, z, action) -> h.
+      prior: h -> parameters of p.
+      posterior: (h, token) -> parameters of q.
     """
 
     def init(key: Key) -> RSSMParams:
         keys = jax.random.split(key, 3)
         return RSSMParams(cell.init(keys[0]), prior.init(keys[1]), posterior.init(keys[2]))
 
-    def start() -> Latent:
-        return Latent(jnp.zeros(deter), jnp.zeros(family.shape))
+    def next_deter(params: RSSMParams, state: Latent, action_input: Array) -> Array:
+        return cell.apply(params.cell, state.deter, state.stoch.reshape(-1), action_input)
 
-    def remember(params: RSSMParams, state: Latent, drive: Array) -> Array:
-        return cell.apply(params.cell, state.deter, state.stoch.reshape(-1), drive)
-
-    def prior_of(params: RSSMParams, memory: Array) -> Any:
-        return family.dist(prior.apply(params.prior, memory))
+    def prior_dist(params: RSSMParams, deter: Array) -> Any:
+        return family.dist(prior.apply(params.prior, deter))
 
     def track(params: RSSMParams, key: Key, state: Latent, actions: Action, tokens: Array, first: Array) -> Tracked:
         codes = jax.vmap(lambda action: action_code(space, action))(actions)
         codes = jnp.where(first[:, None], 0.0, codes).astype(tokens.dtype)
-        # All that does not depend on the state, for all steps at once.
-        drives = jax.vmap(cell.ahead, (None, 0))(params.cell, codes)
-        told = jax.vmap(posterior.ahead, (None, 0))(params.posterior, tokens)
+        # Whatever does not depend on the state is computed for all steps at once, outside the scan.
+        action_inputs = jax.vmap(cell.ahead, (None, 0))(params.cell, codes)
+        token_inputs = jax.vmap(posterior.ahead, (None, 0))(params.posterior, tokens)
         noise = family.noise(key, tokens.shape[0])
-        state = jax.tree.map(lambda leaf: leaf.astype(tokens.dtype), state)  # what a buffer keeps may be narrower
+        state = jax.tree.map(lambda leaf: leaf.astype(tokens.dtype), state)  # a buffer may store lower precision
 
         def one(state: Latent, at: tuple[Array, Array, Array, Array]) -> tuple[Latent, tuple[Latent, Any]]:
-            drive, told, noise, first = at
-            memory = remember(params, tree.where(first, jax.tree.map(jnp.zeros_like, state), state), drive)
-            dist = family.dist(posterior.apply(params.posterior, memory, told))
-            state = Latent(memory, family.sample(dist, noise).astype(memory.dtype))
+            action_input, token_input, noise, first = at
+            state = tree.where(first, jax.tree.map(jnp.zeros_like, state), state)
+            deter = next_deter(params, state, action_input)
+            dist = family.dist(posterior.apply(params.posterior, deter, token_input))
+            state = Latent(deter, family.sample(dist, noise).astype(deter.dtype))
             return state, (state, dist)
 
-        states, dists = jax.lax.scan(one, state, (drives, told, noise, first))[1]
-        return Tracked(states, dists, jax.vmap(prior_of, (None, 0))(params, states.deter))
+        _, (states, dists) = jax.lax.scan(one, state, (action_inputs, token_inputs, noise, first))
+        return Tracked(states, dists, jax.vmap(prior_dist, (None, 0))(params, states.deter))
 
     def observe(params: RSSMParams, key: Key, state: Latent, action: Action, token: Array, first: Array) -> Latent:
         action, token, first = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (action, token, first))
@@ -214,8 +223,8 @@ def rssm(deter: int, space: Space, family: Latents, cell: Staged, prior: Net, po
 
     def forward(params: RSSMParams, noise: Array, state: Latent, action: Action) -> Latent:
         code = action_code(space, action).astype(state.deter.dtype)
-        memory = remember(params, state, cell.ahead(params.cell, code))
-        return Latent(memory, family.sample(prior_of(params, memory), noise).astype(memory.dtype))
+        deter = next_deter(params, state, cell.ahead(params.cell, code))
+        return Latent(deter, family.sample(prior_dist(params, deter), noise).astype(deter.dtype))
 
     def step(params: RSSMParams, key: Key, state: Latent, action: Action) -> Latent:
         return forward(params, family.noise(key, 1)[0], state, action)
@@ -232,7 +241,7 @@ def rssm(deter: int, space: Space, family: Latents, cell: Staged, prior: Net, po
             return state, (state, action)
 
         later, actions = jax.lax.scan(one, state, (family.noise(key_noise, horizon), jnp.arange(horizon)))[1]
-        states = jax.tree.map(lambda now, then: jnp.concatenate([now[None], then]), state, later)
-        return states, actions
+        return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), state, later), actions
 
-    return RSSM(init, start, observe, track, step, imagine, family.kl, deter + math.prod(family.shape))
+    start, size = partial(initial_state, deter, family.shape), deter + math.prod(family.shape)
+    return RSSM(init, start, observe, track, step, imagine, family.kl, size)

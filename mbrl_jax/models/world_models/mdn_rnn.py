@@ -1,25 +1,23 @@
-"""A recurrent network with mixture densities: the dynamics of World Models (Ha & Schmidhuber 2018, arXiv 1803.10122).
+"""A recurrent mixture density network: the dynamics model M of World Models (Ha & Schmidhuber 2018, arXiv 1803.10122).
 
     x_t = [z_t, a_t],   (h, c)_{t+1} = LSTM(x_t, (h, c)_t)
     z_{t+1,d} ~ Σ_k π_dk N(z_{t,d} + μ_dk, σ_dk²),   π, μ, σ linear in h_{t+1}, for each entry d of the latent
     temperature τ:  log π / τ  before the softmax, and  σ √τ
-    r_{t+1}, logit of the end = Layers([h_{t+1}, x_t, z_{t+1}, z_{t+1}²])
+    r_{t+1}, termination logit = Layers([h_{t+1}, x_t, z_{t+1}, z_{t+1}²])
 
-    L = mean over steps of  - 1/Z Σ_d log p(z_{t+1,d}) + (r̂ - r)² + BCE(end), ends weighted w times
+    L = mean over steps of  - 1/Z Σ_d log p(z_{t+1,d}) + (r̂ - r)² + BCE(termination), terminal steps weighted w times
 
-At an episode's first row the memory is zeros. An episode's last row has no successor, and a window that begins within
-an episode has an unknown memory: neither is learned from, the latter for `burn_in` rows.
+The memory is zeros before an episode's first row. Two kinds of rows are not learned from: an episode's last row, which
+has no successor, and the first `burn_in` rows of a window that begins within an episode, whose memory is unknown.
 
-Differs from the paper in: means are of the latent's change; reward and end are told by the latent that a step leads
-to as well, so that what is dreamt is what ends an episode, and rewards by it and the action; the weight w of ends is
-taken out of their chance again, as log w off the logit; deviations have a least value; a reward is scaled to deviation
-1, and none is dreamt beyond those seen; a dream goes on with its chance to (`StepOut.discount`), where the paper ends
-it by a draw.
+Differs from the paper in: the mixture predicts the latent's change; reward and termination depend on the next latent
+too, so that they follow from what was imagined; the weight w of terminal steps is taken out of the predicted chance
+again, as log w off the logit; deviations have a lower bound; rewards are scaled to deviation 1, and imagined ones
+clipped to the range seen; a dream's discount is its chance to go on, where the paper draws whether it ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -27,48 +25,51 @@ import jax.numpy as jnp
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
-from mbrl_jax.core.types import Action, Array, Key, Metrics, Model, Params, Spec, StepOut
+from mbrl_jax.core.types import Action, Array, Key, Metrics, Model, Params, Space, Spec, StepOut
 from mbrl_jax.models.rssm.rssm import action_code, code_size
 from mbrl_jax.nets.layers import layers, scaled_init
+from mbrl_jax.nets.net import Net
 from mbrl_jax.ops.normalize import Normalizer, fit_normalizer, identity_normalizer
 
-FARTHEST = 10.0  # entries of a latent beyond it look alike to the heads
+FARTHEST = 10.0  # the heads see entries of a latent clipped to this
 
 
 @config
 class MDNRNNConfig:
     """Settings of the dynamics."""
 
-    hidden: int = setting(default=256, low=1, help="H, entries of the LSTM's memory")
+    hidden: int = setting(default=256, low=1, help="H, units of the LSTM")
     components: int = setting(default=5, low=1, help="K, Gaussians of each mixture")
-    heads: tuple[int, ...] = setting(default=(64,), low=1, help="widths of the layers of reward and end")
-    least_std: float = setting(default=0.01, above=0, help="below which no Gaussian's deviation falls")
-    end_weight: float = setting(default=10.0, above=0, help="w, of the steps that end an episode")
-    burn_in: int = setting(default=4, low=0, help="rows of a window whose episode began before it, not learned from")
+    heads: tuple[int, ...] = setting(default=(64,), low=1, help="hidden widths of the reward and termination head")
+    least_std: float = setting(default=0.01, above=0, help="lower bound of the Gaussians' deviations")
+    end_weight: float = setting(default=10.0, above=0, help="w, weight of terminal steps in the termination loss")
+    burn_in: int = setting(default=4, low=0, help="unlearned first rows of a window that begins within an episode")
 
 
 class Memory(NamedTuple):
-    """What an LSTM remembers."""
+    """The state of an LSTM."""
 
-    h: Array  # [H]
-    c: Array  # [H]
+    h: Array  # [H] output
+    c: Array  # [H] cell
 
 
 class DreamState(NamedTuple):
-    """A state of the model: where it is, and what led there."""
+    """A state of the model: a latent, and the memory of what led there."""
 
     z: Array  # [Z]
     memory: Memory
 
 
 class LSTM(NamedTuple):
-    """Weights of a cell; gates in the order input, forget, candidate, output."""
+    """Weights of an LSTM cell; gates in the order input, forget, candidate, output."""
 
     kernel: Array  # [X + H, 4 H]
     bias: Array  # [4 H]
 
 
 class MDNRNNParams(NamedTuple):
+    """Parameters of the dynamics."""
+
     cell: LSTM
     mixture: Params
     outcome: Params
@@ -77,7 +78,7 @@ class MDNRNNParams(NamedTuple):
 
 
 class Mixture(NamedTuple):
-    """A mixture of K Gaussians for each of Z numbers."""
+    """A mixture of K Gaussians for each of Z entries."""
 
     logits: Array  # [Z, K]
     mean: Array  # [Z, K]
@@ -85,7 +86,7 @@ class Mixture(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A window in arrival form (see `buffers.sequence`), its observations as latents."""
+    """Rows in arrival form (see `buffers.sequence`), with their observations as latents."""
 
     z: Array  # [L, Z]
     action: Action  # [L, ...]
@@ -93,18 +94,6 @@ class Rows(NamedTuple):
     discount: Array  # [L]
     first: Array  # [L] bool
     last: Array  # [L] bool
-
-
-class MDNRNN(NamedTuple):
-    """The dynamics as pure functions over one state or one window."""
-
-    init: Callable[[Key], MDNRNNParams]
-    start: Callable[[], Memory]  # before an episode: zeros
-    remember: Callable[[MDNRNNParams, Memory, Array, Action], Memory]  # (params, memory, z, action) -> memory
-    predict: Callable[[MDNRNNParams, Memory, Array], Mixture]  # (params, memory after the step, z) -> of the next z
-    loss: Callable[[MDNRNNParams, Rows], tuple[Array, Metrics]]  # of one window
-    step: Callable[[MDNRNNParams, Key, DreamState, Action, Array | float], StepOut]  # the last is the temperature
-    calibrate: Callable[[MDNRNNParams, Array, Array], MDNRNNParams]  # (params, rewards [N], mask [N]) -> params
 
 
 def lstm(params: LSTM, memory: Memory, x: Array) -> Memory:
@@ -128,7 +117,7 @@ def _gated(memory: Memory, driven: Array, kernel: Array) -> Memory:
 
 
 def tempered(mixture: Mixture, temperature: Array | float) -> Mixture:
-    """The mixture at a temperature τ: logits / τ and σ √τ. Below 1 it is surer than what was learned, above less so."""
+    """The mixture at a temperature τ, with logits / τ and σ √τ: less uncertain below 1, more so above."""
     return Mixture(mixture.logits / temperature, mixture.mean, mixture.log_std + 0.5 * jnp.log(temperature))
 
 
@@ -144,7 +133,7 @@ def log_prob(mixture: Mixture, x: Array) -> Array:
 
 
 def sample(key: Key, mixture: Mixture) -> Array:
-    """A draw [Z], the entries independent: a Gaussian by its chance, and a number of it."""
+    """A draw [Z] with independent entries: for each a component, then a number of it."""
     key_which, key_noise = jax.random.split(key)
     size, components = mixture.mean.shape
     # By the inverse of the cumulated chances, in one product: one number for each entry where Gumbel noise needs K.
@@ -155,105 +144,176 @@ def sample(key: Key, mixture: Mixture) -> Array:
     return mean + jnp.exp(log_std) * jax.random.normal(key_noise, (size,))
 
 
+class MDNRNN(NamedTuple):
+    """The dynamics as pure functions of one state, their parameters outside."""
+
+    cfg: MDNRNNConfig
+    latent: int  # Z
+    space: Space  # of the actions
+    terminates: bool  # whether there is a termination head
+    mixture: Net  # h [H] -> [3 Z K]
+    outcome: Net  # [h, x, z', z'²] -> reward, and termination logit
+
+    @property
+    def inputs(self) -> int:
+        """X, entries of the LSTM's input."""
+        return self.latent + code_size(self.space)
+
+    def init(self, key: Key) -> MDNRNNParams:
+        """First parameters."""
+        key_cell, key_mixture, key_outcome = jax.random.split(key, 3)
+        hidden = self.cfg.hidden
+        kernel = scaled_init()(key_cell, (self.inputs + hidden, 4 * hidden))
+        return MDNRNNParams(
+            LSTM(kernel, jnp.zeros(4 * hidden)),
+            self.mixture.init(key_mixture),
+            self.outcome.init(key_outcome),
+            identity_normalizer(1),
+            jnp.array([-jnp.inf, jnp.inf]),
+        )
+
+    def start(self) -> Memory:
+        """The memory before an episode: zeros."""
+        return Memory(jnp.zeros(self.cfg.hidden), jnp.zeros(self.cfg.hidden))
+
+    def lstm_input(self, z: Array, action: Action) -> Array:
+        """x = [z, code of the action], [X]."""
+        return jnp.concatenate([z, action_code(self.space, action)])
+
+    def remember(self, params: MDNRNNParams, memory: Memory, z: Array, action: Action) -> Memory:
+        """The memory after one more latent and the action taken there."""
+        return lstm(params.cell, memory, self.lstm_input(z, action))
+
+    def predict(self, params: MDNRNNParams, memory: Memory, z: Array) -> Mixture:
+        """The distribution of the next latent, from the memory after the step and the latent before it."""
+        shape = (self.latent, self.cfg.components)
+        logits, change, raw = self.mixture.apply(params.mixture, memory.h).reshape(3, *shape)
+        least = jnp.log(self.cfg.least_std)
+        return Mixture(logits, z[:, None] + change, least + jax.nn.softplus(raw - least))
+
+    def predict_outcome(self, params: MDNRNNParams, memory: Memory, x: Array, after: Array) -> tuple[Array, Array]:
+        """The scaled reward [] and the termination logit [], as learned, of a step to the latent `after` [Z].
+
+        The logit is that of the weighted loss: log w too high; minus infinity without a termination head.
+        """
+        near = jnp.clip(after, -FARTHEST, FARTHEST)
+        out = self.outcome.apply(params.outcome, jnp.concatenate([memory.h, x, near, jnp.square(near)]))
+        return out[0], out[1] if self.terminates else jnp.float32(-jnp.inf)
+
+    def step(
+        self, params: MDNRNNParams, key: Key, state: DreamState, action: Action, temperature: Array | float
+    ) -> StepOut:
+        """One imagined step at a temperature τ; its discount is the chance to go on."""
+        memory = self.remember(params, state.memory, state.z, action)
+        z = sample(key, tempered(self.predict(params, memory, state.z), temperature))
+        reward, logit = self.predict_outcome(params, memory, self.lstm_input(state.z, action), z)
+        goes_on = jax.nn.sigmoid(jnp.log(self.cfg.end_weight) - logit)
+        reward = jnp.clip(params.rewards.mean[0] + params.rewards.std[0] * reward, *params.bounds)
+        return StepOut(DreamState(z, memory), reward, goes_on)
+
+    def calibrate(self, params: MDNRNNParams, rewards: Array, mask: Array) -> MDNRNNParams:
+        """The scale and range of rewards, from rewards [N] where the mask [N] is True."""
+        some = jnp.any(mask)
+        low, high = (jnp.where(mask, rewards, sign * jnp.inf) for sign in (1.0, -1.0))
+        bounds = jnp.stack([jnp.where(some, jnp.min(low), -jnp.inf), jnp.where(some, jnp.max(high), jnp.inf)])
+        return params._replace(rewards=fit_normalizer(rewards[:, None], mask), bounds=bounds)
+
+
 def mdn_rnn(cfg: MDNRNNConfig, latent: int, spec: Spec) -> MDNRNN:
     """The dynamics of latents [latent] under an environment's actions.
 
     Args:
       cfg: settings; floats may be traced.
       latent: Z, at least 1.
-      spec: its actions, and whether it terminates: if not, no end is learned.
+      spec: its actions, and whether it terminates: if not, no termination is learned.
     Raises:
       ValueError: a setting out of range.
     """
     check(cfg)
-    inputs, shape = latent + code_size(spec.action), (latent, cfg.components)
+    inputs = latent + code_size(spec.action)
     mixture = layers(cfg.hidden, (), 3 * latent * cfg.components)
     outcome = layers(cfg.hidden + inputs + 2 * latent, cfg.heads, 1 + spec.terminates, norm="none")
+    return MDNRNN(cfg, latent, spec.action, spec.terminates, mixture, outcome)
 
-    def init(key: Key) -> MDNRNNParams:
-        key_cell, key_mixture, key_outcome = jax.random.split(key, 3)
-        kernel = scaled_init()(key_cell, (inputs + cfg.hidden, 4 * cfg.hidden))
-        cell = LSTM(kernel, jnp.zeros(4 * cfg.hidden))
-        return MDNRNNParams(
-            cell,
-            mixture.init(key_mixture),
-            outcome.init(key_outcome),
-            identity_normalizer(1),
-            jnp.array([-jnp.inf, jnp.inf]),
-        )
 
-    def start() -> Memory:
-        return Memory(jnp.zeros(cfg.hidden), jnp.zeros(cfg.hidden))
+def window_memories(params: MDNRNNParams, x: Array, first: Array, *, model: MDNRNN) -> Memory:
+    """The memories [T, ...] after each step of a window, zeroed at the first row of an episode.
 
-    def drive(z: Array, action: Action) -> Array:
-        return jnp.concatenate([z, action_code(spec.action, action)])
+    Args:
+      params: of the dynamics.
+      x: [T, X] inputs of the LSTM.
+      first: [T] bool.
+      model: the dynamics.
+    """
+    driven = x @ params.cell.kernel[: model.inputs] + params.cell.bias  # for all steps at once
 
-    def remember(params: MDNRNNParams, memory: Memory, z: Array, action: Action) -> Memory:
-        return lstm(params.cell, memory, drive(z, action))
+    def one(memory: Memory, at: tuple[Array, Array]) -> tuple[Memory, Memory]:
+        driven, first = at
+        memory = _gated(tree.where(first, model.start(), memory), driven, params.cell.kernel[model.inputs :])
+        return memory, memory
 
-    def predict(params: MDNRNNParams, memory: Memory, z: Array) -> Mixture:
-        logits, change, raw = mixture.apply(params.mixture, memory.h).reshape(3, *shape)
-        least = jnp.log(cfg.least_std)
-        return Mixture(logits, z[:, None] + change, least + jax.nn.softplus(raw - least))
+    return jax.lax.scan(one, model.start(), (driven, first))[1]
 
-    def tell(params: MDNRNNParams, memory: Memory, x: Array, after: Array) -> tuple[Array, Array]:
-        """The reward [], scaled, and the logit [] of the end that was learned, of a step to the latent `after`."""
-        near = jnp.clip(after, -FARTHEST, FARTHEST)
-        out = outcome.apply(params.outcome, jnp.concatenate([memory.h, x, near, jnp.square(near)]))
-        return out[0], out[1] if spec.terminates else jnp.float32(-jnp.inf)
 
-    def loss(params: MDNRNNParams, rows: Rows) -> tuple[Array, Metrics]:
-        now, then = jax.tree.map(lambda leaf: leaf[:-1], rows), jax.tree.map(lambda leaf: leaf[1:], rows)
-        x = jax.vmap(drive)(now.z, now.action)
-        driven = x @ params.cell.kernel[:inputs] + params.cell.bias  # for all steps at once
+def window_loss(params: MDNRNNParams, rows: Rows, *, model: MDNRNN) -> tuple[Array, Metrics]:
+    """The loss of one window; see `mdn_rnn_loss`.
 
-        def one(memory: Memory, at: tuple[Array, Array]) -> tuple[Memory, Memory]:
-            driven, first = at
-            memory = _gated(tree.where(first, start(), memory), driven, params.cell.kernel[inputs:])
-            return memory, memory
+    Args:
+      params: of the dynamics.
+      rows: [L, ...] one window.
+      model: the dynamics.
+    Returns:
+      the loss []; metrics "latent", "reward", "end" and "counted", the share of steps that are learned from.
+    """
+    cfg = model.cfg
+    now, then = jax.tree.map(lambda leaf: leaf[:-1], rows), jax.tree.map(lambda leaf: leaf[1:], rows)
+    x = jax.vmap(model.lstm_input)(now.z, now.action)
+    memories = window_memories(params, x, now.first, model=model)
+    predicted = jax.vmap(model.predict, (None, 0, 0))(params, memories, now.z)
+    of_latent = -jnp.mean(jax.vmap(log_prob)(predicted, then.z), axis=1)
+    reward, logit = jax.vmap(model.predict_outcome, (None, 0, 0, 0))(params, memories, x, then.z)
+    scale = jax.lax.stop_gradient(params.rewards)
+    of_reward = jnp.square(reward - (then.reward - scale.mean[0]) / scale.std[0])
+    end = 1.0 - then.discount
+    of_end = jnp.zeros_like(reward)
+    if model.terminates:
+        of_end = cfg.end_weight * end * jax.nn.softplus(-logit) + (1.0 - end) * jax.nn.softplus(logit)
 
-        memories = jax.lax.scan(one, start(), (driven, now.first))[1]
-        predicted = jax.vmap(predict, (None, 0, 0))(params, memories, now.z)
-        of_latent = -jnp.mean(jax.vmap(log_prob)(predicted, then.z), axis=1)
-        reward, logit = jax.vmap(tell, (None, 0, 0, 0))(params, memories, x, then.z)
-        scale = jax.lax.stop_gradient(params.rewards)
-        of_reward = jnp.square(reward - (then.reward - scale.mean[0]) / scale.std[0])
-        end = 1.0 - then.discount
-        of_end = jnp.zeros_like(reward)
-        if spec.terminates:
-            of_end = cfg.end_weight * end * jax.nn.softplus(-logit) + (1.0 - end) * jax.nn.softplus(logit)
+    known = jnp.cumsum(now.first) > 0  # the memory is this episode's, from its start on
+    counted = ~now.last & (known | (jnp.arange(now.last.shape[0]) >= cfg.burn_in))
+    means = {
+        name: jnp.mean(jnp.where(counted, term, 0.0))
+        for name, term in {"latent": of_latent, "reward": of_reward, "end": of_end}.items()
+    }
+    return sum(means.values(), jnp.zeros(())), means | {"counted": jnp.mean(counted.astype(jnp.float32))}
 
-        known = jnp.cumsum(now.first) > 0  # the memory is this episode's from its start on
-        counted = ~now.last & (known | (jnp.arange(now.last.shape[0]) >= cfg.burn_in))
-        means = {
-            name: jnp.mean(jnp.where(counted, term, 0.0))
-            for name, term in {"latent": of_latent, "reward": of_reward, "end": of_end}.items()
-        }
-        return sum(means.values(), jnp.zeros(())), means | {"counted": jnp.mean(counted.astype(jnp.float32))}
 
-    def step(params: MDNRNNParams, key: Key, state: DreamState, action: Action, temperature: Array | float) -> StepOut:
-        memory = remember(params, state.memory, state.z, action)
-        z = sample(key, tempered(predict(params, memory, state.z), temperature))
-        reward, logit = tell(params, memory, drive(state.z, action), z)
-        goes_on = jax.nn.sigmoid(jnp.log(cfg.end_weight) - logit)
-        reward = jnp.clip(params.rewards.mean[0] + params.rewards.std[0] * reward, *params.bounds)
-        return StepOut(DreamState(z, memory), reward, goes_on)
+def mdn_rnn_loss(params: MDNRNNParams, rows: Rows, weight: Array, *, model: MDNRNN) -> tuple[Array, Metrics]:
+    """The loss of the dynamics on a batch of windows (Ha & Schmidhuber 2018, A.2; reward and termination added).
 
-    def calibrate(params: MDNRNNParams, rewards: Array, mask: Array) -> MDNRNNParams:
-        some = jnp.any(mask)
-        low, high = (jnp.where(mask, rewards, sign * jnp.inf) for sign in (1.0, -1.0))
-        bounds = jnp.stack([jnp.where(some, jnp.min(low), -jnp.inf), jnp.where(some, jnp.max(high), jnp.inf)])
-        return params._replace(rewards=fit_normalizer(rewards[:, None], mask), bounds=bounds)
+        L = mean over windows and steps of  - 1/Z Σ_d log p(z_{t+1,d}) + (r̂ - r)² + BCE(termination)
 
-    return MDNRNN(init, start, remember, predict, loss, step, calibrate)
+    with steps that are not learned from counted as 0 (see the top of this file), and rewards scaled to deviation 1.
+
+    Args:
+      params: of the dynamics.
+      rows: [L, B, ...] windows.
+      weight: [B] importance weights of the windows.
+      model: the dynamics.
+    Returns:
+      the loss []; unweighted means over windows "latent" (nats per entry), "reward", "end" and "counted", the share of
+      steps that are learned from.
+    """
+    losses, terms = jax.vmap(lambda rows: window_loss(params, rows, model=model), in_axes=1)(rows)
+    return jnp.mean(weight * losses), jax.tree.map(jnp.mean, terms)
 
 
 def bind(model: MDNRNN, params: MDNRNNParams, temperature: Array | float = 1.0) -> Model:
-    """The dream as a planner sees it, from a `DreamState` on; its discount is the chance to go on.
+    """The dream as a planner sees it; its states are `DreamState`s, its discount the chance to go on.
 
     Args:
       model: the dynamics.
-      params: what it has learned.
+      params: their parameters.
       temperature: τ, above 0; may be traced.
     """
     return Model(lambda key, state, action: model.step(params, key, state, action, temperature))

@@ -1,16 +1,16 @@
-"""Tree searches over discrete actions: all of them, and what each is for.
+"""Tree searches over discrete actions, and what each is for.
 
-One tree (`tree`) serves them all, so each runs on whatever is a `Model` of one world: the true environment, a table, an
-ensemble whose step is "ts1" or "mean", a latent model with a `value` and a `prior`.
+They share one tree (`tree`), and each runs on any `Model` with one member: the true environment, a table, an ensemble
+whose step is "ts1" or "mean", a latent model with a `value` and a `prior`.
 
-| planner | how actions are chosen in the tree | a new node's value | policy |
+| planner | selection of actions in the tree | value of a new node | policy |
 |---|---|---|---|
-| `uct` | upper confidence bounds | random rollouts, or `value` | share of visits |
+| `uct` | upper confidence bounds | return of random rollouts, or `value` | share of visits |
 | `puct` | the prior, and values scaled to [0, 1] | `value` | share of visits |
 | `gumbel` | Sequential Halving at the root, the improved policy below | `value` | softmax(logits + σ(q̂)) |
-| `chance` | as `puct`; outcomes in proportion to their chances | `value`, of states and afterstates | share of visits |
+| `chance` | as `puct`; outcomes by their probabilities | `value`, of states and afterstates | share of visits |
 
-Two players: where the player to move changes, a step's `discount` is -1, and every value is seen from who moves.
+Two players: where the player to move changes, a step's `discount` is -1. A value is that of the player to move.
 """
 
 from __future__ import annotations

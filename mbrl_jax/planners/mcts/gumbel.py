@@ -1,18 +1,19 @@
 """Gumbel MuZero's search: Sequential Halving at the root (Danihelka et al. 2022, "Policy improvement by planning with
 Gumbel").
 
-The root draws g ~ Gumbel(0) for each action and considers the m allowed ones of largest g + logits. Sequential Halving
-(Karnin et al. 2013) spreads n simulations over them: ⌈log₂ m⌉ phases, each with ⌊n / (phases · considered)⌋ visits, at
-least 1, to every action still considered, of which the better half by g + logits + σ(q̂) goes on, never fewer than 2.
+The root draws g ~ Gumbel(0) for each action and considers the m legal ones of largest g + logits. Sequential Halving
+(Karnin et al. 2013) spreads n simulations over them in ⌈log₂ m⌉ phases. A phase makes ⌊n / (phases · considered)⌋
+rounds, at least 1; a round visits every action still considered once. The better half by g + logits + σ(q̂) goes on to
+the next phase, never fewer than 2.
 
     q̂(a) = Q(a), for actions never tried v_mix = [ v + ΣN · Σ_b∈tried P(b) Q(b) / Σ_b∈tried P(b) ] / (1 + ΣN)
     σ(q̂) = (c_visit + max_b N(b)) c_scale q̂,   q̂ scaled to [0, 1] by its smallest and largest
     action = argmax of g + logits + σ(q̂) among the most visited,   policy = softmax(logits + σ(q̂))
     below the root: argmax_a  softmax(logits + σ(q̂))_a - N(a) / (1 + Σ_b N(b))
 
-Schedule "parallel": the actions of one round of a phase are independent, so all of them walk, expand and back up at
-once, and the model is asked for all of them together. "serial": one after the other, as in mctx, which ranks anew
-before each visit; the two differ where a phase gives fewer visits than it has actions, or is cut short.
+Schedule "parallel": the simulations of one round are independent, so all of them descend, expand and back up at once,
+and the model evaluates all their leaves together. "serial": one simulation after the other, as in mctx, which ranks the
+actions anew before each; the two differ where a phase gives fewer visits than it has actions, or is cut short.
 
 Differs from the paper in: c_scale is 0.1 (there 1.0), as in mctx.
 """
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,41 +33,62 @@ from mbrl_jax.core.types import Array, Key, Model, Planner, Spec, State, Tree
 from mbrl_jax.planners.mcts import search, tree
 from mbrl_jax.planners.mcts.backup import back_up
 from mbrl_jax.planners.mcts.search import SearchInfo
-from mbrl_jax.planners.mcts.vmap_rules import in_any_lane, together
+from mbrl_jax.planners.mcts.vmap_rules import any_in_batch, on_flat_batch
 
-EPSILON = 1e-8  # the least range of values that is scaled to [0, 1]
-LEAST = 1e-30  # probability of an allowed action in a node
-FORBIDDEN = -1e9  # logits of an action that is not allowed
+EPSILON = 1e-8  # smallest range of values that is scaled to [0, 1]
+LEAST = 1e-30  # smallest probability that a node keeps of a legal action
+FORBIDDEN = -1e9  # logit of an illegal action
 
 
 @config
 class Gumbel:
     """Settings of Gumbel MuZero's search."""
 
-    simulations: int = setting(default=50, low=1, help="model steps per plan")
-    max_depth: int = setting(default=0, low=0, help="most steps looked ahead; 0 for no limit")
-    gamma: float = setting(default=0.997, low=0, high=1, help="discount per step")
-    considered: int = setting(default=16, low=1, help="most actions tried at the root")
-    c_visit: float = setting(default=50.0, low=0, help="σ's part that does not grow with visits")
+    simulations: int = setting(default=50, low=1, help="model steps per search")
+    max_depth: int = setting(default=0, low=0, help="largest depth of the tree in steps; 0 for no limit")
+    gamma: float = setting(default=0.997, low=0, high=1, help="discount factor per step")
+    considered: int = setting(default=16, low=1, help="largest number of root actions that are searched")
+    c_visit: float = setting(default=50.0, low=0, help="visit-independent part of the weight σ of values")
     c_scale: float = setting(default=0.1, above=0, help="weight of values against logits")
-    schedule: str = setting(default="parallel", choices=("parallel", "serial"), help="walks of a phase at once, or not")
-    gumbel_scale: float = setting(default=1.0, low=0, help="of the noise at the root; 0 in evaluation")
-    reuse: bool = setting(default=False, help="keep what lies below the action taken for the next plan")
-    keep_tree: bool = setting(default=False, help="hand the tree out in info.tree")
+    schedule: str = setting(
+        default="parallel", choices=("parallel", "serial"), help="simulations of a halving round: at once or in turn"
+    )
+    gumbel_scale: float = setting(default=1.0, low=0, help="scale of the Gumbel noise at the root; 0 in evaluation")
+    reuse: bool = setting(default=False, help="reuse of the subtree below the action taken in the next search")
 
 
-def gumbel(cfg: Gumbel, spec: Spec, state: State = None) -> Planner:
-    """Gumbel MuZero's search over discrete actions. Runs on any model of one world; without `prior` it is uniform,
+class Context(NamedTuple):
+    """What all simulations of one search share."""
+
+    cfg: Gumbel
+    model: Model
+    key: Key  # one is folded from it for each round
+    keep: int  # nodes below the root reused from the search before; new ones have the rows behind them
+    max_depth: int  # edges of a path
+    rule: tree.Rule  # below the root
+    prior: Array  # [A] log-probabilities at the root
+    noise: Array  # [A] g
+    legal: Array  # [A] bool, at the root
+    visits_before: Array  # [A] root visits of earlier searches, with `reuse`
+
+    @property
+    def num_actions(self) -> int:
+        return self.rule.num_actions
+
+
+def gumbel(cfg: Gumbel, spec: Spec, state: State = None, *, keep_tree: bool = False) -> Planner:
+    """Gumbel MuZero's search over discrete actions. Runs on any model with one member; without `prior` it is uniform,
     without `value` 0.
 
-    A new node keeps the one state that the model gave. Where the model is random, the search plans for the outcomes it
-    drew: see `chance` for nodes over outcomes.
+    A new node keeps the one state that the model gave. Where the model is stochastic, the search plans for the outcomes
+    it drew: see `chance` for nodes over outcomes.
 
     Args:
       cfg: settings; floats may be traced.
       spec: actions discrete.
-      state: with `reuse`, an example of the model's states. The planner's memory is then the tree below the action it
-        chose, which the next plan takes to begin at its state: start an episode with `init`.
+      state: with `reuse`, an example of the model's states. The planner's memory is then the subtree below the action
+        it chose; the next search takes that subtree's root for its own state. Start an episode with `init`.
+      keep_tree: return the tree in `info.tree`.
     Returns:
       the planner; info is `SearchInfo`, with q̂ as q, not scaled.
     Raises:
@@ -75,158 +98,209 @@ def gumbel(cfg: Gumbel, spec: Spec, state: State = None) -> Planner:
     num_actions = spec.num_actions
     keep = search.rows_kept(cfg.reuse, cfg.simulations, state)
     max_depth = min(cfg.max_depth or cfg.simulations + keep, cfg.simulations + keep)
-    most = min(cfg.considered, num_actions, cfg.simulations)
-    serial = cfg.schedule == "serial"
-
-    def sigma(node: tree.Node) -> Array:
-        return scaled(completed(node), node.visits, cfg.c_visit, cfg.c_scale)
 
     def plan(key: Key, model: Model, state: State, warm: Tree) -> tuple[Array, Tree, SearchInfo]:
-        search.one_step(model)
+        search.need_one_member(model)
         key_gumbel, key_model = jax.random.split(key)
         key_prior, key_value = jax.random.split(jax.random.fold_in(key_model, cfg.simulations))
-
-        def logits(key: Key, state: State) -> Array:
-            """[A] log-probabilities."""
-            legal = search.legal_at(model, state, num_actions)
-            raw = search.logits_at(model, key, state, num_actions)
-            return jnp.where(legal, jax.nn.log_softmax(jnp.where(legal, raw, FORBIDDEN)), FORBIDDEN)
-
-        def value(key: Key, state: State) -> Array:
-            return search.value_at(model, key, state)
-
-        prior = logits(key_prior, state)
+        prior = log_prior(model, key_prior, state, num_actions)
         noise = cfg.gumbel_scale * jax.random.gumbel(key_gumbel, (num_actions,))
         legal = prior > 0.5 * FORBIDDEN
-        row = tree.fresh(num_actions, chances(prior), value(key_value, state))
-        start = search.begin(tree.new_tree(row, state, cfg.simulations + keep + 1), warm, num_actions)
-        before = tree.unpack(start.rows[0], num_actions).visits
+        row = tree.new_node(num_actions, probabilities(prior), search.value_at(model, key_value, state))
+        t = search.begin(tree.new_tree(row, state, cfg.simulations + keep + 1), warm, num_actions)
+        before = root_of(t, num_actions).visits
+        rule = improved_policy_rule(cfg, num_actions, model.legal is not None)
+        context = Context(cfg, model, key_model, keep, max_depth, rule, prior, noise, legal, before)
 
-        def ranked(root: tree.Node, visits: Array | int) -> Array:
-            """[A] g + logits + σ(q̂), minus infinity but for allowed actions visited that often in this search."""
-            score = jnp.maximum(FORBIDDEN, noise + prior + sigma(root))
-            return jnp.where(legal & (root.visits - before == visits), score, -jnp.inf)
-
-        def best(rows: Array, room: int) -> tuple[Array, Array]:
-            constants = (jnp.broadcast_to(jnp.float32(c), rows.shape[:1]) for c in (cfg.c_visit, cfg.c_scale))
-            return together(partial(best_below, num_actions, room, model.legal is not None), rows, *constants)
-
-        rule = tree.Rule(num_actions, best)
-
-        def root_of(t: tree.Tree) -> tree.Node:
-            return tree.unpack(t.rows[0], num_actions)
-
-        def visit(t: tree.Tree, turn: Array | int, first: Array, walking: Array, at: Array | int) -> tree.Tree:
-            t, leaf = tree.descend(t, first, walking, rule, max_depth)
-            ask = search.asker(model, jax.random.fold_in(key_model, turn), lambda *at: chances(logits(*at)), value)
-            t, out, values = tree.expand(t, leaf, at, rule, ask, cfg.gamma)
-            return back_up(t, leaf, at, rule, out, values)
-
-        def one_by_one(t: tree.Tree) -> tree.Tree:
-            table = jnp.asarray(considered_visits(cfg.considered, cfg.simulations), jnp.float32)
-            table = table[jnp.minimum(cfg.considered, jnp.sum(legal))]
-
-            def turn(i: Array, t: tree.Tree) -> tree.Tree:
-                first = tree.first_max(ranked(root_of(t), table[i]))
-                return visit(t, i, first[None], jnp.ones(1, bool), keep + i + 1)
-
-            return jax.lax.fori_loop(0, cfg.simulations, turn, tree.with_room(t, max_depth))
-
-        def all_allowed(t: tree.Tree) -> tree.Tree:
-            """Every lane has the same schedule: runs of turns of one width."""
-            begun, turns = 0, 0
-            for width, count in runs(widths(most, cfg.simulations)):
-                # Those ranked best as the run begins are visited in all of its turns: no other keeps up with them.
-                every = jnp.arange(num_actions, dtype=jnp.int32)
-                best = every if width == num_actions else jax.lax.top_k(ranked(root_of(t), turns), width)[1]
-
-                def turn(
-                    i: Array, t: tree.Tree, best: Array = best, turns: int = turns, begun: int = begun
-                ) -> tree.Tree:
-                    width = best.shape[0]
-                    return visit(t, turns + i, best, jnp.ones(width, bool), keep + begun + 1 + i * width)
-
-                # After so many turns no walk can be longer: each lengthens a path by one.
-                t = tree.with_room(t, min(keep + turns + count, max_depth), width)
-                t = jax.lax.fori_loop(0, count, turn, t)
-                begun, turns = begun + count * width, turns + count
-            return t
-
-        def some_allowed(t: tree.Tree) -> tree.Tree:
-            """The schedule is that of the lane's number of allowed actions, in turns wide enough for all."""
-            table, bounds = schedules(most, cfg.simulations)
-            mine = jnp.asarray(table)[jnp.clip(jnp.sum(legal), 1, most)]
-            at = (t, jnp.zeros((), jnp.int32), jnp.ones((), jnp.int32))
-            end = 0
-            for width, count in runs(bounds):
-                end += count
-
-                def turn(at: tuple[tree.Tree, Array, Array], width: int = width) -> tuple[tree.Tree, Array, Array]:
-                    t, i, row = at
-                    _, first = jax.lax.top_k(ranked(root_of(t), i), width)
-                    walker = jnp.arange(width, dtype=jnp.int32)
-                    walking = walker < mine[i]
-                    t = visit(t, i, first, walking, jnp.where(walking, keep + row + walker, keep + cfg.simulations + 1))
-                    return t, i + 1, row + mine[i]
-
-                def more(at: tuple[tree.Tree, Array, Array], end: int = end) -> Array:
-                    _, i, row = at
-                    return (i < end) & in_any_lane(row <= cfg.simulations)
-
-                at = (tree.with_room(at[0], min(keep + end, max_depth), width), *at[1:])
-                at = jax.lax.while_loop(more, turn, at)
-            return at[0]
-
-        t = one_by_one(start) if serial else (all_allowed if model.legal is None else some_allowed)(start)
-        root = root_of(t)
-        action = tree.first_max(ranked(root, jnp.max(jnp.where(legal, root.visits - before, 0.0))))
-        policy = jax.nn.softmax(prior + sigma(root))
+        if cfg.schedule == "serial":
+            t = serial_rounds(context, t)
+        else:
+            t = (parallel_rounds if model.legal is None else masked_parallel_rounds)(context, t)
+        root = root_of(t, num_actions)
+        action = tree.first_max(rank(context, root, jnp.max(jnp.where(legal, root.visits - before, 0.0))))
+        policy = jax.nn.softmax(prior + sigma(root, cfg.c_visit, cfg.c_scale))
         warm = search.remember(t, action, num_actions, keep)
-        return action, warm, search.summary(t, num_actions, policy, completed(root), cfg.keep_tree)
+        return action, warm, search.summary(t, num_actions, policy, completed(root), keep_tree)
 
     return Planner(lambda: search.memory(keep, num_actions, state), plan)
 
 
-def chances(logits: Array) -> Array:
-    """What a node keeps: probabilities [..., A] of normalised logits, none of an allowed action 0."""
+# The rounds of a search ---------------------------------------------------------------------------------------------
+
+
+def serial_rounds(context: Context, t: tree.Tree) -> tree.Tree:
+    """All simulations, one after the other."""
+    cfg = context.cfg
+    table = jnp.asarray(considered_visits(cfg.considered, cfg.simulations), jnp.float32)
+    table = table[jnp.minimum(cfg.considered, jnp.sum(context.legal))]
+
+    def simulate(i: Array, t: tree.Tree) -> tree.Tree:
+        first = tree.first_max(rank(context, root_of(t, context.num_actions), table[i]))
+        return visit(context, t, i, first[None], jnp.ones(1, bool), context.keep + i + 1)
+
+    return jax.lax.fori_loop(0, cfg.simulations, simulate, tree.with_paths(t, context.max_depth))
+
+
+def parallel_rounds(context: Context, t: tree.Tree) -> tree.Tree:
+    """All rounds where every action is legal: one schedule for the whole batch."""
+    cfg, num_actions, keep = context.cfg, context.num_actions, context.keep
+    most = min(cfg.considered, num_actions, cfg.simulations)
+    nodes, rounds = 0, 0  # so far
+    for width, count in runs(round_widths(most, cfg.simulations)):
+        # Those ranked best as the run begins are visited in all of its rounds: no other keeps up with them.
+        every = jnp.arange(num_actions, dtype=jnp.int32)
+        best = every
+        if width < num_actions:
+            best = jax.lax.top_k(rank(context, root_of(t, num_actions), rounds), width)[1]
+
+        def one_round(
+            i: Array, t: tree.Tree, best: Array = best, rounds: int = rounds, nodes: int = nodes
+        ) -> tree.Tree:
+            width = best.shape[0]
+            return visit(context, t, rounds + i, best, jnp.ones(width, bool), keep + nodes + 1 + i * width)
+
+        # After so many rounds no path can be longer: each lengthens it by one.
+        t = tree.with_paths(t, min(keep + rounds + count, context.max_depth), width)
+        t = jax.lax.fori_loop(0, count, one_round, t)
+        nodes, rounds = nodes + count * width, rounds + count
+    return t
+
+
+def masked_parallel_rounds(context: Context, t: tree.Tree) -> tree.Tree:
+    """All rounds where roots of a batch differ in their number of legal actions, and so in their schedules.
+
+    Rounds are wide enough for every root; where a root's own round is narrower, the simulations left over are inactive.
+    """
+    cfg, num_actions, keep = context.cfg, context.num_actions, context.keep
+    most = min(cfg.considered, num_actions, cfg.simulations)
+    table, bounds = schedules(most, cfg.simulations)
+    mine = jnp.asarray(table)[jnp.clip(jnp.sum(context.legal), 1, most)]
+    at = (t, jnp.zeros((), jnp.int32), jnp.ones((), jnp.int32))  # the tree, rounds so far, nodes so far + 1
+    end = 0
+    for width, count in runs(bounds):
+        end += count
+
+        def one_round(at: tuple[tree.Tree, Array, Array], width: int = width) -> tuple[tree.Tree, Array, Array]:
+            t, i, row = at
+            _, first = jax.lax.top_k(rank(context, root_of(t, num_actions), i), width)
+            number = jnp.arange(width, dtype=jnp.int32)
+            active = number < mine[i]
+            rows = jnp.where(active, keep + row + number, keep + cfg.simulations + 1)
+            return visit(context, t, i, first, active, rows), i + 1, row + mine[i]
+
+        def more(at: tuple[tree.Tree, Array, Array], end: int = end) -> Array:
+            _, i, row = at
+            return (i < end) & any_in_batch(row <= cfg.simulations)
+
+        at = (tree.with_paths(at[0], min(keep + end, context.max_depth), width), *at[1:])
+        at = jax.lax.while_loop(more, one_round, at)
+    return at[0]
+
+
+def visit(
+    context: Context, t: tree.Tree, number: Array | int, first: Array, active: Array, rows: Array | int
+) -> tree.Tree:
+    """One round: simulations that start with different root actions descend, expand and back up together.
+
+    Args:
+      context: of the search.
+      t: the tree, with room for their paths.
+      number: of the round, for its key.
+      first: [k] root actions.
+      active: [k] bool: False for a simulation that is left out.
+      rows: of the new nodes, as for `tree.expand`.
+    """
+
+    def prior(key: Key, state: State) -> Array:
+        return probabilities(log_prior(context.model, key, state, context.num_actions))
+
+    t, leaf = tree.descend(t, first, active, context.rule, context.max_depth)
+    evaluate = search.evaluator(
+        context.model, jax.random.fold_in(context.key, number), prior, partial(search.value_at, context.model)
+    )
+    t, out, values = tree.expand(t, leaf, rows, context.rule, evaluate, context.cfg.gamma)
+    return back_up(t, leaf, rows, context.rule, out, values)
+
+
+def root_of(t: tree.Tree, num_actions: int) -> tree.Node:
+    """The root's node."""
+    return tree.unpack(t.rows[0], num_actions)
+
+
+def rank(context: Context, root: tree.Node, visits: Array | int) -> Array:
+    """[A] g + logits + σ(q̂) of the legal actions visited that often in this search; minus infinity for the others."""
+    score = jnp.maximum(
+        FORBIDDEN, context.noise + context.prior + sigma(root, context.cfg.c_visit, context.cfg.c_scale)
+    )
+    return jnp.where(context.legal & (root.visits - context.visits_before == visits), score, -jnp.inf)
+
+
+# The equations ------------------------------------------------------------------------------------------------------
+
+
+def log_prior(model: Model, key: Key, state: State, num_actions: int) -> Array:
+    """[A] log-probabilities of the model's prior over the legal actions; `FORBIDDEN` for the others."""
+    legal = search.legal_at(model, state, num_actions)
+    raw = search.logits_at(model, key, state, num_actions)
+    return jnp.where(legal, jax.nn.log_softmax(jnp.where(legal, raw, FORBIDDEN)), FORBIDDEN)
+
+
+def probabilities(logits: Array) -> Array:
+    """A node's prior: probabilities [..., A] of normalised logits, above 0 for every legal action and 0 otherwise."""
     return jnp.where(logits > 0.5 * FORBIDDEN, jnp.maximum(jnp.exp(logits), LEAST), 0.0)
 
 
-def best_below(
-    num_actions: int, room: int, masked: bool, rows: Array, c_visit: Array, c_scale: Array
-) -> tuple[Array, Array]:
-    """The actions [k] of the rule below the root, and the rows [k] behind them.
+def improved_policy_rule(cfg: Gumbel, num_actions: int, masked: bool) -> tree.Rule:
+    """The rule below the root, argmax_a  softmax(logits + σ(q̂))_a - N(a) / (1 + Σ_b N(b)).
 
-    Actions are laid first and nodes last: sums over twenty actions side by side suit a processor's vectors.
+    Args:
+      cfg: for σ.
+      num_actions: A.
+      masked: whether some actions may be illegal.
+    """
+
+    def best(rows: Array, size: int) -> tuple[Array, Array]:
+        constants = (jnp.broadcast_to(jnp.float32(c), rows.shape[:1]) for c in (cfg.c_visit, cfg.c_scale))
+        return on_flat_batch(partial(best_below, num_actions, size, masked), rows, *constants)
+
+    return tree.Rule(num_actions, best)
+
+
+def best_below(
+    num_actions: int, size: int, masked: bool, rows: Array, c_visit: Array, c_scale: Array
+) -> tuple[Array, Array]:
+    """The actions [k] that the rule below the root takes, and the rows [k] behind them.
+
+    Arrays are laid out with actions first and nodes last: sums over few actions side by side suit vector units.
 
     Args:
       num_actions: A.
-      room: M, all rows.
-      masked: whether some actions may not be allowed.
-      rows: [k, R] nodes whose prior is from `chances`.
+      size: M, rows of the tree.
+      masked: whether some actions may be illegal.
+      rows: [k, R] nodes whose prior is from `probabilities`.
       c_visit, c_scale: [k] of σ.
     """
     node = jax.tree.map(jnp.transpose, tree.unpack(rows, num_actions))
     weights = improved(node, c_visit, c_scale, masked)
     # The rule's scores times the sum of the weights, which changes no order.
     scores = weights - node.visits * (jnp.sum(weights, 0) / node.total)
-    return tree.first_best(scores, node.child, room, 0)
+    return tree.first_best(scores, node.child, size, 0)
 
 
 def improved(node: tree.Node, c_visit: Array | float, c_scale: Array | float, masked: bool = True) -> Array:
-    """The policy softmax(logits + σ(q̂)) but for a factor, [A, ...]; from probabilities, with one exponential.
+    """The policy softmax(logits + σ(q̂)) up to a factor, [A, ...]; from probabilities, with one exponential.
 
     Args:
-      node: fields [A, ...] and [...], its prior from `chances`.
+      node: fields [A, ...] and [...], its prior from `probabilities`.
       c_visit, c_scale: of σ.
-      masked: whether some actions may not be allowed, whose σ then does not count.
+      masked: whether some actions may be illegal; their σ is then ignored.
     """
     q = completed(node)
     low, high = jnp.min(q, 0), jnp.max(q, 0)
     scale = (c_visit + jnp.max(node.visits, 0)) * c_scale / jnp.maximum(high - low, EPSILON)
     best = jnp.max(jnp.where(node.prior > 0.0, q, low), 0) if masked else high
-    sigma = scale * (q - best)
-    return node.prior * jnp.exp(jnp.minimum(sigma, 0.0) if masked else sigma)
+    shifted = scale * (q - best)
+    return node.prior * jnp.exp(jnp.minimum(shifted, 0.0) if masked else shifted)
 
 
 def completed(node: tree.Node) -> Array:
@@ -239,14 +313,22 @@ def completed(node: tree.Node) -> Array:
     return jnp.where(tried, node.q, (node.raw + visits * mean) / (visits + 1.0))
 
 
+def sigma(node: tree.Node, c_visit: Array | float, c_scale: Array | float) -> Array:
+    """σ(q̂) [A, ...] of a node with fields [A, ...] and [...]."""
+    return scaled(completed(node), node.visits, c_visit, c_scale)
+
+
 def scaled(q: Array, visits: Array, c_visit: Array | float, c_scale: Array | float) -> Array:
     """σ(q̂) [A, ...] with q̂ scaled to [0, 1]."""
     low, high = jnp.min(q, 0), jnp.max(q, 0)
     return (c_visit + jnp.max(visits, 0)) * c_scale * (q - low) / jnp.maximum(high - low, EPSILON)
 
 
-def widths(considered: int, simulations: int) -> list[int]:
-    """How many actions each turn of Sequential Halving visits, every action once; they sum to `simulations`."""
+# The schedule of Sequential Halving ---------------------------------------------------------------------------------
+
+
+def round_widths(considered: int, simulations: int) -> list[int]:
+    """How many actions each round of Sequential Halving visits, each once; the sum is `simulations`."""
     if considered < 2:
         return [1] * simulations
     phases, left, out = math.ceil(math.log2(considered)), simulations, []
@@ -261,18 +343,25 @@ def widths(considered: int, simulations: int) -> list[int]:
 
 
 def considered_visits(most: int, simulations: int) -> np.ndarray:
-    """[most + 1, simulations]: for each number of considered actions, how often those have been visited that the
-    simulation chooses from."""
-    rows = [[turn for turn, width in enumerate(widths(m, simulations)) for _ in range(width)] for m in range(most + 1)]
+    """[most + 1, simulations]: for each number of considered actions, how many visits the actions already have among
+    which a simulation chooses."""
+    rows = [
+        [number for number, width in enumerate(round_widths(m, simulations)) for _ in range(width)]
+        for m in range(most + 1)
+    ]
     return np.array(rows, np.int32)
 
 
 def schedules(most: int, simulations: int) -> tuple[np.ndarray, list[int]]:
-    """For each number of allowed actions, [most + 1, turns] widths of turns, 0 behind the last; and a width for each
-    turn that is enough for all of them, of few different values."""
-    rows = [widths(m, simulations) for m in range(most + 1)]
-    turns = max(len(row) for row in rows)
-    table = np.array([row + [0] * (turns - len(row)) for row in rows], np.int32)
+    """The schedules for every number of legal actions.
+
+    Returns:
+      widths of the rounds [most + 1, rounds], 0 behind the last; and for each round a width that is enough for all of
+      them, of few different values.
+    """
+    rows = [round_widths(m, simulations) for m in range(most + 1)]
+    rounds = max(len(row) for row in rows)
+    table = np.array([row + [0] * (rounds - len(row)) for row in rows], np.int32)
     steps = [most]
     while steps[-1] > 2:
         steps.append(max(2, (steps[-1] + 1) // 2))
@@ -281,7 +370,7 @@ def schedules(most: int, simulations: int) -> tuple[np.ndarray, list[int]]:
 
 
 def runs(values: list[int]) -> list[tuple[int, int]]:
-    """Equal neighbours counted: (value, how often)."""
+    """Run lengths of equal neighbours: (value, how often)."""
     out: list[tuple[int, int]] = []
     for value in values:
         out[-1:] = [(value, out[-1][1] + 1)] if out and out[-1][0] == value else [*out[-1:], (value, 1)]

@@ -2,11 +2,11 @@
 
     a = argmax_a  q̄(s, a) + P(a|s) √N(s) / (1 + N(s, a)) · ( c₁ + log( (N(s) + c₂ + 1) / c₂ ) )
 
-q̄ is Q scaled to [0, 1], 0 where an action was never tried: by the smallest and largest of V(s) and the tried actions'
-Q ("siblings"), or of all Q in the tree ("tree", MuZero's appendix B). At the root P is mixed with Dirichlet noise. The
-policy is N(root, a) / Σ N, the action is drawn from N^(1/temperature).
+q̄ is Q scaled to [0, 1], and 0 for an action never tried. The range is that of V(s) and the tried actions' Q
+("siblings"), or of all Q in the tree ("tree", MuZero's appendix B). At the root P is mixed with Dirichlet noise. The
+policy is N(root, a) / Σ N; the action is drawn in proportion to N^(1/temperature).
 
-Differs from the papers in: "siblings" is the default, as in mctx, to whose visits and values those here are equal.
+Differs from the papers in: "siblings" is the default, as in mctx; visits and values equal those of mctx.
 """
 
 from __future__ import annotations
@@ -20,40 +20,52 @@ from mbrl_jax.planners.mcts import search, tree
 from mbrl_jax.planners.mcts.backup import back_up
 from mbrl_jax.planners.mcts.search import SearchInfo
 
-EPSILON = 1e-8  # the least range of values that is scaled to [0, 1]
+EPSILON = 1e-8  # smallest range of values that is scaled to [0, 1]
 
 
 @config
 class PUCT:
     """Settings of PUCT."""
 
-    simulations: int = setting(default=50, low=1, help="model steps per plan")
-    max_depth: int = setting(default=0, low=0, help="most steps looked ahead; 0 for no limit")
-    gamma: float = setting(default=0.997, low=0, high=1, help="discount per step")
+    simulations: int = setting(default=50, low=1, help="model steps per search")
+    max_depth: int = setting(default=0, low=0, help="largest depth of the tree in steps; 0 for no limit")
+    gamma: float = setting(default=0.997, low=0, high=1, help="discount factor per step")
     c1: float = setting(default=1.25, above=0, help="weight of the prior")
-    c2: float = setting(default=19652.0, above=0, help="visits after which the prior's weight has grown by log 2")
-    normalise: str = setting(default="siblings", choices=("siblings", "tree"), help="whose values scale to [0, 1]")
-    dirichlet_fraction: float = setting(default=0.25, low=0, high=1, help="noise in the root's prior; 0 in evaluation")
-    dirichlet_alpha: float = setting(default=0.3, above=0, help="noise's concentration; about 10 / actions")
-    temperature: float = setting(default=1.0, low=0, help="of the action drawn from the visits; 0 for the most visited")
-    tie_noise: float = setting(default=1e-7, low=0, help="random part of every score; 0: the first of equal actions")
-    reuse: bool = setting(default=False, help="keep what lies below the action taken for the next plan")
-    keep_tree: bool = setting(default=False, help="hand the tree out in info.tree")
+    c2: float = setting(
+        default=19652.0, above=0, help="number of visits at which the prior's weight has grown by log 2"
+    )
+    normalise: str = setting(
+        default="siblings", choices=("siblings", "tree"), help="set of values whose range is scaled to [0, 1]"
+    )
+    dirichlet_fraction: float = setting(
+        default=0.25, low=0, high=1, help="share of Dirichlet noise in the root's prior; 0 in evaluation"
+    )
+    dirichlet_alpha: float = setting(
+        default=0.3, above=0, help="concentration of the Dirichlet noise; about 10 / number of actions"
+    )
+    temperature: float = setting(
+        default=1.0, low=0, help="temperature of the draw among visit counts; 0 for the most visited action"
+    )
+    tie_noise: float = setting(
+        default=1e-7, low=0, help="largest random addition to a score; 0 takes the first of equal actions"
+    )
+    reuse: bool = setting(default=False, help="reuse of the subtree below the action taken in the next search")
 
 
-def puct(cfg: PUCT, spec: Spec, state: State = None) -> Planner:
-    """PUCT over discrete actions. Runs on any model of one world; without `prior` it is uniform, without `value` 0.
+def puct(cfg: PUCT, spec: Spec, state: State = None, *, keep_tree: bool = False) -> Planner:
+    """PUCT over discrete actions. Runs on any model with one member; without `prior` it is uniform, without `value` 0.
 
-    A new node keeps the one state that the model gave. Where the model is random, the search plans for the outcomes it
-    drew: see `chance` for nodes over outcomes.
+    A new node keeps the one state that the model gave. Where the model is stochastic, the search plans for the outcomes
+    it drew: see `chance` for nodes over outcomes.
 
     Args:
       cfg: settings; floats may be traced.
       spec: actions discrete.
-      state: with `reuse`, an example of the model's states. The planner's memory is then the tree below the action it
-        chose, which the next plan takes to begin at its state: start an episode with `init`.
+      state: with `reuse`, an example of the model's states. The planner's memory is then the subtree below the action
+        it chose; the next search takes that subtree's root for its own state. Start an episode with `init`.
+      keep_tree: return the tree in `info.tree`.
     Returns:
-      the planner; info is `SearchInfo`, with the edges' values as q and the root's value where none was tried.
+      the planner; info is `SearchInfo`; q of an action never tried is the root's value.
     Raises:
       ValueError: a setting out of its range, continuous actions, or `reuse` without a state.
     """
@@ -63,26 +75,24 @@ def puct(cfg: PUCT, spec: Spec, state: State = None) -> Planner:
     max_depth = min(cfg.max_depth or cfg.simulations + keep, cfg.simulations + keep)
 
     def plan(key: Key, model: Model, state: State, warm: Tree) -> tuple[Array, Tree, SearchInfo]:
-        search.one_step(model)
+        search.need_one_member(model)
         key_noise, key_model = jax.random.split(key)
         key_prior, key_value = jax.random.split(jax.random.fold_in(key_model, cfg.simulations))
-        # All that is drawn at the root in one go: few large draws are cheaper than many small ones.
+        # All random numbers of the root in one draw, which is cheaper than many small ones.
         drawn = jax.random.uniform(key_noise, (2 + noise_rows(), num_actions), minval=jnp.finfo(jnp.float32).tiny)
 
-        def probabilities(key: Key, state: State) -> Array:
-            """[A], minus infinity where an action is not allowed."""
+        def prior_of(key: Key, state: State) -> Array:
             legal = search.legal_at(model, state, num_actions)
-            logits = search.logits_at(model, key, state, num_actions)
-            return jnp.where(legal, jax.nn.softmax(jnp.where(legal, logits, jnp.finfo(logits.dtype).min)), -jnp.inf)
+            return probabilities(search.logits_at(model, key, state, num_actions), legal)
 
         def value(key: Key, state: State) -> Array:
             return search.value_at(model, key, state)
 
-        prior = with_noise(drawn[2:], probabilities(key_prior, state), cfg.dirichlet_fraction, cfg.dirichlet_alpha)
+        prior = with_noise(drawn[2:], prior_of(key_prior, state), cfg.dirichlet_fraction, cfg.dirichlet_alpha)
         ties = cfg.tie_noise * drawn[0]
-        # With `reuse` visits add up over moves; such many change this weight no more.
+        # With `reuse` visits add up over moves; beyond this many the weight stays constant.
         weights = prior_weights((50 if cfg.reuse else 1) * (cfg.simulations + 1), cfg.c1, cfg.c2)
-        row = tree.fresh(num_actions, prior, value(key_value, state))
+        row = tree.new_node(num_actions, prior, value(key_value, state))
         start = search.begin(tree.new_tree(row, state, cfg.simulations + keep + 1), warm, num_actions)
 
         def simulate(i: Array, t: tree.Tree) -> tree.Tree:
@@ -93,19 +103,29 @@ def puct(cfg: PUCT, spec: Spec, state: State = None) -> Planner:
             rule = tree.by_score(num_actions, score)
             first = tree.first_max(score(tree.unpack(t.rows[:1], num_actions)))
             t, leaf = tree.descend(t, first, jnp.ones(1, bool), rule, max_depth)
-            ask = search.asker(model, jax.random.fold_in(key_model, i), probabilities, value)
-            t, out, values = tree.expand(t, leaf, keep + i + 1, rule, ask, cfg.gamma)
+            evaluate = search.evaluator(model, jax.random.fold_in(key_model, i), prior_of, value)
+            t, out, values = tree.expand(t, leaf, keep + i + 1, rule, evaluate, cfg.gamma)
             return back_up(t, leaf, keep + i + 1, rule, out, values, cfg.normalise == "tree")
 
-        t = jax.lax.fori_loop(0, cfg.simulations, simulate, tree.with_room(start, max_depth))
+        t = jax.lax.fori_loop(0, cfg.simulations, simulate, tree.with_paths(start, max_depth))
         root = tree.unpack(t.rows[0], num_actions)
         policy = root.visits / jnp.sum(root.visits)
         q = jnp.where(root.visits > 0, root.q, root.value)
         action = draw(drawn[1], policy, cfg.temperature)
         warm = search.remember(t, action, num_actions, keep)
-        return action, warm, search.summary(t, num_actions, policy, q, cfg.keep_tree)
+        return action, warm, search.summary(t, num_actions, policy, q, keep_tree)
 
     return Planner(lambda: search.memory(keep, num_actions, state), plan)
+
+
+def probabilities(logits: Array, legal: Array) -> Array:
+    """Softmax over the legal actions, [A]; minus infinity for illegal ones.
+
+    Args:
+      logits: [A].
+      legal: [A] bool.
+    """
+    return jnp.where(legal, jax.nn.softmax(jnp.where(legal, logits, jnp.finfo(logits.dtype).min)), -jnp.inf)
 
 
 def by_siblings(node: tree.Node) -> Array:
@@ -129,12 +149,17 @@ def prior_weights(visits: int, c1: Array | float, c2: Array | float) -> Array:
 
 
 def exploration(node: tree.Node, weights: Array) -> Array:
-    """The prior's part of the score, [..., A]; minus infinity where an action is not allowed."""
+    """The prior's term of the score, [..., A]; minus infinity for an illegal action.
+
+    Args:
+      node: whose prior is from `probabilities`.
+      weights: from `prior_weights`.
+    """
     weight = jnp.take(weights, node.total.astype(jnp.int32), mode="clip")
     return weight[..., None] * node.prior / (node.visits + 1.0)
 
 
-PROPOSALS = 5  # of a gamma draw; none is accepted in less than one draw of a million, and then the last one counts
+PROPOSALS = 5  # of a gamma draw; in less than one draw of a million none is accepted, and the last one is taken
 
 
 def noise_rows() -> int:
@@ -143,21 +168,21 @@ def noise_rows() -> int:
 
 
 def with_noise(drawn: Array, prior: Array, fraction: Array | float, alpha: Array | float) -> Array:
-    """The prior mixed with Dirichlet noise over the allowed actions: (1 - fraction) P + fraction η.
+    """The prior mixed with Dirichlet noise over the legal actions: (1 - fraction) P + fraction η.
 
-    η is made of gamma draws by rejection (Marsaglia & Tsang 2000), a fixed number of proposals side by side, which is
-    many times faster than a loop for each.
+    η is made of gamma draws by rejection (Marsaglia & Tsang 2000) with a fixed number of proposals in parallel, which
+    is many times faster than a loop for each.
 
     Args:
       drawn: [noise_rows(), A] uniform in (0, 1).
-      prior: [A], below 0 where an action is not allowed, which stays.
+      prior: [A] from `probabilities`.
       fraction: in [0, 1].
       alpha: concentration per action, above 0.
     """
     legal = prior >= 0.0
     normal = jax.scipy.special.ndtri(drawn[:PROPOSALS])
-    # Of shape α + 1, which proposals suit, and then by U^(1/α) of shape α; in logarithms, since draws of a small α are
-    # far below what a float32 can hold.
+    # A draw of shape α + 1, for which proposals are good, times U^(1/α) has shape α. In logarithms: draws of a small α
+    # underflow in float32.
     d = alpha + 2.0 / 3.0
     root = jnp.maximum(1.0 + normal / jnp.sqrt(9.0 * d), 1e-6)
     log_v = 3.0 * jnp.log(root)
@@ -169,7 +194,7 @@ def with_noise(drawn: Array, prior: Array, fraction: Array | float, alpha: Array
 
 
 def draw(drawn: Array, policy: Array, temperature: Array | float) -> Array:
-    """An action [] int32 by policy^(1/temperature); at 0 one of the most probable.
+    """An action [] int32 in proportion to policy^(1/temperature); at temperature 0 one of the most probable.
 
     Args:
       drawn: [A] uniform in (0, 1).

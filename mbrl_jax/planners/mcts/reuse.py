@@ -1,4 +1,4 @@
-"""The part of a search tree that stays good for the next move: what lies below the action that was taken."""
+"""Reuse of a search tree for the next move: the subtree below the action that was taken."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mbrl_jax.planners.mcts.vmap_rules import write
 
 
 def empty(width: int, state: State, keep: int) -> Tree:
-    """A kept tree with nothing in it.
+    """An empty kept tree.
 
     Args:
       width: R, numbers of a row.
       state: an example of the model's states, or its shapes and dtypes.
-      keep: nodes that are kept at most, without the root.
+      keep: largest number of kept nodes, without the root.
     """
     states = jax.tree.map(lambda leaf: jnp.zeros((keep + 1, *leaf.shape), leaf.dtype), jax.eval_shape(lambda: state))
     infinity = jnp.full((), jnp.inf)
@@ -26,10 +26,10 @@ def empty(width: int, state: State, keep: int) -> Tree:
 
 
 def resume(start: Tree, kept: Tree, num_actions: int) -> Tree:
-    """A new tree that goes on from a kept one: the root's statistics and all nodes below.
+    """A new tree that continues a kept one: the root's statistics and all nodes below.
 
     Args:
-      start: from `new_tree`, its prior and values those of the state now; rows behind `keep` are free.
+      start: from `new_tree`, with the prior and value of the current state; rows behind `keep` are free.
       kept: from `kept_below` or `empty`.
       num_actions: A.
     """
@@ -50,32 +50,32 @@ def resume(start: Tree, kept: Tree, num_actions: int) -> Tree:
 def kept_below(tree: Tree, action: Array, num_actions: int, keep: int) -> Tree:
     """The tree below an action of the root, its node there the new root.
 
-    Of more nodes than there is room for, the newest are dropped: their edges keep what they know. Where nothing lies
-    behind the action, the result is empty.
+    If there are more than `keep` nodes, the newest are dropped; the edges into them keep their statistics. Where the
+    action has no child, the result is empty.
 
     Args:
       tree: after a search.
       action: [] taken.
       num_actions: A.
-      keep: nodes kept at most, without the root.
+      keep: largest number of kept nodes, without the root.
     """
-    room = tree.rows.shape[0]
+    size = tree.rows.shape[0]
     child = unpack(tree.rows, num_actions).child.astype(jnp.int32)  # [M, A]
     # Each node's parent, then by doubling every node's ancestors 2, 4, 8 ... levels up; the old root is its own.
-    parents = jnp.broadcast_to(jnp.arange(room)[:, None], child.shape)
-    above = jnp.zeros(room + 1, jnp.int32).at[jnp.where(child > 0, child, room)].set(parents)[:room]
+    parents = jnp.broadcast_to(jnp.arange(size)[:, None], child.shape)
+    above = jnp.zeros(size + 1, jnp.int32).at[jnp.where(child > 0, child, size)].set(parents)[:size]
     top = child[0, action]
-    below = (jnp.arange(room) == top) & (top > 0)
-    for _ in range(max(1, math.ceil(math.log2(room)))):
+    below = (jnp.arange(size) == top) & (top > 0)
+    for _ in range(max(1, math.ceil(math.log2(size)))):
         below, above = below | below[above], above[above]
-    # The new root has the smallest number of all that lie below it, so it comes first.
+    # The new root has the smallest row of its subtree, so it comes first.
     place = jnp.cumsum(below) - 1
     place = jnp.where(below & (place <= keep), place, keep + 1)
-    old = jnp.zeros(keep + 2, jnp.int32).at[place].set(jnp.arange(room))[: keep + 1]
+    old = jnp.zeros(keep + 2, jnp.int32).at[place].set(jnp.arange(size))[: keep + 1]
     used = jnp.arange(keep + 1) < jnp.sum(below)
     rows = jnp.where(used[:, None], tree.rows[old], 0.0)
     node = unpack(rows, num_actions)
     moved = place[node.child.astype(jnp.int32)]
-    renamed = jnp.where((node.child > 0) & (moved <= keep), moved, 0).astype(rows.dtype)
+    renumbered = jnp.where((node.child > 0) & (moved <= keep), moved, 0).astype(rows.dtype)
     states = jax.tree.map(lambda leaf: leaf[old], tree.states)
-    return Tree(pack(node._replace(child=renamed)), states, tree.low, tree.high, jnp.zeros((1, 1, 6)))
+    return Tree(pack(node._replace(child=renumbered)), states, tree.low, tree.high, jnp.zeros((1, 1, 6)))

@@ -1,16 +1,17 @@
 """Search with chance nodes (Stochastic MuZero, Antonoglou et al. 2022).
 
 A decision node's edges are actions and lead to afterstates; a chance node's edges are outcomes and lead to states, with
-a reward. Decisions are chosen by PUCT. At a chance node the outcome is followed that is most under-visited:
+a reward. Actions are selected by PUCT. At a chance node the most under-visited outcome is selected:
 
-    argmax_c  σ(c | afterstate) / (1 + N(c)),   whose shares of visits go to σ
+    argmax_c  σ(c | afterstate) / (1 + N(c)),   whose shares of visits converge to σ
 
-so that V(afterstate) becomes the mean over outcomes, where a sampled step would keep the first outcome it met.
+so that V(afterstate) becomes the mean over outcomes. A sampled step would keep the first outcome it drew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -29,13 +30,14 @@ from mbrl_jax.planners.mcts.puct import (
     exploration,
     noise_rows,
     prior_weights,
+    probabilities,
     with_noise,
 )
 from mbrl_jax.planners.mcts.search import SearchInfo, summary
 
 
 class ChanceModel(NamedTuple):
-    """Dynamics in two halves, with parameters inside: what was decided, and what chance made of it."""
+    """Dynamics in two halves, with parameters inside: the decision, and what chance makes of it."""
 
     decide: Callable[[State, Array], tuple[State, Array, Array]]
     """(state, action) -> afterstate, its value [], logits of the outcomes [C]"""
@@ -45,13 +47,22 @@ class ChanceModel(NamedTuple):
     legal: Callable[[State], Array] | None = None  # (state) -> mask [A]
 
 
-def chance(cfg: PUCT, spec: Spec, outcomes: int) -> Planner:
+class NodeState(NamedTuple):
+    """The state of a node of either kind; the field of the other kind is arbitrary."""
+
+    state: State  # of a decision node
+    afterstate: State  # of a chance node
+    decision: Array  # [] bool: a decision node
+
+
+def chance(cfg: PUCT, spec: Spec, outcomes: int, *, keep_tree: bool = False) -> Planner:
     """PUCT over actions and their outcomes. A simulation adds one node, of either kind; depths count both.
 
     Args:
-      cfg: settings; floats may be traced. γ is applied where something happens, once per step.
+      cfg: settings; floats may be traced. γ is applied on the edges of outcomes, once per step.
       spec: actions discrete.
       outcomes: C.
+      keep_tree: return the tree in `info.tree`.
     Returns:
       the planner, over a `ChanceModel`; info is `SearchInfo`, as of `puct`.
     Raises:
@@ -66,39 +77,21 @@ def chance(cfg: PUCT, spec: Spec, outcomes: int) -> Planner:
     edges = max(num_actions, outcomes)
     max_depth = min(cfg.max_depth or cfg.simulations, cfg.simulations)
 
-    def padded(chances: Array, decision: float) -> Array:
-        """What a node keeps, [E + 1]: probabilities of its edges, minus infinity where it has none; and its kind."""
-        missing = jnp.full(edges - chances.shape[0], -jnp.inf, chances.dtype)
-        return jnp.concatenate([chances, missing, jnp.full(1, decision, chances.dtype)])
-
     def plan(key: Key, model: ChanceModel, state: State, warm: Tree) -> tuple[Array, Tree, SearchInfo]:
         drawn = jax.random.uniform(key, (2 + noise_rows(), num_actions), minval=jnp.finfo(jnp.float32).tiny)
-
-        def probabilities(state: State) -> Array:
-            logits = model.prior(state)
-            legal = jnp.ones(num_actions, bool) if model.legal is None else model.legal(state)
-            return jnp.where(legal, jax.nn.softmax(jnp.where(legal, logits, jnp.finfo(logits.dtype).min)), -jnp.inf)
-
-        def ask(both: tuple[State, State, Array], edge: Array) -> tuple[StepOut, Array, Array]:
-            """One edge of either kind: both halves are computed, and one is kept."""
-            state, afterstate, decision = both
-            decided, its_value, logits = model.decide(state, jnp.minimum(edge, num_actions - 1))
-            out = model.happen(afterstate, jnp.minimum(edge, outcomes - 1))
-            yes, no = jnp.ones((), bool), jnp.zeros((), bool)
-            to_chance = StepOut((state, decided, no), jnp.zeros_like(out.reward), jnp.ones_like(out.reward))
-            to_state = StepOut((out.state, afterstate, yes), out.reward, cfg.gamma * out.discount)
-            step = trees.where(decision, to_chance, to_state)
-            kept = jnp.where(decision, padded(jax.nn.softmax(logits), 0.0), padded(probabilities(out.state), 1.0))
-            return step, kept, jnp.where(decision, its_value, model.value(out.state))
-
+        evaluate = partial(
+            step_edge, model=model, gamma=cfg.gamma, num_actions=num_actions, outcomes=outcomes, edges=edges
+        )
         afterstate = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(model.decide, state, jnp.int32(0))[0]
         )
-        prior = with_noise(drawn[2:], probabilities(state), cfg.dirichlet_fraction, cfg.dirichlet_alpha)
-        row = tree.fresh(edges, padded(prior, 1.0), model.value(state))
+        prior = with_noise(
+            drawn[2:], legal_prior(model, state, num_actions), cfg.dirichlet_fraction, cfg.dirichlet_alpha
+        )
+        row = tree.new_node(edges, node_prior(prior, edges, decision=True), model.value(state))
         ties = jnp.concatenate([cfg.tie_noise * drawn[0], jnp.zeros(edges - num_actions)])
         weights = prior_weights(cfg.simulations + 1, cfg.c1, cfg.c2)
-        start = tree.new_tree(row, (state, afterstate, jnp.ones((), bool)), cfg.simulations + 1)
+        start = tree.new_tree(row, NodeState(state, afterstate, jnp.ones((), bool)), cfg.simulations + 1)
 
         def simulate(i: Array, t: tree.Tree) -> tree.Tree:
             def score(node: tree.Node) -> Array:
@@ -111,15 +104,68 @@ def chance(cfg: PUCT, spec: Spec, outcomes: int) -> Planner:
             rule = tree.by_score(edges, score)
             first = tree.first_max(score(tree.unpack(t.rows[:1], edges)))
             t, leaf = tree.descend(t, first, jnp.ones(1, bool), rule, max_depth)
-            t, out, values = tree.expand(t, leaf, i + 1, rule, jax.vmap(ask), 1.0)
+            t, out, values = tree.expand(t, leaf, i + 1, rule, jax.vmap(evaluate), 1.0)
             return back_up(t, leaf, i + 1, rule, out, values, cfg.normalise == "tree")
 
-        t = jax.lax.fori_loop(0, cfg.simulations, simulate, tree.with_room(start, max_depth))
+        t = jax.lax.fori_loop(0, cfg.simulations, simulate, tree.with_paths(start, max_depth))
         root = tree.unpack(t.rows[0], edges)
         visits, q = root.visits[:num_actions], root.q[:num_actions]
         policy = visits / jnp.sum(visits)
         q = jnp.where(visits > 0, q, root.value)
-        info = summary(t, edges, policy, q, cfg.keep_tree)._replace(visits=visits.astype(jnp.int32))
+        info = summary(t, edges, policy, q, keep_tree)._replace(visits=visits.astype(jnp.int32))
         return draw(drawn[1], policy, cfg.temperature), warm, info
 
     return Planner(lambda: (), plan)  # pyright: ignore[reportArgumentType]  # plan takes a ChanceModel
+
+
+def legal_prior(model: ChanceModel, state: State, num_actions: int) -> Array:
+    """The model's prior over actions, [A]; minus infinity for illegal ones."""
+    legal = jnp.ones(num_actions, bool) if model.legal is None else model.legal(state)
+    return probabilities(model.prior(state), legal)
+
+
+def node_prior(prior: Array, edges: int, *, decision: bool) -> Array:
+    """What a node keeps, [E + 1]: probabilities of its edges, minus infinity where it has none, and its kind.
+
+    Args:
+      prior: probabilities of its actions or outcomes.
+      edges: E, the larger number of actions and outcomes.
+      decision: whether it is a decision node.
+    """
+    missing = jnp.full(edges - prior.shape[0], -jnp.inf, prior.dtype)
+    return jnp.concatenate([prior, missing, jnp.full(1, 1.0 if decision else 0.0, prior.dtype)])
+
+
+def step_edge(
+    node: NodeState,
+    edge: Array,
+    *,
+    model: ChanceModel,
+    gamma: Array | float,
+    num_actions: int,
+    outcomes: int,
+    edges: int,
+) -> tuple[StepOut, Array, Array]:
+    """Follows one edge of a node of either kind: both halves of the dynamics are computed, and one is kept.
+
+    Args:
+      node: where the edge begins.
+      edge: [] action or outcome.
+      model: the dynamics.
+      gamma: discount per step.
+      num_actions, outcomes, edges: A, C and the larger of them.
+    Returns:
+      StepOut with a `NodeState`, γ in its discount; the new node's prior [E + 1] and value [].
+    """
+    decided, afterstate_value, logits = model.decide(node.state, jnp.minimum(edge, num_actions - 1))
+    out = model.happen(node.afterstate, jnp.minimum(edge, outcomes - 1))
+    yes, no = jnp.ones((), bool), jnp.zeros((), bool)
+    to_chance = StepOut(NodeState(node.state, decided, no), jnp.zeros_like(out.reward), jnp.ones_like(out.reward))
+    to_state = StepOut(NodeState(out.state, node.afterstate, yes), out.reward, gamma * out.discount)
+    prior = jnp.where(
+        node.decision,
+        node_prior(jax.nn.softmax(logits), edges, decision=False),
+        node_prior(legal_prior(model, out.state, num_actions), edges, decision=True),
+    )
+    step = trees.where(node.decision, to_chance, to_state)
+    return step, prior, jnp.where(node.decision, afterstate_value, model.value(out.state))

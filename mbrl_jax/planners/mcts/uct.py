@@ -2,10 +2,10 @@
 
     selection: an action never tried, in random order; else argmax_a  Q(s, a) + c √( ln N(s) / N(s, a) )
     expansion of one child; its value: the return of a random rollout, or the model's `value` if it has one
-    action: the one visited most
+    action: the most visited
 
-With `normalise`, Q is scaled to [0, 1] by the smallest and largest Q in the tree, which is the range that c = √2 is
-for. N(s) counts the visit that made the node.
+With `normalise`, Q is scaled to [0, 1] by the smallest and largest Q in the tree: c = √2 is meant for that range. N(s)
+counts the visit that made the node.
 """
 
 from __future__ import annotations
@@ -19,38 +19,37 @@ from mbrl_jax.planners.mcts import search, tree
 from mbrl_jax.planners.mcts.backup import back_up, onward
 from mbrl_jax.planners.mcts.puct import by_tree
 from mbrl_jax.planners.mcts.search import SearchInfo
-from mbrl_jax.planners.mcts.vmap_rules import in_any_lane
+from mbrl_jax.planners.mcts.vmap_rules import any_in_batch
 
 
 @config
 class UCT:
     """Settings of UCT."""
 
-    simulations: int = setting(default=50, low=1, help="nodes added per plan")
-    max_depth: int = setting(default=0, low=0, help="most steps of the tree; 0 for no limit")
-    gamma: float = setting(default=0.997, low=0, high=1, help="discount per step")
-    c: float = setting(default=2**0.5, low=0, help="weight of exploration")
-    normalise: bool = setting(default=True, help="scale values to [0, 1] by those in the tree")
-    rollout_depth: int = setting(default=50, low=0, help="most steps of a random rollout")
-    rollouts: int = setting(default=1, low=1, help="random rollouts per new node, side by side")
-    reuse: bool = setting(default=False, help="keep what lies below the action taken for the next plan")
-    keep_tree: bool = setting(default=False, help="hand the tree out in info.tree")
+    simulations: int = setting(default=50, low=1, help="model steps per search, each adds a node")
+    max_depth: int = setting(default=0, low=0, help="largest depth of the tree in steps; 0 for no limit")
+    gamma: float = setting(default=0.997, low=0, high=1, help="discount factor per step")
+    c: float = setting(default=2**0.5, low=0, help="weight of the exploration bonus")
+    normalise: bool = setting(default=True, help="scaling of values to [0, 1] by those in the tree")
+    rollout_depth: int = setting(default=50, low=0, help="largest number of steps of a random rollout")
+    rollouts: int = setting(default=1, low=1, help="random rollouts per new node; their mean is its value")
+    reuse: bool = setting(default=False, help="reuse of the subtree below the action taken in the next search")
 
 
-def uct(cfg: UCT, spec: Spec, state: State = None) -> Planner:
-    """UCT over discrete actions. Runs on any model of one world; a prior is not used.
+def uct(cfg: UCT, spec: Spec, state: State = None, *, keep_tree: bool = False) -> Planner:
+    """UCT over discrete actions. Runs on any model with one member; a prior is not used.
 
-    A new node keeps the one state that the model gave. Where the model is random, the search plans for the outcomes it
-    drew: see `chance` for nodes over outcomes.
+    A new node keeps the one state that the model gave. Where the model is stochastic, the search plans for the outcomes
+    it drew: see `chance` for nodes over outcomes.
 
     Args:
       cfg: settings; floats may be traced.
       spec: actions discrete.
-      state: with `reuse`, an example of the model's states. The planner's memory is then the tree below the action it
-        chose, which the next plan takes to begin at its state: start an episode with `init`.
+      state: with `reuse`, an example of the model's states. The planner's memory is then the subtree below the action
+        it chose; the next search takes that subtree's root for its own state. Start an episode with `init`.
+      keep_tree: return the tree in `info.tree`.
     Returns:
-      the planner; info is `SearchInfo`, with the share of visits as policy, and the edges' values as q, the root's
-      value where none was tried.
+      the planner; info is `SearchInfo`, its policy shares of visits; q of an action never tried is the root's value.
     Raises:
       ValueError: a setting out of its range, continuous actions, or `reuse` without a state.
     """
@@ -60,11 +59,11 @@ def uct(cfg: UCT, spec: Spec, state: State = None) -> Planner:
     max_depth = min(cfg.max_depth or cfg.simulations + keep, cfg.simulations + keep)
 
     def plan(key: Key, model: Model, state: State, warm: Tree) -> tuple[Array, Tree, SearchInfo]:
-        search.one_step(model)
+        search.need_one_member(model)
         key_order, key_value = jax.random.split(jax.random.fold_in(key, cfg.simulations))
 
         def order(key: Key, state: State) -> Array:
-            """[A] in [0, 1), the largest to be tried first; -1 where an action is not allowed."""
+            """[A] in [0, 1), the largest is tried first; -1 for an illegal action."""
             return jnp.where(search.legal_at(model, state, num_actions), jax.random.uniform(key, (num_actions,)), -1.0)
 
         def value(key: Key, state: State) -> Array:
@@ -73,7 +72,7 @@ def uct(cfg: UCT, spec: Spec, state: State = None) -> Planner:
             one = lambda key: rollout(model, key, state, num_actions, cfg.gamma, cfg.rollout_depth)  # noqa: E731
             return jnp.mean(jax.vmap(one)(jax.random.split(key, cfg.rollouts)))
 
-        row = tree.fresh(num_actions, order(key_order, state), value(key_value, state))
+        row = tree.new_node(num_actions, order(key_order, state), value(key_value, state))
         start = search.begin(tree.new_tree(row, state, cfg.simulations + keep + 1), warm, num_actions)
 
         def simulate(i: Array, t: tree.Tree) -> tree.Tree:
@@ -84,40 +83,40 @@ def uct(cfg: UCT, spec: Spec, state: State = None) -> Planner:
             rule = tree.by_score(num_actions, score)
             first = tree.first_max(score(tree.unpack(t.rows[:1], num_actions)))
             t, leaf = tree.descend(t, first, jnp.ones(1, bool), rule, max_depth)
-            ask = search.asker(model, jax.random.fold_in(key, i), order, value)
-            t, out, values = tree.expand(t, leaf, keep + i + 1, rule, ask, cfg.gamma)
+            evaluate = search.evaluator(model, jax.random.fold_in(key, i), order, value)
+            t, out, values = tree.expand(t, leaf, keep + i + 1, rule, evaluate, cfg.gamma)
             return back_up(t, leaf, keep + i + 1, rule, out, values, cfg.normalise)
 
-        t = jax.lax.fori_loop(0, cfg.simulations, simulate, tree.with_room(start, max_depth))
+        t = jax.lax.fori_loop(0, cfg.simulations, simulate, tree.with_paths(start, max_depth))
         root = tree.unpack(t.rows[0], num_actions)
         q = jnp.where(root.visits > 0, root.q, root.value)
         policy = root.visits / jnp.sum(root.visits)
         action = search.most_visited(root, q)
         warm = search.remember(t, action, num_actions, keep)
-        return action, warm, search.summary(t, num_actions, policy, q, cfg.keep_tree)
+        return action, warm, search.summary(t, num_actions, policy, q, keep_tree)
 
     return Planner(lambda: search.memory(keep, num_actions, state), plan)
 
 
 def upper_bounds(node: tree.Node, q: Array, c: Array | float) -> Array:
-    """The score to choose an action by, [..., A]: bounds, or the order of the untried actions while there are any.
+    """The scores [..., A] of actions: upper confidence bounds, or the order of the untried actions while there are any.
 
     Args:
-      node: whose prior is the order of its untried actions, in [0, 1), below 0 where an action is not allowed.
+      node: whose prior is the order of its untried actions, in [0, 1), below 0 for an illegal action.
       q: [..., A] values of tried actions.
-      c: weight of exploration.
+      c: weight of the exploration bonus.
     """
-    allowed = node.prior >= 0.0
-    untried = allowed & (node.visits == 0.0)
+    legal = node.prior >= 0.0
+    untried = legal & (node.visits == 0.0)
     bonus = c * jnp.sqrt(jnp.log(node.total)[..., None] / jnp.maximum(node.visits, 1.0))
     score = jnp.where(jnp.any(untried, -1, keepdims=True), jnp.where(untried, node.prior, -1.0), q + bonus)
-    return jnp.where(allowed, score, -jnp.inf)
+    return jnp.where(legal, score, -jnp.inf)
 
 
 def rollout(model: Model, key: Key, state: State, num_actions: int, gamma: Array | float, depth: int) -> Array:
-    """The discounted return [] of uniformly random allowed actions, to termination or for `depth` steps.
+    """The discounted return [] of uniformly random legal actions until termination, or for `depth` steps.
 
-    The model's `value`, if it has one, is not added.
+    The model's `value`, if it has one, is not used.
     """
 
     def step(at: tuple[Array, State, Array, Array]) -> tuple[Array, State, Array, Array]:
@@ -134,7 +133,7 @@ def rollout(model: Model, key: Key, state: State, num_actions: int, gamma: Array
 
     def going(at: tuple[Array, State, Array, Array]) -> Array:
         t, _, weight, _ = at
-        return (t < depth) & in_any_lane(weight != 0.0)
+        return (t < depth) & any_in_batch(weight != 0.0)
 
     start = (jnp.zeros((), jnp.int32), state, jnp.ones(()), jnp.zeros(()))
     return jax.lax.while_loop(going, step, start)[3]

@@ -1,7 +1,10 @@
-"""What is the same in all lanes of the `vmap`s around, and stays so: loop predicates, and places in tables.
+"""Operations that stay unbatched under `vmap`: loop predicates, and positions in tables.
 
-JAX batches a loop whose predicate may differ between lanes by copying all that the loop carries at every turn, and a
-slice by gathering or scattering row by row. These functions keep such things unbatched.
+`vmap` adds a batch axis to whatever may differ between the elements of a batch. If the predicate of a `while_loop` gets
+one, JAX copies all that the loop carries in every iteration, to freeze the elements that are done. If the position of a
+slice gets one, JAX gathers or scatters row by row. These functions have `vmap` rules (`jax.custom_batching`) that keep
+predicates and positions scalars, for the caller guarantees that they may be the same for the whole batch. They nest:
+under several `vmap`s, "the batch" is all elements of all of them.
 """
 
 from __future__ import annotations
@@ -16,11 +19,11 @@ from jax.custom_batching import custom_vmap
 from mbrl_jax.core.types import Array
 
 
-def in_any_lane(flag: Array) -> Array:
-    """Whether the flag [] holds in any lane of all the `vmap`s around; the same in all of them.
+def any_in_batch(flag: Array) -> Array:
+    """Whether the flag [] holds for any element of the batch, of all `vmap`s around: a scalar under `vmap` too.
 
-    A loop with this predicate is one loop under `vmap`: what it carries is not copied at each turn, and lanes that are
-    through must see to it that further turns change nothing.
+    A loop with this predicate stays one loop under `vmap` and copies nothing. It runs until every element is done, so
+    its step must leave elements that are done unchanged.
     """
     return _any(flag)
 
@@ -37,9 +40,17 @@ def _any_over(axis_size: int, batched: list[bool], flag: Array) -> tuple[Array, 
 
 
 def write(table: Any, new: Any, at: Array | int, column: int = 0) -> Any:
-    """Writes rows [n, ...] into tables [M, ...] from row `at` on, leaf by leaf; shorter ones from `column` on.
+    """Writes rows [n, ...] into tables [M, ...] from row `at` on, leaf by leaf; narrower rows from `column` on.
 
-    `at` is the same in all lanes; this stays one slice under `vmap`, where an indexed update goes row by row.
+    Under `vmap` this stays one slice update, where an indexed update would go row by row.
+
+    Args:
+      table: leaves [M, ...].
+      new: leaves [n, ...].
+      at: [] the same for the whole batch.
+      column: first column that is written.
+    Raises:
+      ValueError: `at` has a batch axis.
     """
 
     def one(leaf: Array, rows: Array) -> Array:
@@ -49,14 +60,18 @@ def write(table: Any, new: Any, at: Array | int, column: int = 0) -> Any:
 
 
 def read(table: Array, at: Array) -> Array:
-    """Row `at` of a table [M, ...]; `at` is the same in all lanes, as for `write`."""
+    """Row `at` of a table [M, ...]; `at` is the same for the whole batch, as for `write`."""
     return _slice_of(0, table, at)
 
 
-def together(f: Callable[..., Any], *args: Array) -> Any:
-    """f(*args), of arrays [k, ...]; under `vmap` f is handed all lanes' rows at once, as [lanes · k, ...].
+def on_flat_batch(f: Callable[..., Any], *args: Array) -> Any:
+    """f(*args), of arrays [k, ...]; under `vmap` over B elements f gets the rows of all of them at once, [B k, ...].
 
-    For functions of each row by itself that do better with their rows last.
+    For functions that treat each row by itself and are faster on one flat axis, which they may then move last.
+
+    Args:
+      f: (arrays [k, ...]) -> arrays [k, ...].
+      args: arrays [k, ...].
     """
 
     @custom_vmap
@@ -66,7 +81,7 @@ def together(f: Callable[..., Any], *args: Array) -> Any:
     @call.def_vmap
     def over(axis_size: int, batched: list[bool], *args: Array) -> tuple[Any, Any]:
         every = (x if b else jnp.broadcast_to(x, (axis_size, *x.shape)) for x, b in zip(args, batched, strict=True))
-        out = together(f, *(x.reshape(-1, *x.shape[2:]) for x in every))
+        out = on_flat_batch(f, *(x.reshape(-1, *x.shape[2:]) for x in every))
         out = jax.tree.map(lambda x: x.reshape(axis_size, -1, *x.shape[1:]), out)
         return out, jax.tree.map(lambda _: True, out)
 
@@ -82,7 +97,7 @@ def _slice_of(axis: int, table: Array, at: Array) -> Array:
     def over(axis_size: int, batched: list[bool], table: Array, at: Array) -> tuple[Array, bool]:
         del axis_size
         if batched[1]:
-            raise ValueError("at must be the same in all lanes")
+            raise ValueError("at must be the same for the whole batch")
         return _slice_of(axis + batched[0], table, at), batched[0]
 
     return one(table, at)
@@ -97,7 +112,7 @@ def _slice_at(axis: int, column: int, table: Array, rows: Array, at: Array) -> A
     @one.def_vmap
     def over(axis_size: int, batched: list[bool], table: Array, rows: Array, at: Array) -> tuple[Array, bool]:
         if batched[2]:
-            raise ValueError("at must be the same in all lanes")
+            raise ValueError("at must be the same for the whole batch")
         table, rows = (
             x if b else jnp.broadcast_to(x, (axis_size, *x.shape)) for x, b in zip((table, rows), batched, strict=False)
         )

@@ -1,10 +1,12 @@
-"""Loops over a few numbers, which a CPU runs in one piece.
+"""Small loops that XLA's CPU backend compiles into one machine function.
 
-XLA's runtime for CPUs runs the body of a loop operation by operation, at some fifty nanoseconds each: nearly all of the
-time where an operation touches twenty numbers. A small call it compiles into one machine function instead. XLA finds
-such calls by itself in loops that carry next to nothing; these functions ask for it where a loop carries a large table
-and yet does little. One function keeps to one core, and neither scatters nor products of matrices nor large reductions
-can be in it, so loops over more than `FEW` numbers stay loops, whether those are of one lane or of all lanes together.
+The CPU runtime dispatches the body of a loop operation by operation, at some fifty nanoseconds each. Where an operation
+touches twenty numbers, as in a walk down a search tree, that is nearly all of the time. XLA also has "small calls":
+computations that it compiles into a single function without dispatch. It finds them by itself in loops that carry next
+to nothing; `while_loop` asks for one (by the metadata `xla_cpu_small_call`) where a loop carries a large table but does
+little in each iteration. A small call runs on one core and cannot contain scatters, matrix products or large
+reductions, so loops that touch more than `FEW` numbers stay ordinary loops, whether those numbers are of one tree or of
+a whole batch of trees under `vmap`. On other devices nothing changes.
 """
 
 from __future__ import annotations
@@ -20,22 +22,23 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from mbrl_jax.core.types import Array
 
-FEW = 150  # numbers; XLA hands reductions of some thousands to a library, which one function cannot call
+FEW = 150  # numbers; reductions of some thousands go to a library, which a small call cannot use
 
 Run = Callable[..., tuple[Array, ...]]
 
 
 def while_loop(going: Callable[[Any], Array], step: Callable[[Any], Any], start: Any, same: str, numbers: int) -> Any:
-    """`jax.lax.while_loop`, in one piece where that pays.
+    """`jax.lax.while_loop`, as a small call where that pays.
 
     Args:
-      going: whether to go on; the same in all lanes.
-      step: of the loop, with `put` instead of scatters, and without products of matrices.
-      start: what the first step is given, a named tuple.
-      same: its field that is the same in all lanes; the others are taken to differ.
-      numbers: how many an operation of the step touches in one lane, `put` among them; tables carried on do not count.
+      going: (carry) -> [] bool, whether to go on; the same for the whole batch (see `any_in_batch`).
+      step: (carry) -> carry, with `put` instead of scatters, and without matrix products.
+      start: the first carry, a named tuple.
+      same: its field that is the same for the whole batch; the others get a batch axis under `vmap`.
+      numbers: how many numbers an operation of the step touches in one element of the batch, `put` included; tables
+        that are only carried do not count.
     Returns:
-      what the last step gave.
+      the last carry.
     """
     whole, shape = jax.make_jaxpr(lambda at: jax.lax.while_loop(going, step, at), return_shape=True)(start)
     kept = [name == same for name, part in zip(shape._fields, shape, strict=True) for _ in jax.tree.leaves(part)]
@@ -43,14 +46,14 @@ def while_loop(going: Callable[[Any], Array], step: Callable[[Any], Any], start:
     def run(closed_over: Sequence[Array], leaves: Sequence[Array]) -> tuple[Array, ...]:
         return tuple(jaxpr_as_fun(ClosedJaxpr(whole.jaxpr, closed_over))(*leaves))
 
-    leaves = _over_lanes(run, numbers, tuple(kept))(whole.consts, jax.tree.leaves(start))
+    leaves = _batched(run, numbers, tuple(kept))(whole.consts, jax.tree.leaves(start))
     return jax.tree.unflatten(jax.tree.structure(shape), leaves)
 
 
 def put(table: Array, rows: Array, columns: Array, numbers: Array) -> Array:
-    """The table [M, R] with numbers [...] written at rows [...] and columns [...], those in row M left out.
+    """The table [M, R] with numbers [...] written at rows [...] and columns [...]; those for row M are dropped.
 
-    A scatter, which in steps of `while_loop` is made of slices written one after the other.
+    A scatter that a small call can contain: on CPUs it writes one-element slices one after the other.
     """
     return _put(table, rows, columns, numbers)
 
@@ -72,14 +75,14 @@ def _put(table: Array, rows: Array, columns: Array, numbers: Array) -> Array:
 
 @_put.def_vmap
 def _put_over(axis_size: int, batched: list[bool], *args: Array) -> tuple[Array, bool]:
-    lanes = [x if b else jnp.broadcast_to(x, (axis_size, *x.shape)) for x, b in zip(args, batched, strict=True)]
-    table, rows, columns, numbers = lanes
+    every = [x if b else jnp.broadcast_to(x, (axis_size, *x.shape)) for x, b in zip(args, batched, strict=True)]
+    table, rows, columns, numbers = every
     if numbers.size > FEW:
-        return jax.vmap(_scatter)(*lanes), True
-    # All lanes' tables as one, of which row M of a lane is outside.
-    room = table.shape[1]
-    first = room * jnp.arange(axis_size, dtype=rows.dtype).reshape(-1, *[1] * (rows.ndim - 1))
-    rows = jnp.where(rows < room, rows + first, axis_size * room)
+        return jax.vmap(_scatter)(*every), True
+    # The tables of the batch as one, below the last row of which every table's row M is put.
+    size = table.shape[1]
+    first = size * jnp.arange(axis_size, dtype=rows.dtype).reshape(-1, *[1] * (rows.ndim - 1))
+    rows = jnp.where(rows < size, rows + first, axis_size * size)
     return _put(table.reshape(-1, table.shape[2]), rows, columns, numbers).reshape(table.shape), True
 
 
@@ -87,27 +90,27 @@ def _scatter(table: Array, rows: Array, columns: Array, numbers: Array) -> Array
     return table.at[rows, columns].set(numbers, mode="drop")
 
 
-def _over_lanes(run: Run, numbers: int, same: tuple[bool, ...]) -> Run:
-    """`run`, in one piece while all lanes together have few numbers. Outputs that are the `same` stay without lanes."""
+def _batched(run: Run, numbers: int, same: tuple[bool, ...]) -> Run:
+    """`run`, a small call while the whole batch has few numbers. Outputs that are the `same` get no batch axis."""
 
     @custom_vmap
     def call(*args: Any) -> tuple[Array, ...]:
         if numbers > FEW:
             return run(*args)
-        return jax.lax.platform_dependent(*args, cpu=_in_one_piece(run), default=run)
+        return jax.lax.platform_dependent(*args, cpu=_small_call(run), default=run)
 
     @call.def_vmap
     def over(axis_size: int, batched: list[Any], *args: Any) -> tuple[tuple[Array, ...], tuple[bool, ...]]:
         inside = jax.tree.map(lambda flag: 0 if flag else None, tuple(batched))
         outside = tuple(None if flag else 0 for flag in same)
-        lanes = jax.vmap(run, inside, outside, axis_size=axis_size)
-        return _over_lanes(lanes, numbers * axis_size, same)(*args), tuple(not flag for flag in same)
+        vmapped = jax.vmap(run, inside, outside, axis_size=axis_size)
+        return _batched(vmapped, numbers * axis_size, same)(*args), tuple(not flag for flag in same)
 
     return call
 
 
-def _in_one_piece(run: Run) -> Run:
-    """`run` as a call that XLA neither dissolves nor takes apart; what is inside it is compiled as ever."""
+def _small_call(run: Run) -> Run:
+    """`run` as a call that XLA neither inlines nor dispatches in parts; its contents are compiled as usual."""
 
     @jax.jit
     def inside(*args: Any) -> tuple[Array, ...]:

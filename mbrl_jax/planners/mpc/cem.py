@@ -2,21 +2,21 @@
 
 Chua et al. 2018, "Deep Reinforcement Learning in a Handful of Trials" (arXiv 1805.12114), and their code. Continuous:
 
-    c   = min( v, ((μ - low) / 2)², ((high - μ) / 2)² )                   the variance that stays inside the bounds
-    x   ~ μ + √c · N(0, 1) cut at two standard deviations
+    c   = min( v, ((μ - low) / 2)², ((high - μ) / 2)² )                   a variance whose draws stay inside the bounds
+    x   ~ μ + √c · N(0, 1) truncated at two standard deviations
     μ  <- α μ + (1 - α) mean(elites),   v <- α v + (1 - α) var(elites)
-    v_0 = ((high - low) / 4)² in every plan
+    v_0 = ((high - low) / 4)², at the start of every plan
 
 It executes μ_0, then shifts μ by a step, with the centre of the range as its last entry. Discrete (Rubinstein 1999),
-with a table p [H, A] and the share φ of `floor`:
+with a table p [H, A] of probabilities and φ the setting `floor`:
 
     x_t ~ (1 - φ) p_t + φ / A,   p <- α p + (1 - α) frequency in elites
 
-It executes the most probable first action, then shifts p and mixes it evenly with the uniform table, as the variance
-is widened in the continuous form.
+It executes the most probable first action, then shifts p. A plan starts from the even mixture of p and the uniform
+table, as the variance starts anew in the continuous form.
 
-Differs from the paper's code in: there is no early stop at a small variance; candidates without a finite score are
-never elites, and with no elite at all the iteration changes nothing; the discrete form is not in it.
+Differs from the paper's code in: there is no early stop at a small variance; NaN scores rank last and are never elites,
+and an iteration without elites changes nothing; the discrete form is not in it.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from mbrl_jax.planners.mpc.common import Bounds, PlanInfo
 from mbrl_jax.planners.mpc.proposals import propose, replace_last
 from mbrl_jax.planners.mpc.score import score
 
-WIDENED = 0.5  # share of the uniform table in the one a plan starts from
+WIDENED = 0.5  # share of the uniform table in the table that a plan starts from
 
 
 @config
 class CEM:
     """Settings of the cross-entropy method."""
 
-    horizon: int = setting(default=25, low=1, help="steps looked ahead")
+    horizon: int = setting(default=25, low=1, help="planning horizon in steps")
     population: int = setting(default=500, low=2, help="candidates per iteration")
-    elites: int = setting(default=50, low=1, help="best candidates the next iteration follows; below population")
-    iterations: int = setting(default=5, low=1, help="rounds of drawing and scoring per plan")
-    particles: int = setting(default=20, low=1, help="lives per candidate; 1 where nothing is random")
-    proposals: int = setting(default=0, low=0, help="candidates that follow the model's prior, if it has one")
-    alpha: float = setting(default=0.1, low=0, below=1, help="momentum: what stays of the old mean and variance")
+    elites: int = setting(default=50, low=1, help="best candidates that the next iteration is fitted to")
+    iterations: int = setting(default=5, low=1, help="iterations of sampling and scoring per plan")
+    particles: int = setting(default=20, low=1, help="rollouts per candidate; 1 for deterministic models")
+    proposals: int = setting(default=0, low=0, help="candidates that follow the model's prior, if any")
+    alpha: float = setting(default=0.1, low=0, below=1, help="momentum: weight of the old mean and variance")
     gamma: float = setting(default=1.0, low=0, high=1, help="discount per step")
-    floor: float = setting(default=0.05, above=0, high=1, help="discrete actions: share of uniform draws")
+    floor: float = setting(default=0.05, above=0, high=1, help="discrete actions: fraction of uniform draws")
 
 
 def cem(cfg: CEM, spec: Spec) -> Planner:
@@ -56,7 +56,7 @@ def cem(cfg: CEM, spec: Spec) -> Planner:
       cfg: settings; floats may be traced.
       spec: actions discrete, or a bounded box.
     Returns:
-      the planner; its memory is the mean [H, *shape], or the table [H, A], shifted to the next step.
+      the planner; its memory is the mean [H, *shape], or the table [H, A], shifted by a step.
     Raises:
       ValueError: a setting out of its range, or actions without bounds.
     """
@@ -67,7 +67,14 @@ def cem(cfg: CEM, spec: Spec) -> Planner:
 
 
 def spread_within(mean: Array, variance: Array, box: Bounds) -> Array:
-    """The standard deviation with which draws cut at two of them stay inside the bounds; all [..., *shape]."""
+    """The standard deviation whose draws, truncated at two of them, stay inside the bounds.
+
+    Args:
+      mean, variance: [..., *shape] of the draws.
+      box: the bounds of an action [*shape].
+    Returns:
+      [..., *shape], at most √variance.
+    """
     room = jnp.minimum(mean - box.low, box.high - mean) / 2.0
     return jnp.minimum(jnp.sqrt(variance), jnp.maximum(room, 0.0))
 
@@ -75,20 +82,22 @@ def spread_within(mean: Array, variance: Array, box: Bounds) -> Array:
 def refit(
     mean: Array, variance: Array, samples: Array, scores: Array, elites: int, alpha: Array | float
 ) -> tuple[Array, Array]:
-    """The next mean and variance, moved towards those of the elites.
+    """The next mean and variance: a weighted average of the old ones and the elites'.
 
     Args:
       mean, variance: [H, *shape] before.
       samples: [N, H, *shape].
-      scores: [N], minus infinity where a sample must not count.
-      elites: how many.
-      alpha: share of the old.
+      scores: [N], minus infinity for samples that do not count.
+      elites: number of elites.
+      alpha: weight of the old mean and variance, in [0, 1).
+    Returns:
+      mean and variance [H, *shape].
     """
     index, weights = common.elites(scores, elites)
     new_mean, new_variance = common.moments(weights, samples[index])
     return (
-        common.held(weights, alpha * mean + (1.0 - alpha) * new_mean, mean),
-        common.held(weights, alpha * variance + (1.0 - alpha) * new_variance, variance),
+        common.new_or_old(weights, alpha * mean + (1.0 - alpha) * new_mean, mean),
+        common.new_or_old(weights, alpha * variance + (1.0 - alpha) * new_variance, variance),
     )
 
 
@@ -138,7 +147,7 @@ def _categorical(cfg: CEM, spec: Spec) -> Planner:
             scores = score(model, key_score, state, samples, cfg.gamma, cfg.particles)
             index, weights = common.elites(scores, cfg.elites)
             new = common.frequencies(weights, samples[index], spec.num_actions)
-            return common.held(weights, cfg.alpha * table + (1.0 - cfg.alpha) * new, table), jnp.max(scores)
+            return common.new_or_old(weights, cfg.alpha * table + (1.0 - cfg.alpha) * new, table), jnp.max(scores)
 
         start = common.mixed_with_uniform(warm, WIDENED)
         table, best = jax.lax.scan(iterate, start, jnp.arange(cfg.iterations))

@@ -1,4 +1,4 @@
-"""One planner out of all of them by name, so that an agent's settings can say which."""
+"""A planner chosen by its name, for the settings of agents."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ KINDS = ("shooting", "cem", "icem", "mppi", "gradient")
 
 @config
 class PlannerConfig:
-    """Which planner, and the settings of each."""
+    """The name of a planner, and the settings of each."""
 
-    kind: str = setting(default="cem", choices=KINDS, help="the planner; the settings of the others do not matter")
+    kind: str = setting(default="cem", choices=KINDS, help="planner; the others' settings are ignored")
     shooting: Shooting = Shooting()
     cem: CEM = CEM()
     icem: ICEM = ICEM()
@@ -30,7 +30,7 @@ def make_planner(cfg: PlannerConfig, spec: Spec) -> Planner:
 
     Args:
       cfg: settings; floats may be traced.
-      spec: the environment's; what actions each planner can handle stands in its own docstring.
+      spec: the environment's; the planners' docstrings say which actions they handle.
     Raises:
       ValueError: an unknown kind, or what the planner refuses.
     """

@@ -1,4 +1,4 @@
-"""What the sampling planners share: bounds of actions, elites and weights free of NaN, and the shift of a plan."""
+"""What the planners share: bounds of actions, elites and weights without NaN, and the shift of a plan."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mbrl_jax.core.types import Action, Array, Box, Discrete, Key, Model, Spec, 
 
 
 class PlanInfo(NamedTuple):
-    """What a planner tells of one plan."""
+    """Information about one plan."""
 
-    actions: Action  # [H, ...] the plan whose first action is executed
-    score: Array  # [] of the best candidate of the last iteration; minus infinity where none was finite
+    actions: Action  # [H, ...] the plan, whose first action is executed
+    score: Array  # [] of the best candidate of the last iteration; minus infinity if no score was finite
 
 
 class Bounds(NamedTuple):
@@ -60,10 +60,13 @@ def is_discrete(spec: Spec) -> bool:
 
 
 def need_below(name: str, value: int, limit: str, most: int) -> None:
-    """Holds one integer setting below another.
+    """Checks that one integer setting is below another.
 
+    Args:
+      name, value: of the setting.
+      limit, most: name and value of the other one.
     Raises:
-      ValueError: it is not.
+      ValueError: it is not below.
     """
     if value >= most:
         raise ValueError(f"{name} must be below {limit} ({most}), got {value}")
@@ -78,7 +81,7 @@ def elites(scores: Array, k: int) -> tuple[Array, Array]:
     """The best k candidates and their equal weights.
 
     Args:
-      scores: [N], minus infinity for candidates that must not count.
+      scores: [N], minus infinity for candidates that do not count.
       k: in 1..N.
     Returns:
       indices [k], best first, and weights [k] that sum to 1 over those with a finite score; all 0 if there is none.
@@ -106,8 +109,8 @@ def moments(weights: Array, values: Array) -> tuple[Array, Array]:
     return mean, average(weights, jnp.square(values - mean))
 
 
-def held(weights: Array, new: Array, old: Array) -> Array:
-    """`new`, or `old` where the weights [N] it was computed with are all 0."""
+def new_or_old(weights: Array, new: Array, old: Array) -> Array:
+    """`new`, or `old` if the weights [N] that `new` was computed with are all 0."""
     return jnp.where(jnp.sum(weights) > 0.0, new, old)
 
 
@@ -115,29 +118,45 @@ def held(weights: Array, new: Array, old: Array) -> Array:
 
 
 def uniform_table(spec: Spec, horizon: int) -> Array:
-    """All actions at equal chance in every step, [H, A]."""
+    """Equal probabilities of all actions in every step, [H, A]."""
     return jnp.full((horizon, spec.num_actions), 1.0 / spec.num_actions)
 
 
 def mixed_with_uniform(table: Array, share: Array | float) -> Array:
-    """The table [H, A] with that share of every step's probability spread over all actions."""
+    """(1 - share) p + share / A, for a table p [H, A] and a share in [0, 1]."""
     return (1.0 - share) * table + share / table.shape[-1]
 
 
 def legal_start(model: Model, state: State, table: Array) -> Array:
-    """The table [H, A] with no action in its first step that the model calls illegal there."""
+    """The table with probability 0 for actions that are illegal in the first step.
+
+    Args:
+      model: its `legal`, if it has one, gives the mask [A] of legal actions.
+      state: the state to plan from.
+      table: [H, A] probabilities.
+    Returns:
+      [H, A].
+    """
     if model.legal is None:
         return table
-    # Legal actions keep a chance above 0 however small theirs was, so that they can be scaled to sum to 1.
+    # Every legal action keeps a probability above 0, so that they can be scaled to sum to 1.
     first = jnp.where(model.legal(state), jnp.maximum(table[0], 1e-6), 0.0)
     return table.at[0].set(first / jnp.sum(first))
 
 
 def draw(key: Key, table: Array, n: int) -> Array:
-    """n sequences [n, H] int32, each step drawn by its row of the table [H, A]."""
+    """n sequences [n, H] int32, each step drawn from its row of the table [H, A]."""
     return jax.random.categorical(key, jnp.log(table), shape=(n, table.shape[0])).astype(jnp.int32)
 
 
 def frequencies(weights: Array, actions: Array, num_actions: int) -> Array:
-    """How often each action was taken in each step, weighted: [N], [N, H] -> [H, A]."""
+    """The weighted frequency of each action in each step.
+
+    Args:
+      weights: [N] that sum to 1.
+      actions: [N, H] int32.
+      num_actions: A.
+    Returns:
+      [H, A].
+    """
     return average(weights, jax.nn.one_hot(actions, num_actions))

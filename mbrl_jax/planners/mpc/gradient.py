@@ -1,23 +1,24 @@
-"""First-order trajectory optimisation: a plan improved along the gradient of its return through the model.
+"""First-order trajectory optimisation: gradient ascent on a plan's return, through the model.
 
-    J(a_0..a_{H-1}) = E_worlds,noise[ Σ_t γ^t (Π_{i<t} d_i) r_t  +  γ^H (Π_{i<H} d_i) V(s_H) ]
+    J(a_0..a_{H-1}) = E_members,noise[ Σ_t γ^t (Π_{i<t} d_i) r_t  +  γ^H (Π_{i<H} d_i) V(s_H) ]
     a <- clip(a + ½ (high - low) Adam(½ (high - low) ∂J/∂a), low, high)
 
-from several first guesses at once: the last plan, shifted by the step that was taken, and random sequences. Every
-sequence met on the way counts, and the one of the highest J is the plan. Projection, rather than a tanh, keeps actions
-in their box, so that a plan can lie on a bound and come away from it.
+Several sequences are improved side by side: the last plan, shifted by a step, and random ones. The plan is the sequence
+of highest J over all iterations. Projection, rather than a tanh, keeps actions in their box, so that a plan can lie on
+a bound and leave it again.
 
-The noise of a probabilistic model is drawn once a plan and shared by all sequences, so J is one smooth function. The
-gradient goes through `model.step` whatever that is made of. A jump gives none: where the reward is 1 until the true
-environment terminates, the planner only chooses among its first guesses. A long horizon through chaotic dynamics gives
-a steep one, which is clipped by its norm.
+The noise of a probabilistic model is drawn once per plan and shared by all sequences, so J is one smooth function. The
+gradient flows through `model.step`, whatever that consists of. Jumps have none: where the reward is 1 until the true
+environment terminates, the planner only chooses among its initial sequences. A long horizon through chaotic dynamics
+gives a steep gradient, which is clipped by its norm.
 
-Mean returns with the true model, horizon 25, 4 restarts and 10 iterations (1,100 model steps a plan): Pendulum-v1 -144
-over 8 seeds (-132 at horizon 20), cartpole swing-up 179 of 200 steps over 4.
+Mean returns with the true model, horizon 25, 4 restarts and 10 iterations (1,100 model steps per plan): Pendulum-v1
+-144 over 8 seeds (-132 at horizon 20), cartpole swing-up 179 of 200 steps over 4.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -35,41 +36,40 @@ from mbrl_jax.planners.mpc.common import Bounds, bounds, shift
 class Gradient:
     """Settings of the gradient planner."""
 
-    horizon: int = setting(default=25, low=1, help="H, steps of a plan")
-    restarts: int = setting(default=4, low=1, help="sequences improved side by side: the last plan and random ones")
+    horizon: int = setting(default=25, low=1, help="planning horizon in steps")
+    restarts: int = setting(default=4, low=1, help="sequences improved side by side, the last plan among them")
     iterations: int = setting(default=10, low=1, help="gradient steps per plan")
-    particles: int = setting(default=1, low=1, help="draws of the model's noise per world, for probabilistic models")
-    lr: float = setting(default=0.1, above=0, help="Adam's rate, in halves of the actions' range")
+    particles: int = setting(default=1, low=1, help="noise draws per ensemble member; 1 for deterministic models")
+    lr: float = setting(default=0.1, above=0, help="Adam's learning rate, in half ranges of the action")
     gamma: float = setting(default=1.0, low=0, high=1, help="discount per step")
-    clip_norm: float = setting(default=10.0, above=0, help="largest norm of a sequence's gradient")
+    clip_norm: float = setting(default=10.0, above=0, help="largest gradient norm of a sequence")
     smoothness: float = setting(
-        default=0.8, low=0, below=1, help="correlation of successive actions in random sequences; 0 for none"
+        default=0.8, low=0, below=1, help="correlation of successive actions in random sequences"
     )
 
 
 class Info(NamedTuple):
-    """What a plan leaves to look at."""
+    """Information about one plan."""
 
-    actions: Array  # [H, *A] the plan whose first action is executed
-    score: Array  # [] J of it; minus infinity where no sequence had a finite one
-    scores: Array  # [restarts] the best J of each first guess
+    actions: Array  # [H, *A] the plan, whose first action is executed
+    score: Array  # [] its J; minus infinity if no sequence had a finite one
+    scores: Array  # [restarts] the best J that each initial sequence led to
 
 
-class Climb(NamedTuple):
-    """What a gradient step hands to the next."""
+class Ascent(NamedTuple):
+    """The state of the optimisation of R sequences."""
 
     actions: Array  # [R, H, *A]
     opt: optax.OptState
-    kept: Array  # [R, H, *A] the best sequences so far
-    best: Array  # [R] their scores
-    moved: Array  # [R] bool, whether the last step had a finite score and gradient to go by
+    best_actions: Array  # [R, H, *A] the best sequences so far
+    best_scores: Array  # [R] their J
+    finite: Array  # [R] bool: the last iteration had a finite score and gradient
 
 
 def objective(model: Model, key: Key, state: State, actions: Array, gamma: Array | float, particles: int = 1) -> Array:
-    """J of several action sequences from one state: the mean discounted return over the model's worlds and its noise.
+    """J of several action sequences from one state: the mean discounted return over the model's members and its noise.
 
-    Every sequence meets the same noise. Members are outside and sequences inside, so that a member's weights meet all
-    of its lanes in one product. The reward of a terminating step counts, and whatever comes after it does not.
+    All sequences meet the same noise. The reward of a terminating step counts; later rewards do not.
 
     Args:
       model: its `value`, if there is one, counts at the end of the horizon.
@@ -77,35 +77,36 @@ def objective(model: Model, key: Key, state: State, actions: Array, gamma: Array
       state: the state to plan from.
       actions: [R, H, ...].
       gamma: discount per step, in [0, 1].
-      particles: draws of the noise per world.
+      particles: noise draws per member.
     Returns:
       [R] scores.
     """
     sequences, horizon = actions.shape[:2]
     key_steps, key_value = jax.random.split(key)
 
-    def world(w: Array) -> Array:
-        one = model if model.at is None else model.at(w)
+    # Members outside, sequences inside: each member's weights meet all of its sequences in one matrix product.
+    def member_returns(i: Array) -> Array:
+        member = model if model.at is None else model.at(i)
 
         def step(key: Key, states: State, now: Action) -> StepOut:
-            keys = jax.random.split(jax.random.fold_in(key, w), particles)
-            return jax.vmap(jax.vmap(one.step, (None, 0, 0)), (0, 0, None))(keys, states, now)
+            keys = jax.random.split(jax.random.fold_in(key, i), particles)
+            return jax.vmap(jax.vmap(member.step, (None, 0, 0)), (0, 0, None))(keys, states, now)
 
         start = tree.tile(tree.tile(state, sequences), particles)
         ends, out = unroll(step, key_steps, start, jnp.swapaxes(actions, 0, 1))
-        lived = jnp.concatenate([jnp.ones_like(out.discounts[:1]), jnp.cumprod(out.discounts, axis=0)])
-        rewards = jnp.where(lived[:horizon] == 0.0, 0.0, out.rewards)  # whatever comes after the end, NaN too
-        if one.value is None:
+        weights = jnp.concatenate([jnp.ones_like(out.discounts[:1]), jnp.cumprod(out.discounts, axis=0)])
+        rewards = jnp.where(weights[:horizon] == 0.0, 0.0, out.rewards)  # after termination they may be NaN
+        if member.value is None:
             bootstraps = jnp.zeros((particles, sequences))
         else:
-            keys = jax.random.split(jax.random.fold_in(key_value, w), particles)
-            bootstraps = jax.vmap(jax.vmap(one.value, (None, 0)))(keys, ends)
-            bootstraps = jnp.where(lived[horizon] == 0.0, 0.0, bootstraps)
+            keys = jax.random.split(jax.random.fold_in(key_value, i), particles)
+            bootstraps = jax.vmap(jax.vmap(member.value, (None, 0)))(keys, ends)
+            bootstraps = jnp.where(weights[horizon] == 0.0, 0.0, bootstraps)
         returns = jax.vmap(jax.vmap(discounted_return, (1, 1, 0)), (1, 1, 0))
         return jnp.mean(returns(rewards, gamma * out.discounts, bootstraps), axis=0)
 
-    worlds = 1 if model.at is None else model.members
-    return jnp.mean(jax.vmap(world)(jnp.arange(worlds)), axis=0)
+    members = 1 if model.at is None else model.members
+    return jnp.mean(jax.vmap(member_returns)(jnp.arange(members)), axis=0)
 
 
 def random_sequences(key: Key, box: Bounds, count: int, horizon: int, smoothness: Array | float) -> Array:
@@ -116,9 +117,9 @@ def random_sequences(key: Key, box: Bounds, count: int, horizon: int, smoothness
     Args:
       key: used once.
       box: the bounds of an action [*A].
-      count: how many.
+      count: number of sequences.
       horizon: their length.
-      smoothness: c, in [0, 1); 0 draws every action anew, near 1 they hardly change in time.
+      smoothness: c, in [0, 1); with 0 actions are independent, near 1 they hardly change over time.
     Returns:
       [count, horizon, *A].
     """
@@ -134,19 +135,60 @@ def random_sequences(key: Key, box: Bounds, count: int, horizon: int, smoothness
     return jnp.swapaxes(box.low + (box.high - box.low) * uniform, 0, 1)
 
 
-def gradient(cfg: Gradient, spec: Spec) -> Planner:
-    """The gradient planner, for a differentiable model.
-
-    A plan takes worlds x particles x restarts x horizon x (iterations + 1) steps of the model, all but the last round
-    of them with their gradient. A sequence whose score or gradient is not finite counts as the worst there is, and the
-    search goes back from it half the way to the best that its first guess has led to so far.
+def keep_best(at: Ascent, finite: Array, scores: Array) -> tuple[Array, Array]:
+    """The best sequences and scores so far, with the current ones.
 
     Args:
-      cfg: its settings; floats may be traced.
+      at: R sequences [R, H, *A], and the best before.
+      finite: [R] bool, whether the current sequences count.
+      scores: [R] J of the current sequences.
+    Returns:
+      sequences [R, H, *A] and scores [R].
+    """
+    better = finite & (scores > at.best_scores)
+    return tree.where(better, at.actions, at.best_actions), jnp.where(better, scores, at.best_scores)
+
+
+def ascend(
+    at: Ascent, score: Callable[[Array], Array], box: Bounds, optimizer: optax.GradientTransformation,
+    clip_norm: Array | float,
+) -> Ascent:  # fmt: skip
+    """One gradient step of every sequence.
+
+    A sequence whose score or gradient is not finite moves half the way to its best predecessor instead.
+
+    Args:
+      at: R sequences [R, H, *A].
+      score: (actions [R, H, *A]) -> J [R], differentiable.
+      box: the bounds of an action [*A].
+      optimizer: gives steps in half ranges of the action.
+      clip_norm: largest gradient norm of a sequence.
+    """
+    restarts = at.actions.shape[0]
+    scores, pullback = jax.vjp(score, at.actions)
+    (slope,) = pullback(jnp.ones_like(scores))
+    flat = jnp.reshape(slope * box.half, (restarts, -1))  # of each sequence by itself
+    finite = jnp.isfinite(scores) & jnp.all(jnp.isfinite(flat), axis=1)
+    best_actions, best_scores = keep_best(at, finite, scores)
+    norm = jnp.linalg.norm(jnp.where(finite[:, None], flat, 0.0), axis=1)
+    flat = jnp.where(finite[:, None], flat, 0.0) / jnp.maximum(1.0, norm / clip_norm)[:, None]
+    updates, opt = optimizer.update(-jnp.reshape(flat, slope.shape), at.opt)
+    moved = box.clip(at.actions + box.half * jnp.asarray(updates)).astype(at.actions.dtype)
+    actions = tree.where(finite, moved, (at.actions + best_actions) / 2)
+    return Ascent(actions, opt, best_actions, best_scores, finite)
+
+
+def gradient(cfg: Gradient, spec: Spec) -> Planner:
+    """The gradient planner, for a differentiable model and continuous actions.
+
+    A plan takes members x particles x restarts x horizon x (iterations + 1) steps of the model, all but the last
+    iteration's with their gradients.
+
+    Args:
+      cfg: settings; floats may be traced.
       spec: actions a bounded box.
     Returns:
-      the planner. Its warm start is the last plan [H, *A], and `init` gives the centre of the box; `plan`'s info is an
-      `Info`.
+      the planner; its memory is the last plan [H, *A], at first the centre of the box, and `plan`'s info an `Info`.
     Raises:
       ValueError: a setting out of its range, or actions that are discrete or unbounded.
     """
@@ -157,41 +199,25 @@ def gradient(cfg: Gradient, spec: Spec) -> Planner:
     def init() -> Array:
         return jnp.broadcast_to(box.centre, (cfg.horizon, *spec.action.shape)).astype(dtype)
 
-    def first_guesses(key: Key, warm: Array) -> Array:
-        others = random_sequences(key, box, cfg.restarts - 1, cfg.horizon, cfg.smoothness)
-        return jnp.concatenate([shift(warm, warm[-1])[None], others.astype(dtype)])
-
     def plan(key: Key, model: Model, state: State, warm: Array) -> tuple[Array, Array, Info]:
         key_restarts, key_noise = jax.random.split(key)
 
         def score(actions: Array) -> Array:
-            # The same noise in every round, on purpose: `clone` says so to the check for reused keys.
+            # The same noise in every iteration, on purpose: `clone` says so to the check for reused keys.
             return objective(model, jax.random.clone(key_noise), state, actions, cfg.gamma, cfg.particles)
 
-        def climb(at: Climb, _: None) -> tuple[Climb, None]:
-            scores, pull = jax.vjp(score, at.actions)
-            (slope,) = pull(jnp.ones_like(scores))
-            flat = jnp.reshape(slope * box.half, (cfg.restarts, -1))  # of each sequence by itself
-            finite = jnp.isfinite(scores) & jnp.all(jnp.isfinite(flat), axis=1)
-            kept, best = keep(at, finite, scores)
-            norm = jnp.linalg.norm(jnp.where(finite[:, None], flat, 0.0), axis=1)
-            flat = jnp.where(finite[:, None], flat, 0.0) / jnp.maximum(1.0, norm / cfg.clip_norm)[:, None]
-            updates, opt = adam.update(-jnp.reshape(flat, slope.shape), at.opt)
-            moved = box.clip(at.actions + box.half * jnp.asarray(updates)).astype(dtype)
-            return Climb(tree.where(finite, moved, (at.actions + kept) / 2), opt, kept, best, finite), None
+        def one(at: Ascent, _: None) -> tuple[Ascent, None]:
+            return ascend(at, score, box, adam, cfg.clip_norm), None
 
-        def keep(at: Climb, finite: Array, scores: Array) -> tuple[Array, Array]:
-            better = finite & (scores > at.best)
-            return tree.where(better, at.actions, at.kept), jnp.where(better, scores, at.best)
-
-        guesses = first_guesses(key_restarts, warm)
+        others = random_sequences(key_restarts, box, cfg.restarts - 1, cfg.horizon, cfg.smoothness)
+        first = jnp.concatenate([shift(warm, warm[-1])[None], others.astype(dtype)])
         blank = jnp.full(cfg.restarts, -jnp.inf)
-        start = Climb(guesses, adam.init(guesses), guesses, blank, jnp.ones(cfg.restarts, bool))
-        end, _ = jax.lax.scan(climb, start, None, cfg.iterations)
+        start = Ascent(first, adam.init(first), first, blank, jnp.ones(cfg.restarts, bool))
+        end, _ = jax.lax.scan(one, start, None, cfg.iterations)
         scores = score(end.actions)
-        kept, best = keep(end, end.moved & jnp.isfinite(scores), scores)
-        winner = jnp.argmax(best)
-        chosen = kept[winner]
-        return chosen[0], chosen, Info(chosen, best[winner], best)
+        best_actions, best_scores = keep_best(end, end.finite & jnp.isfinite(scores), scores)
+        winner = jnp.argmax(best_scores)
+        chosen = best_actions[winner]
+        return chosen[0], chosen, Info(chosen, best_scores[winner], best_scores)
 
     return Planner(init, plan)

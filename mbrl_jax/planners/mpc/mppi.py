@@ -3,24 +3,24 @@
 `mppi` is the form of Nagabandi et al. 2019, "Deep Dynamics Models for Learning Dexterous Manipulation" (PDDM, arXiv
 1909.11652), after Williams et al. 2017. Continuous:
 
-    n_t = β (μ_t + σ ε_t) + (1 - β) n_{t-1},   n_{-1} the last executed action,   clipped to the bounds
+    n_t = β (μ_t + σ ε_t) + (1 - β) n_{t-1},   n_{-1} the last executed action,   n clipped to the bounds
     w   ∝ exp( κ (G - max G) ),   μ <- Σ w n
 
-Any number of rounds; it executes μ_0 and shifts μ by a step, with its last entry repeated. σ never shrinks. Discrete,
-with a table p [H, A] and the share φ of `explore`:
+for any number of iterations; it executes μ_0 and shifts μ by a step, with its last entry repeated. σ never shrinks.
+Discrete, with a table p [H, A] of probabilities and φ the setting `explore`:
 
     x_t ~ (1 - φ) p_t + φ / A,   p <- Σ w 1[x_t = a]
 
 It executes the most probable first action and shifts p, with a uniform last row.
 
 `mppi_elites` is the form of TD-MPC2 (Hansen et al. 2024, arXiv 2310.16828), for short horizons with a `value` and a
-`prior`: only the K best are weighed, and the deviation follows them within limits. The executed action is that of an
-elite drawn by its weight, plus noise.
+`prior`: only the K best candidates have a weight, and the deviation is fitted to them within limits. The executed
+action is that of an elite drawn by its weight, plus noise.
 
     w ∝ exp( κ (G - max G) ) over elites,   μ <- Σ w x,   σ <- clip( √ Σ w (x - μ)², low, high )
 
-Differs from them in: deviations are in half ranges of the action; a candidate without a finite score weighs nothing,
-and with none finite an iteration changes nothing; the discrete form is not in them.
+Differs from the papers in: deviations are in half ranges of the action; NaN scores have weight 0, and an iteration
+without a finite score changes nothing; the discrete form is not in them.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from mbrl_jax.planners.mpc.score import score
 class MPPI:
     """Settings of MPPI."""
 
-    horizon: int = setting(default=25, low=1, help="steps looked ahead")
+    horizon: int = setting(default=25, low=1, help="planning horizon in steps")
     population: int = setting(default=350, low=2, help="candidates per iteration")
-    iterations: int = setting(default=5, low=1, help="rounds of drawing and scoring per plan")
-    particles: int = setting(default=20, low=1, help="lives per candidate; 1 where nothing is random")
-    proposals: int = setting(default=0, low=0, help="candidates that follow the model's prior, if it has one")
-    kappa: float = setting(default=1.0, above=0, help="how strongly a unit of return weighs; larger is greedier")
+    iterations: int = setting(default=5, low=1, help="iterations of sampling and scoring per plan")
+    particles: int = setting(default=20, low=1, help="rollouts per candidate; 1 for deterministic models")
+    proposals: int = setting(default=0, low=0, help="candidates that follow the model's prior, if any")
+    kappa: float = setting(default=1.0, above=0, help="inverse temperature, per unit of return; larger is greedier")
     gamma: float = setting(default=1.0, low=0, high=1, help="discount per step")
-    sigma: float = setting(default=0.5, above=0, help="continuous actions: noise, in half ranges of the action")
-    beta: float = setting(default=0.9, above=0, high=1, help="continuous actions: share of the new in smoothing")
-    explore: float = setting(default=0.5, above=0, high=1, help="discrete actions: share of uniform draws")
+    sigma: float = setting(default=0.5, above=0, help="continuous actions: noise deviation in half ranges")
+    beta: float = setting(default=0.9, above=0, high=1, help="continuous actions: smoothing, weight of the new action")
+    explore: float = setting(default=0.5, above=0, high=1, help="discrete actions: fraction of uniform draws")
 
 
 class Memory(NamedTuple):
@@ -78,7 +78,15 @@ def mppi(cfg: MPPI, spec: Spec) -> Planner:
 
 
 def smoothed(previous: Array, drawn: Array, beta: Array | float) -> Array:
-    """n_t = β u_t + (1 - β) n_{t-1} along the second axis: [*shape], [N, H, *shape] -> [N, H, *shape]."""
+    """Smoothing over time: n_t = β u_t + (1 - β) n_{t-1}.
+
+    Args:
+      previous: [*shape] n_{-1}.
+      drawn: [N, H, *shape] u.
+      beta: β, in (0, 1].
+    Returns:
+      [N, H, *shape] n.
+    """
 
     def one(last: Array, now: Array) -> tuple[Array, Array]:
         new = beta * now + (1.0 - beta) * last
@@ -108,7 +116,7 @@ def _gaussian(cfg: MPPI, spec: Spec) -> Planner:
             samples = replace_last(samples, proposed)
             scores = score(model, key_score, state, samples, cfg.gamma, cfg.particles)
             weights = common.soft_weights(scores, cfg.kappa)
-            return common.held(weights, common.average(weights, samples), mean), jnp.max(scores)
+            return common.new_or_old(weights, common.average(weights, samples), mean), jnp.max(scores)
 
         mean, best = jax.lax.scan(iterate, warm.mean, jnp.arange(cfg.iterations))
         chosen = mean.astype(dtype)
@@ -132,7 +140,7 @@ def _categorical(cfg: MPPI, spec: Spec) -> Planner:
             scores = score(model, key_score, state, samples, cfg.gamma, cfg.particles)
             weights = common.soft_weights(scores, cfg.kappa)
             new = common.frequencies(weights, samples, spec.num_actions)
-            return common.held(weights, new, table), jnp.max(scores)
+            return common.new_or_old(weights, new, table), jnp.max(scores)
 
         table, best = jax.lax.scan(iterate, warm, jnp.arange(cfg.iterations))
         chosen = jnp.argmax(common.legal_start(model, state, table), -1).astype(jnp.int32)
@@ -146,24 +154,24 @@ def _categorical(cfg: MPPI, spec: Spec) -> Planner:
 class MPPIElites:
     """Settings of TD-MPC2's planner."""
 
-    horizon: int = setting(default=3, low=1, help="steps looked ahead")
-    population: int = setting(default=512, low=2, help="candidates per iteration, proposals among them")
-    elites: int = setting(default=64, low=1, help="best candidates the next iteration follows; below population")
-    iterations: int = setting(default=6, low=1, help="rounds of drawing and scoring per plan")
-    particles: int = setting(default=1, low=1, help="lives per candidate; 1 where nothing is random")
-    proposals: int = setting(default=24, low=0, help="candidates that follow the model's prior, if it has one")
-    kappa: float = setting(default=0.5, above=0, help="how strongly a unit of return weighs among elites")
+    horizon: int = setting(default=3, low=1, help="planning horizon in steps")
+    population: int = setting(default=512, low=2, help="candidates per iteration, proposals included")
+    elites: int = setting(default=64, low=1, help="best candidates that the next iteration is fitted to")
+    iterations: int = setting(default=6, low=1, help="iterations of sampling and scoring per plan")
+    particles: int = setting(default=1, low=1, help="rollouts per candidate; 1 for deterministic models")
+    proposals: int = setting(default=24, low=0, help="candidates that follow the model's prior, if any")
+    kappa: float = setting(default=0.5, above=0, help="inverse temperature of the elites' weights, per unit of return")
     gamma: float = setting(default=0.99, low=0, high=1, help="discount per step")
-    min_std: float = setting(default=0.05, above=0, help="smallest deviation, in half ranges; at most max_std")
-    max_std: float = setting(default=2.0, above=0, help="first and largest deviation, in half ranges of the action")
-    explore: float = setting(default=1.0, low=0, help="noise on the executed action, in deviations; 0 to evaluate")
+    min_std: float = setting(default=0.05, above=0, help="smallest deviation, in half ranges of the action")
+    max_std: float = setting(default=2.0, above=0, help="initial and largest deviation, in half ranges")
+    explore: float = setting(default=1.0, low=0, help="noise on the executed action, in its deviations")
 
 
 def mppi_elites(cfg: MPPIElites, spec: Spec) -> Planner:
     """TD-MPC2's planner, for continuous actions.
 
     Args:
-      cfg: settings; floats may be traced. Planners that differ in `explore` alone can share their memory.
+      cfg: settings; floats may be traced. Planners that only differ in `explore` can share their memory.
       spec: actions a bounded box.
     Returns:
       the planner; its memory is the mean [H, *shape] shifted by a step, with the centre as its last entry.
@@ -196,16 +204,16 @@ def mppi_elites(cfg: MPPIElites, spec: Spec) -> Planner:
             top = samples[index]
             new_mean, variance = common.moments(weights, top)
             new_std = jnp.clip(jnp.sqrt(variance), cfg.min_std * box.half, cfg.max_std * box.half)
-            mean, std = common.held(weights, new_mean, mean), common.held(weights, new_std, std)
+            mean, std = common.new_or_old(weights, new_mean, mean), common.new_or_old(weights, new_std, std)
             return (mean, std, top, weights, jnp.max(scores)), None
 
         widest = jnp.broadcast_to(cfg.max_std * box.half, shape)
         blank = jnp.zeros((cfg.elites, *shape), dtype)
         start = (warm, widest, blank, jnp.zeros(cfg.elites), jnp.float32(-jnp.inf))
         (mean, std, top, weights, best), _ = jax.lax.scan(iterate, start, jnp.arange(cfg.iterations))
-        # With no finite score there is no elite to draw: the mean, unchanged, is the plan.
+        # Without a finite score there is no elite to draw: the unchanged mean is the plan.
         drawn = jax.random.categorical(key_elite, jnp.log(weights))
-        chosen = common.held(weights, top[drawn], mean).astype(dtype)
+        chosen = common.new_or_old(weights, top[drawn], mean).astype(dtype)
         noise = cfg.explore * std[0] * jax.random.normal(key_noise, shape[1:])
         action = box.clip(chosen[0] + noise).astype(dtype)
         return action, common.shift(mean, box.centre), PlanInfo(chosen, best)

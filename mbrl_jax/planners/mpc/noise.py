@@ -14,9 +14,10 @@ def coloured(key: Key, beta: Array | float, shape: tuple[int, ...], horizon: int
 
         y = irfft(X) / σ,   E|X_k|² ∝ f_k^-β,   f_k = k / H, and f_0 taken as 1 / H
 
-    With β = 0 it is white, with β = 2 a random walk held in bounds; the larger β, the longer actions keep their sign.
-    Lowest and highest frequency are real and so get all of their power in one part, and σ counts every frequency: each
-    entry has variance 1 exactly. The paper's code leaves the lowest one out of σ, for a variance of up to 1.25.
+    β = 0 gives white noise, β = 2 a stationary random walk; the larger β, the longer actions keep their sign. The
+    coefficients of the lowest and the highest frequency are real, with all of their power in that part, and σ counts
+    every frequency: each entry has variance 1 exactly. The paper's code leaves the lowest one out of σ, which gives a
+    variance of up to 1.25.
 
     Args:
       key: used once.

@@ -1,4 +1,4 @@
-"""Candidates that follow the model's own policy, mixed into those a planner draws (Hansen et al. 2024)."""
+"""Candidates that follow the model's prior, added to those a planner draws (Hansen et al. 2024)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from mbrl_jax.planners.mpc.common import bounds, is_discrete
 
 
 def propose(model: Model, key: Key, state: State, n: int, horizon: int, spec: Spec) -> Action | None:
-    """n sequences of actions from rolling the model's `prior` in the model.
+    """n sequences of actions from rollouts of the model's `prior` in the model.
 
     Args:
-      model: its `prior` gives logits [A] for discrete actions, drawn from here, or a proposed action for continuous
-        ones, which is clipped to the bounds; what is not a number becomes the centre of the range.
+      model: its `prior` gives logits [A] of discrete actions, or a continuous action, which is clipped to the bounds;
+        NaN becomes the centre of the range.
       key: used once.
       state: one state.
-      n: how many.
+      n: number of sequences.
       horizon: H.
       spec: the environment's.
     Returns:
-      [n, H, ...], or None with n = 0 or where the model has no prior.
+      [n, H, ...]; None if n is 0 or the model has no prior.
     """
     prior = model.prior
     if n == 0 or prior is None:
@@ -45,5 +45,5 @@ def propose(model: Model, key: Key, state: State, n: int, horizon: int, spec: Sp
 
 
 def replace_last(samples: Array, proposed: Array | None) -> Array:
-    """The candidates [N, ...] with the last ones replaced by those proposed [n, ...], if any."""
+    """The candidates [N, ...] with the last n replaced by the proposals [n, ...], if any."""
     return samples if proposed is None else samples.at[samples.shape[0] - proposed.shape[0] :].set(proposed)

@@ -1,6 +1,6 @@
 """Random shooting: the best of many random sequences of actions (Richards 2005; Nagabandi et al. 2018).
 
-Sequences are uniform over the bounds, or over the choices. Nothing is kept from one plan to the next.
+Actions are uniform within the bounds, or over the choices. Plans are independent of each other.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from mbrl_jax.planners.mpc.score import score
 class Shooting:
     """Settings of random shooting."""
 
-    horizon: int = setting(default=25, low=1, help="steps looked ahead")
+    horizon: int = setting(default=25, low=1, help="planning horizon in steps")
     population: int = setting(default=2500, low=1, help="candidates")
-    particles: int = setting(default=20, low=1, help="lives per candidate; 1 where nothing is random")
-    proposals: int = setting(default=0, low=0, help="candidates that follow the model's prior, if it has one")
+    particles: int = setting(default=20, low=1, help="rollouts per candidate; 1 for deterministic models")
+    proposals: int = setting(default=0, low=0, help="candidates that follow the model's prior, if any")
     gamma: float = setting(default=1.0, low=0, high=1, help="discount per step")
 
 

@@ -12,7 +12,14 @@ import pytest
 
 from mbrl_jax.agents.dreamer import v1 as dreamer_v1
 from mbrl_jax.agents.dreamer import v2 as dreamer_v2
-from mbrl_jax.agents.dreamer.actor_critic_v1_v2 import Life, live, one_hot_policy, targets, value_of
+from mbrl_jax.agents.dreamer.actor_critic_v1_v2 import (
+    Trajectory,
+    actor_critic,
+    imagine_trajectory,
+    lambda_targets,
+    one_hot_policy,
+    value_of,
+)
 from mbrl_jax.buffers.sequence import Step, Window
 from mbrl_jax.core import Box, Discrete, Replay, Spec
 from mbrl_jax.core.config import replace
@@ -29,7 +36,7 @@ SMALL = NET | {
 
 
 def windows(spec: Spec) -> Window:
-    """Two windows, with a terminal end in one of them."""
+    """Two windows, one with a terminal step in it."""
     rng = np.random.default_rng(0)
     last = np.zeros((T, B), bool)
     last[1, 0] = True
@@ -56,7 +63,7 @@ VERSIONS = {1: (dreamer_v1, dreamer_v1.DreamerV1Config()), 2: (dreamer_v2, dream
 
 @cache
 def updated(version: int) -> Update:
-    """An update of v1 with a continuous action, and of v2 with a choice, and the states by the same keys."""
+    """An update of v1 with a continuous action or of v2 with a discrete one, and its states by the same keys."""
     (module, config), spec = VERSIONS[version], {1: PUSH, 2: CHOICE}[version]
     extra = {} if version == 1 else {"reinforce": 1.0, "entropy": 0.3, "balance": 0.7, "weight_decay": 0.0}
     cfg = replace(config, SMALL | extra)
@@ -95,7 +102,7 @@ def elu(x):
 
 
 def net(params, x):
-    """One layer with ELU, and a plain one."""
+    """A hidden layer with ELU and a linear one."""
     layers = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["params"])
     layers = layers.get("inner", layers)
     x = elu(x @ layers["Dense_0"]["kernel"] + layers["Dense_0"]["bias"])
@@ -133,33 +140,33 @@ def test_the_models_loss_is_that_of_numpy(version):
 
 
 @cache
-def one_life(version: int):
-    """L_π of one life as a function of a shift of the actor's last bias, by the parts that the agents are made of."""
+def imagined_objective(version: int):
+    """-L_π of one trajectory as a function of a shift of the actor's last bias, from the agents' own parts."""
     up = updated(version)
     spec = PUSH if version == 1 else CHOICE
     policy = dreamer_v1.tanh_normal(1, 5.0, 5.0) if version == 1 else one_hot_policy(spec.action.n)
-    actor_net = model.head(up.cfg.net, up.nets.rssm.size, policy.outputs)
-    critic_net = model.head(up.cfg.net, up.nets.rssm.size, 1)
+    heads = actor_critic(up.cfg.net, up.nets.rssm.size, policy)
     start = jax.tree.map(lambda leaf: leaf[0, 0], up.tracked.states)
 
     def returns(shift):
         actor = jax.tree.map(lambda leaf: leaf, up.before.actor)
         actor["params"]["Dense_1"]["bias"] = actor["params"]["Dense_1"]["bias"] + shift
-        life = live(jax.random.key(5), up.nets, up.before.model, (actor_net, actor), policy, start, H, 0.9)
-        values = jax.vmap(lambda x: value_of(critic_net, up.before.critic, x))(life.feature)
-        got, weight = targets(life, values, 0.8)
-        return jnp.sum(weight * got), life, values, got, weight
+        parts = {"nets": up.nets, "heads": heads, "horizon": H, "gamma": 0.9}
+        trajectory = imagine_trajectory(jax.random.key(5), up.before.model, actor, start, **parts)
+        values = jax.vmap(lambda x: value_of(heads.critic, up.before.critic, x))(trajectory.feature)
+        got, weight = lambda_targets(trajectory, values, 0.8)
+        return jnp.sum(weight * got), trajectory, values, got, weight
 
     return returns, policy.outputs
 
 
 def test_the_gradient_of_returns_runs_through_the_dynamics():
-    returns, outputs = one_life(1)
+    returns, outputs = imagined_objective(1)
     (slope,) = jax.jit(lambda shift: jax.tree.leaves(jax.grad(lambda s: returns(s)[0])(shift)))(jnp.zeros(outputs))
     total = jax.jit(lambda shift: returns(shift)[0])
     assert np.abs(slope).min() > 1e-6
     for i in range(outputs):
-        # The weights are held in the gradient: take them at the middle on both sides.
+        # The weights are constants of the gradient: take them at the middle on both sides.
         middle = np.asarray(returns(jnp.zeros(outputs))[4])
         up, down = (np.sum(middle * np.asarray(returns(side * 1e-2 * jnp.eye(outputs)[i])[3])) for side in (1, -1))
         assert float(slope[i]) == pytest.approx((up - down) / 2e-2, rel=0.1, abs=2e-5)
@@ -167,29 +174,31 @@ def test_the_gradient_of_returns_runs_through_the_dynamics():
 
 
 def test_targets_by_hand():
-    life = Life(jnp.zeros((3, 1)), jnp.zeros((2, 1)), jnp.array([9.0, 1.0, 2.0]), jnp.array([0.5, 0.8, 0.0]))
-    got, weight = targets(life, jnp.array([7.0, 10.0, 20.0]), 0.5)
+    trajectory = Trajectory(
+        jnp.zeros((3, 1)), jnp.zeros((2, 1)), jnp.array([9.0, 1.0, 2.0]), jnp.array([0.5, 0.8, 0.0])
+    )
+    got, weight = lambda_targets(trajectory, jnp.array([7.0, 10.0, 20.0]), 0.5)
     np.testing.assert_allclose(got, [1 + 0.8 * (5 + 1), 2.0])  # rewards on arrival, nothing after the end
     np.testing.assert_allclose(weight, [0.5, 0.4])
 
 
 def test_the_actor_sees_states_without_their_gradient():
-    """With the model's answer to actions cut, nothing of the return reaches an actor that only sees states."""
+    """With the gradient through actions cut, no gradient of the return reaches the actor."""
     up = updated(2)
     policy = one_hot_policy(2)
-    actor_net = model.head(up.cfg.net, up.nets.rssm.size, 2)
     blind = policy._replace(sample=lambda key, out: jax.lax.stop_gradient(policy.sample(key, out)))
+    heads = actor_critic(up.cfg.net, up.nets.rssm.size, blind)
     start = jax.tree.map(lambda leaf: leaf[0, 0], up.tracked.states)
 
     def total(actor):
-        life = live(jax.random.key(5), up.nets, up.before.model, (actor_net, actor), blind, start, H, 0.9)
-        return jnp.sum(life.reward)
+        parts = {"nets": up.nets, "heads": heads, "horizon": H, "gamma": 0.9}
+        return jnp.sum(imagine_trajectory(jax.random.key(5), up.before.model, actor, start, **parts).reward)
 
     for leaf in jax.tree.leaves(jax.jit(jax.grad(total))(up.before.actor)):
         np.testing.assert_array_equal(leaf, 0)
 
 
-def test_one_hot_samples_carry_the_gradient_of_their_chances():
+def test_one_hot_samples_carry_the_gradient_of_their_probabilities():
     policy, out = one_hot_policy(3), jnp.array([0.5, -1.0, 2.0])
     chances = np.exp(out) / np.exp(out).sum()
     drawn = jax.vmap(partial(policy.sample, out=out))(jax.random.split(jax.random.key(0), 2000))
@@ -253,7 +262,7 @@ def test_the_target_is_copied_after_so_many_updates():
     assert int(second.updates) == 2
 
 
-def test_acting_explores_and_remembers():
+def test_acting_explores_and_carries_the_state():
     up = updated(1)
     agent = dreamer_v1.make(up.cfg, PUSH)
 

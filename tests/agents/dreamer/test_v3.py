@@ -53,7 +53,7 @@ def test_states_are_tracked_from_the_stored_latent_and_handed_back():
     assert up.feedback.priority is None
 
 
-def test_lives_start_at_the_states_and_go_on_by_the_actions_taken():
+def test_imagined_trajectories_start_at_the_states_and_follow_the_actions_taken():
     up = updated()
     params, D = up.before.params, 6
     feature, action = up.steps.feature, up.steps.action
@@ -63,11 +63,11 @@ def test_lives_start_at_the_states_and_go_on_by_the_actions_taken():
     after = jax.jit(step)(latent, action)
     np.testing.assert_allclose(feature[1:, :, :D], after[:-1], rtol=1e-4, atol=1e-5)
     x = wide(feature)
-    told = jax.tree.map(lambda leaf: leaf[:-1], up.told)
-    np.testing.assert_allclose(told.reward, mean_of(net(params.reward, x)), rtol=1e-3)
-    np.testing.assert_allclose(told.discount, 1 / (1 + np.exp(-net(params.cont, x)[..., 0])), rtol=1e-4)
-    np.testing.assert_allclose(told.value, mean_of(net(params.critic, x)), rtol=1e-3)
-    np.testing.assert_allclose(told.slow, mean_of(net(up.before.slow, x)), rtol=1e-3)
+    outputs = jax.tree.map(lambda leaf: leaf[:-1], up.outputs)
+    np.testing.assert_allclose(outputs.reward, mean_of(net(params.reward, x)), rtol=1e-3)
+    np.testing.assert_allclose(outputs.discount, 1 / (1 + np.exp(-net(params.cont, x)[..., 0])), rtol=1e-4)
+    np.testing.assert_allclose(outputs.value, mean_of(net(params.critic, x)), rtol=1e-3)
+    np.testing.assert_allclose(outputs.ema_value, mean_of(net(up.before.ema_critic, x)), rtol=1e-3)
     assert len(np.unique(action)) == ACTIONS
 
 
@@ -95,7 +95,7 @@ def assert_slopes(loss, params, grads, entries=4):
             assert grad[at] == pytest.approx(slope, rel=2e-2, abs=1e-4), (i, at)
 
 
-def test_actor_and_critic_descend_their_losses_with_targets_held():
+def test_actor_and_critic_descend_their_losses_with_constant_targets():
     up, grads = updated(), gradients()
     params = up.before.params
     assert_slopes(lambda actor: behaviour_by_numpy(actor, params.critic)[0], params.actor, grads.actor)
@@ -121,7 +121,7 @@ def test_the_model_descends_its_losses_and_the_replayed_value_and_nothing_imagin
     up, grads = updated(), gradients()
     params, nets, steps = up.before.params, up.nets, up.window.steps
     _, _, _, g, counts = targets_by_numpy()
-    slow = mean_of(net(up.before.slow, state_features(up.tracked.states)[:-1]))
+    ema = mean_of(net(up.before.ema_critic, state_features(up.tracked.states)[:-1]))
     stop = jax.lax.stop_gradient
     key_model = jax.random.split(jax.random.key(3), 3)[1]
 
@@ -137,14 +137,14 @@ def test_the_model_descends_its_losses_and_the_replayed_value_and_nothing_imagin
         x = jax.vmap(jax.vmap(features))(out.states)
         heads = lambda which, params: jax.vmap(jax.vmap(lambda x: which.apply(params, x)))(x)  # noqa: E731
         D = 6
-        seen = jax.vmap(jax.vmap(lambda x: nets.decoder.net.apply(params.decoder, x[:D], x[D:])))(x)
+        prediction = jax.vmap(jax.vmap(lambda x: nets.decoder.net.apply(params.decoder, x[:D], x[D:])))(x)
         obs = steps.obs[1:]
-        total += 2.0 * jnp.sum((seen - jnp.sign(obs) * jnp.log1p(jnp.abs(obs))) ** 2, -1)
+        total += 2.0 * jnp.sum((prediction - jnp.sign(obs) * jnp.log1p(jnp.abs(obs))) ** 2, -1)
         total += entropy_of(heads(nets.reward, params.reward), steps.reward[1:])
         z, y = heads(nets.cont, params.cont)[..., 0], 0.9 * steps.discount[1:]
         total += jnp.logaddexp(0, z) - y * z
         v = heads(nets.critic, params.critic)[:-1]
-        of_rows = counts * (entropy_of(v, g) + 0.7 * entropy_of(v, slow))
+        of_rows = counts * (entropy_of(v, g) + 0.7 * entropy_of(v, ema))
         return jnp.mean(total * jnp.array([1.0, 0.5])) + 0.6 * jnp.mean(of_rows)
 
     expected = jax.jit(jax.grad(loss))((params.encoder, params.rssm))
@@ -153,7 +153,7 @@ def test_the_model_descends_its_losses_and_the_replayed_value_and_nothing_imagin
 
 
 def entropy_of(logits, target):
-    """`cross` in a form that can be differentiated: each bin's share is a hat around it."""
+    """`cross` in a form that can be differentiated: each bin's weight is a hat function around it."""
     bins = jnp.asarray(BINS, jnp.float32)
     y = jnp.asarray(target, jnp.float32)[..., None]
     up = jnp.clip((y - bins[:-1]) / (bins[1:] - bins[:-1]), 0, 1)
@@ -162,10 +162,10 @@ def entropy_of(logits, target):
     return -(share * jax.nn.log_softmax(logits)).sum(-1)
 
 
-def test_the_slow_critic_follows_and_the_rate_rises_from_zero():
+def test_the_ema_critic_follows_and_the_learning_rate_rises_from_zero():
     up = updated()
     for got, new, old in zip(
-        *map(jax.tree.leaves, (up.after.slow, up.after.params.critic, up.before.slow)), strict=True
+        *map(jax.tree.leaves, (up.after.ema_critic, up.after.params.critic, up.before.ema_critic)), strict=True
     ):
         np.testing.assert_allclose(got, 0.25 * new + 0.75 * old, rtol=1e-5, atol=1e-6)
     for new, old in zip(*map(jax.tree.leaves, (up.after.params, up.before.params)), strict=True):

@@ -9,8 +9,8 @@ import pytest
 from helpers.dreamer_reference import OBS, SPEC, WIDTH, T, always, net, settings, updated, windows
 
 from mbrl_jax.agents.dreamer import v3 as dreamer_v3
-from mbrl_jax.agents.dreamer.actor_critic_v3 import HeadOutputs, imagined_targets, policy_of, replay_targets
-from mbrl_jax.agents.dreamer.common import Memory, driven
+from mbrl_jax.agents.dreamer.actor_critic_v3 import HeadOutputs, imagined_targets, make_policy, replay_targets
+from mbrl_jax.agents.dreamer.common import ActorCarry, model_inputs
 from mbrl_jax.core import Box, Discrete, Env, Spec, tree
 from mbrl_jax.core.config import replace
 from mbrl_jax.envs import wrappers
@@ -21,8 +21,8 @@ from mbrl_jax.train.loop import LoopConfig, make_loop
 
 
 def test_targets_by_hand():
-    told = HeadOutputs(*map(jnp.array, ([9.0, 1.0, 2.0], [0.5, 0.8, 0.0], [7.0, 10.0, 20.0], [0.0, 0.0, 0.0])))
-    returns, weight = imagined_targets(told, 0.5)
+    outputs = HeadOutputs(*map(jnp.array, ([9.0, 1.0, 2.0], [0.5, 0.8, 0.0], [7.0, 10.0, 20.0], [0.0, 0.0, 0.0])))
+    returns, weight = imagined_targets(outputs, 0.5)
     np.testing.assert_allclose(returns, [1 + 0.8 * (5 + 1), 2.0])  # nothing after the end; rewards on arrival
     np.testing.assert_allclose(weight, [0.5, 0.4])
     yes, no = True, False
@@ -30,26 +30,26 @@ def test_targets_by_hand():
         jnp.zeros(4), jnp.zeros(4), jnp.array([9.0, 1.0, 2.0, 0.0]), jnp.ones(4), jnp.array([no, no, no, yes]),
         jnp.array([no, no, yes, no]),
     )  # fmt: skip
-    target, counts = replay_targets(rows, jnp.array([1.0, 10.0, 20.0, 30.0]), 0.5, 0.5)
+    target, counts = replay_targets(rows, jnp.array([1.0, 10.0, 20.0, 30.0]), gamma=0.5, lam=0.5)
     np.testing.assert_allclose(target[:2], [1 + 0.5 * (5 + 6), 2 + 0.5 * 20])  # out of time: bootstraps, and stops
     np.testing.assert_array_equal(counts, [1, 1, 0])
 
 
 @jax.jit
-def ask(out, action, keys):
-    """All that three policies say: one choice of three with and without a floor, and two numbers."""
-    said = []
+def evaluate(out, action, keys):
+    """Everything three policies compute: one choice of three with and without a floor, and two numbers."""
+    answers = []
     for space, floor in ((Discrete(3), 0.06), (Discrete(3), 0.0), (Box((2,), -1.0, 1.0), 0.0)):
-        policy, x, a = policy_of(space, floor), out[len(said) // 2], action[len(said) // 2]
+        policy, x, a = make_policy(space, floor), out[len(answers) // 2], action[len(answers) // 2]
         drawn = jax.vmap(lambda key: policy.sample(key, x))(keys)  # noqa: B023
-        said.append((policy.log_prob(x, a), policy.entropy(x), policy.mode(x), drawn, jax.grad(policy.entropy)(x)))
-    return said
+        answers.append((policy.log_prob(x, a), policy.entropy(x), policy.mode(x), drawn, jax.grad(policy.entropy)(x)))
+    return answers
 
 
 def test_policies():
     outs = jnp.array([5.0, 0.0, -200.0]), jnp.array([0.3, -2.0, -1.0, 4.0])
     actions = jnp.array(2), jnp.array([1.7, -0.2])
-    floored, plain, normal = ask(outs, actions, jax.random.split(jax.random.key(0), 4000))
+    floored, plain, normal = evaluate(outs, actions, jax.random.split(jax.random.key(0), 4000))
 
     probs = 0.94 * np.exp(outs[0]) / np.exp(outs[0]).sum() + 0.02
     log_prob, entropy, mode, drawn, _ = floored
@@ -70,17 +70,17 @@ def test_policies():
     np.testing.assert_allclose(drawn.std(0), std, atol=0.04)
 
 
-def test_a_window_as_the_model_is_driven_through_it():
+def test_a_window_as_the_input_of_a_model():
     steps = jax.tree.map(lambda leaf: leaf[:, 0], windows().steps)
     nets = updated().nets
-    start, rows = driven(steps, nets.rssm, SPEC.action, True)
+    start, rows = model_inputs(steps, rssm=nets.rssm, space=SPEC.action, context=True)
     assert_same(start, tree.take(steps.extras, 0))
     np.testing.assert_array_equal(rows.action.argmax(-1)[:2], steps.action[:2])
     assert_same(
         (rows.obs, rows.reward, rows.first, rows.last),
         [x[1:] for x in (steps.obs, steps.reward, steps.first, steps.last)],
     )
-    start, rows = driven(steps, nets.rssm, SPEC.action, False)
+    start, rows = model_inputs(steps, rssm=nets.rssm, space=SPEC.action, context=False)
     assert_same(start, nets.rssm.start())
     assert bool(rows.first[0])
     np.testing.assert_array_equal(rows.action[1:].argmax(-1)[:2], steps.action[:2])
@@ -123,7 +123,7 @@ def test_acting_keeps_what_the_model_would_have_tracked():
     for got in (kept, explored):
         np.testing.assert_allclose(got.deter, states.deter, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(got.stoch, states.stoch, atol=1e-4)
-    assert isinstance(carry, Memory)
+    assert isinstance(carry, ActorCarry)
     assert len(np.unique(np.asarray(kept.deter[:, 0]))) == 3
 
 
@@ -156,12 +156,12 @@ def test_probes_have_their_known_values():
         state, report = loop.chunk(loop.init(jax.random.key(0)))
         bound, key = model.bind(nets, state.learner.params), jax.random.key(0)
 
-        def told(obs):
+        def predictions(obs):
             _, carry, _ = agent.act(key, state.learner, agent.carry(), obs, False)
             after = lambda action: bound.step(key, carry.latent, action)  # noqa: E731
             return bound.value(key, carry.latent), jax.vmap(after)(jnp.arange(2)).reward
 
-        return *jax.vmap(told)(jnp.array([[-1.0], [0.0], [1.0]])), report.returns
+        return *jax.vmap(predictions)(jnp.array([[-1.0], [0.0], [1.0]])), report.returns
 
     values, rewards, returns = jax.jit(jax.vmap(learn))(jnp.arange(len(PROBES)))
     no = np.nan  # the observation does not occur
@@ -179,7 +179,7 @@ def test_probes_have_their_known_values():
             np.testing.assert_array_equal(got, 1, err_msg=name)
 
 
-def test_size_1m_has_the_official_number_of_parameters_and_widths_prevail():
+def test_size_1m_has_the_official_number_of_parameters_and_widths_override_it():
     cfg = replace(dreamer_v3.DreamerV3Config(), {"net.size": "1m"})
     shapes = jax.eval_shape(dreamer_v3.make(cfg, Spec(Box((4,)), Discrete(2))).init, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes.params)) == 637_381

@@ -1,4 +1,4 @@
-"""World Models: the controller, what acting remembers, dreams by hand, equal chances, and worlds solved in a dream."""
+"""World Models: the controller, an actor's memory, returns of dreams by hand, fits, and tasks solved in a dream."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def drawn(init, scale=0.4):
 
 
 @pytest.mark.parametrize(("sees", "entries"), [("z", 3), ("zh", 7), ("zhc", 11)])
-def test_the_controller_is_linear_in_what_it_sees(sees, entries):
+def test_the_controller_is_linear_in_its_features(sees, entries):
     seen = dream_control.features(sees, STATE)
     np.testing.assert_array_equal(seen, np.concatenate([STATE.z, STATE.memory.h, STATE.memory.c])[:entries])
-    size = dream_control.controller_size(settings(sees=sees), SIZE, Discrete(A))
+    size = dream_control.controller_size(Discrete(A), latent=SIZE, hidden=H, sees=sees)
     assert size == A * (entries + 1)
     controller = np.random.default_rng(1).normal(size=size).astype(np.float32)
     rows = controller.reshape(A, entries + 1)
@@ -62,14 +62,14 @@ def test_the_controller_is_linear_in_what_it_sees(sees, entries):
     assert int(dream_control.control(Discrete(A), jnp.asarray(controller), seen)) == out.argmax()
     action = dream_control.control(Box((A,), -1.0, 1.0), jnp.asarray(controller), seen)
     np.testing.assert_allclose(action, np.tanh(out), rtol=1e-5)
-    assert out.argmax() == 1  # so that a controller that takes the first is found out
+    assert out.argmax() == 1  # a controller that always takes the first action would fail
 
 
 def test_the_first_of_equal_entries_is_taken():
     assert int(dream_control.control(Discrete(A), jnp.zeros(A * 4), STATE.z)) == 0
 
 
-def test_acting_remembers_what_was_seen_and_done():
+def test_acting_updates_the_memory_with_latent_and_action():
     cfg = settings(epsilon=0.5)
     agent, dynamics = wm.make(cfg, SPEC), mdn_rnn(cfg.memory, SIZE, SPEC)
     learner = drawn(agent.init)
@@ -83,7 +83,7 @@ def test_acting_remembers_what_was_seen_and_done():
     np.testing.assert_allclose(after.h, want.h, rtol=1e-5)
     np.testing.assert_allclose(after.c, want.c, rtol=1e-5)
     assert extras == ()
-    # Exploring takes half of the actions at random, and remembers those that it took.
+    # Exploring replaces half of the actions by random ones, and the memory is of the actions taken.
     act = jax.jit(jax.vmap(lambda key: agent.act(key, learner, carry, obs, True)))
     actions, memories, _ = act(jax.random.split(KEY, 800))
     assert np.mean(actions != action) == pytest.approx(0.25, abs=0.05)
@@ -105,22 +105,27 @@ def test_exploring_adds_noise_to_continuous_actions_within_their_bounds():
 # Dreams -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_score_is_the_mean_over_dreams_of_what_is_gathered_while_alive():
-    """Cold dreams have no noise: a loop over steps gives the same."""
+RULES = {"space": SPEC.action, "sees": "zh", "horizon": 5}
+
+
+def test_a_score_is_the_mean_over_dreams_of_rewards_weighted_by_the_chance_to_go_on():
+    """Dreams at a temperature near 0 have no noise: a loop over steps gives the same."""
     cfg = settings(temperature=1e-8)
     dynamics = mdn_rnn(cfg.memory, SIZE, SPEC)
     params, rng = drawn(dynamics.init, 0.8), np.random.default_rng(0)
     starts, controllers = rng.normal(size=(3, SIZE)), rng.normal(size=(2, A * (SIZE + H + 1)))
     starts, controllers = jnp.asarray(starts, jnp.float32), jnp.asarray(controllers, jnp.float32)
-    scores = dream_control.dream_scores(cfg, dynamics, SPEC.action, KEY, params, starts, controllers)
+    scores = dream_control.dream_returns(
+        KEY, controllers, starts, memory=params, dynamics=dynamics, temperature=cfg.temperature, **RULES
+    )
     step = jax.jit(lambda state, action: dynamics.step(params, KEY, state, action, 1e-8))
     for controller, score in zip(controllers, scores, strict=True):
         totals = []
         for z in starts:
-            state, alive, total = DreamState(z, dynamics.start()), 1.0, 0.0
+            state, weight, total = DreamState(z, dynamics.start()), 1.0, 0.0
             for _ in range(cfg.horizon):
                 out = step(state, dream_control.control(SPEC.action, controller, dream_control.features("zh", state)))
-                total, alive, state = total + alive * float(out.reward), alive * float(out.discount), out.state
+                total, weight, state = total + weight * float(out.reward), weight * float(out.discount), out.state
             totals.append(total)
         assert float(score) == pytest.approx(np.mean(totals), abs=1e-2)
         assert np.std(totals) > 0.05
@@ -128,23 +133,25 @@ def test_a_score_is_the_mean_over_dreams_of_what_is_gathered_while_alive():
 
 
 @pytest.mark.parametrize(("last", "tries", "near"), [(9.0, 1, 9.0), (9.0, 3, 0.0), (1.0, 3, 1.0)])
-def test_the_best_of_several_strategies_stays(last, tries, near):
-    cfg = settings(tries=tries, sigma=0.01)
+def test_the_best_of_several_strategies_is_kept(last, tries, near):
+    sizes = {"sigma": 0.01, "population": 4, "generations": 2, "tries": tries}
     score = lambda key, c: -jnp.sum(jnp.square(c - 1.5), -1)  # noqa: E731
-    found = jax.jit(lambda key: dream_control.evolved(cfg, key, score, jnp.full(2, last)))(KEY)
+    found = jax.jit(lambda key: dream_control.evolve_controller(key, jnp.full(2, last), score, **sizes))(KEY)
     np.testing.assert_allclose(found.mean, near, atol=0.2)
-    assert found.centre.shape == (cfg.generations,)
+    assert found.centre.shape == (2,)
     np.testing.assert_allclose(found.centre[-1], score(KEY, jnp.full(2, near)), atol=1.0)
 
 
-def test_candidates_of_a_generation_dream_the_same():
+def test_candidates_of_a_generation_meet_the_same_dreams():
     cfg = settings(temperature=1.5)
     dynamics = mdn_rnn(cfg.memory, SIZE, SPEC)
     params = drawn(dynamics.init)
     other, same = np.random.default_rng(3).normal(size=(2, A * (SIZE + H + 1)))
     three = jnp.asarray(np.stack([same, other, same]), jnp.float32)
     scores = jax.jit(
-        lambda key: dream_control.dream_scores(cfg, dynamics, SPEC.action, key, params, jnp.zeros((3, SIZE)), three)
+        lambda key: dream_control.dream_returns(
+            key, three, jnp.zeros((3, SIZE)), memory=params, dynamics=dynamics, temperature=1.5, **RULES
+        )
     )
     one, two = scores(KEY), scores(jax.random.key(2))
     assert float(one[0]) == float(one[2])
@@ -153,7 +160,7 @@ def test_candidates_of_a_generation_dream_the_same():
     assert float(two[0]) == float(two[2])
 
 
-def test_dreams_begin_where_episodes_did():
+def test_dreams_start_from_first_observations_of_episodes():
     """Two environments, episodes of 3 steps; first observations are numbered from 100 on."""
     made = sequence(64, 4, 2)
     count = jnp.arange(10)
@@ -170,16 +177,16 @@ def test_dreams_begin_where_episodes_did():
     names, counts = np.unique(found, return_counts=True)
     np.testing.assert_array_equal(names, [100, 103, 106, 109, 150, 153, 156, 159])
     np.testing.assert_allclose(counts, 500, rtol=0.2)
-    assert dream_control.sample_initial_obs(KEY, empty, 5).shape == (5, 1)  # nothing yet: zeros, and no failure
+    assert dream_control.sample_initial_obs(KEY, empty, 5).shape == (5, 1)  # an empty buffer gives zeros
     no_first = full._replace(take=lambda index: full.take(index)._replace(first=jnp.zeros(index.shape, bool)))
     assert len(np.unique(dream_control.sample_initial_obs(KEY, no_first, 200))) > 8
 
 
-# Worlds solved in a dream -------------------------------------------------------------------------------------------
+# Tasks solved in a dream --------------------------------------------------------------------------------------------
 
 
 def recall(delay: Array | int) -> Env:
-    """An observation of 1 or -1, then zeros; the action `delay` steps on is right if it names what was first.
+    """An observation of 1 or -1, then zeros; the action `delay` steps later is right if it names the first observation.
 
     Without a delay it is the probe `observation_action_reward`.
     """
@@ -200,8 +207,8 @@ def recall(delay: Array | int) -> Env:
     return Env(Spec(Box((1,), -1.0, 1.0), Discrete(2), 3, name="recall"), reset, step)
 
 
-def test_worlds_are_solved_in_a_dream_where_the_observation_tells_and_where_the_memory_alone_does():
-    """One fit to random steps. Without the memory half of the delayed actions would be wrong, whatever is done."""
+def test_tasks_that_need_the_observation_and_that_need_the_memory_are_solved_in_a_dream():
+    """One fit to random steps. Without the memory half of the delayed actions would be wrong."""
     cfg = settings(
         length=8, batch=32, memory_updates=600, lr=1e-2, memory__hidden=16, memory__heads=(16,), horizon=4, dreams=16,
         population=16, generations=20, sigma=0.5, temperature=1.0,
@@ -219,10 +226,10 @@ def test_worlds_are_solved_in_a_dream_where_the_observation_tells_and_where_the_
     np.testing.assert_allclose(metrics["dream/return"], 1.0, atol=0.15)
 
 
-# What it is made of -------------------------------------------------------------------------------------------------
+# Fits and checks -------------------------------------------------------------------------------------------------
 
 
-def test_a_fit_moves_all_that_learns_and_keeps_its_shape():
+def test_a_fit_changes_all_parameters_and_no_structure():
     planes = Spec(Box((3, 3, 1), 0.0, 1.0), Box((1,), -1.0, 1.0), terminates=False)
     cfg = settings(vision__latent=2, vision__coder__units=4, vision__coder__layers=1, vision__coder__depth=0,
                    vision_updates=2)  # fmt: skip
@@ -258,7 +265,7 @@ def test_no_key_is_used_twice():
         jax.eval_shape(jax.jit(lambda key: loop.chunk(loop.init(key))), jax.random.key(0))
 
 
-def test_what_does_not_fit_is_refused():
+def test_bad_settings_and_windows_are_refused():
     with pytest.raises(ValueError, match=r"temperature must be above 0, got 0\.0"):
         wm.make(settings(temperature=0.0), SPEC)
     with pytest.raises(ValueError, match="sees must be one of z, zh, zhc, got 'h'"):

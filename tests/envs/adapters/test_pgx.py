@@ -1,4 +1,4 @@
-"""The pgx adapter: with pgx at hand, its tic-tac-toe move for move against the package's own; the rest without it."""
+"""The pgx adapter: pgx's tic-tac-toe move for move against the package's own, if pgx is installed; the rest without."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def test_rewards_go_to_the_mover_and_the_sign_changes_with_the_player():
     key = jax.random.key(0)
     state, seen = env.reset(key)
     assert seen.obs.dtype == jnp.float32
-    player, told = int(state.current_player), []
+    player, outputs = int(state.current_player), []
     for action in (0, 1, 0):
         state, seen, *rest = env.step(key, state, jnp.int32(action))
-        told.append([float(x) for x in rest])
+        outputs.append([float(x) for x in rest])
     # One stone: the other's turn. Two: the same player's again. The last one: won by that player.
-    assert told == [[0, -1, 0], [0, 1, 0], [1, 0, 1]]
+    assert outputs == [[0, -1, 0], [0, 1, 0], [1, 0, 1]]
     assert int(state.rewards[player]) == -1
     np.testing.assert_array_equal(seen.legal, [True, True])
     np.testing.assert_array_equal(env.observe(state).obs, seen.obs)
@@ -89,10 +89,10 @@ def test_tic_tac_toe_is_the_packages_own():
             np.testing.assert_array_equal(seen_a.obs, seen_b.obs)
             np.testing.assert_array_equal(seen_a.legal, seen_b.legal)
             action = jnp.int32(rng.integers(9) if game < 4 else rng.choice(np.flatnonzero(seen_a.legal)))
-            a, seen_a, *told_a = steps[0](key, a, action)
-            b, seen_b, *told_b = steps[1](key, b, action)
-            np.testing.assert_array_equal(told_a, told_b)
-            over = bool(told_a[2])
+            a, seen_a, *out_a = steps[0](key, a, action)
+            b, seen_b, *out_b = steps[1](key, b, action)
+            np.testing.assert_array_equal(out_a, out_b)
+            over = bool(out_a[2])
 
 
 @pytest.mark.skipif(not installed, reason="pgx is not installed")

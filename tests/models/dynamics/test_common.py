@@ -24,27 +24,27 @@ def test_features_and_targets():
     assert dynamics.sizes(CHOICE) == (5, 3)
     np.testing.assert_array_equal(dynamics.features(VECTOR, ROW.obs, jnp.array([9.0])), [1, 2, 9])
     np.testing.assert_array_equal(dynamics.features(CHOICE, ROW.obs, ROW.action), [1, 2, 0, 0, 1])
-    np.testing.assert_array_equal(dynamics.targets(ROW), [0.5, -2.0, 7.0])
+    np.testing.assert_array_equal(dynamics.target(ROW), [0.5, -2.0, 7.0])
 
 
 def test_a_time_limit_is_no_termination():
-    assert dynamics.ends(ROW) == 0.0  # last, but the discount is 1
-    assert dynamics.ends(ROW._replace(discount=jnp.float32(0.0))) == 1.0
+    assert dynamics.terminated(ROW) == 0.0  # last, but the discount is 1
+    assert dynamics.terminated(ROW._replace(discount=jnp.float32(0.0))) == 1.0
 
 
-def test_advance_undoes_the_scaling_of_targets():
-    scales = dynamics.unit_scales(CHOICE)._replace(
+def test_decode_target_undoes_the_scaling():
+    scales = dynamics.identity_scales(CHOICE)._replace(
         targets=Normalizer(jnp.array([1.0, -1.0, 5.0]), jnp.array([2.0, 4.0, 10.0]))
     )
     # y = (0.5, -2, 7) scales to (-0.25, -0.25, 0.2).
-    next_obs, reward = dynamics.advance(scales, ROW.obs, jnp.array([-0.25, -0.25, 0.2]))
+    next_obs, reward = dynamics.decode_target(scales, ROW.obs, jnp.array([-0.25, -0.25, 0.2]))
     np.testing.assert_allclose(next_obs, ROW.next_obs)
     np.testing.assert_allclose(reward, 7.0)
 
 
-def test_termination_sees_where_a_step_led_in_scaled_units_and_squared():
+def test_termination_features_hold_the_next_state_scaled_and_squared():
     inputs = Normalizer(jnp.array([0.5, 1.0, 0.0, 0.0, 0.0]), jnp.array([0.5, 0.1, 1.0, 1.0, 2.0]))
-    scales = dynamics.unit_scales(CHOICE)._replace(inputs=inputs)
+    scales = dynamics.identity_scales(CHOICE)._replace(inputs=inputs)
     # o = (1, 2), the action 2 of 3, o' = (1.5, 0)
     got = dynamics.termination_features(CHOICE, scales, ROW.obs, ROW.action, ROW.next_obs)
     np.testing.assert_allclose(got, [1, 10, 0, 0, 0.5, 2, -10, 4, 100], rtol=1e-6)
@@ -52,16 +52,16 @@ def test_termination_sees_where_a_step_led_in_scaled_units_and_squared():
     np.testing.assert_allclose(far, [1, 10, 0, 0, 0.5, 10, -10, 100, 100], rtol=1e-6)
 
 
-def test_a_bound_on_an_entry_is_learned_from_few_endings():
+def test_a_bound_on_an_entry_is_learned_from_few_terminal_rows():
     # Of 400 states with a normal first entry, those beyond 2 on either side have ended: 14 rows.
     rng = np.random.default_rng(0)
     x, seen = rng.normal(size=(400, 2)).astype(np.float32), rng.normal(size=(1_000, 2)).astype(np.float32)
     spec = Spec(Box((2,)), Box((1,)), terminates=True)
-    net, scales, idle = dynamics.termination(spec), dynamics.unit_scales(spec), jnp.zeros(1)
+    nets, scales, idle = dynamics.networks(spec, (4,), "silu", 1), dynamics.identity_scales(spec), jnp.zeros(1)
     adam = optax.adam(1e-2)
 
     def logits(params, states):
-        return jax.vmap(lambda s: dynamics.termination_logit(net, params, spec, scales, s, idle, s))(states)
+        return jax.vmap(lambda s: dynamics.termination_logit(nets, params, scales, s, idle, s))(states)
 
     def descend(at, _):
         params, opt = at
@@ -70,13 +70,13 @@ def test_a_bound_on_an_entry_is_learned_from_few_endings():
         updates, opt = adam.update(grads, opt)
         return (optax.apply_updates(params, updates), opt), None
 
-    assert net is not None
-    start = jax.jit(net.init)(jax.random.key(0))
+    assert nets.termination is not None
+    start = jax.jit(nets.termination.init)(jax.random.key(0))
     (params, _), _ = jax.jit(lambda at: jax.lax.scan(descend, at, length=150))((start, adam.init(start)))
-    told, distance = np.asarray(jax.jit(logits)(params, seen)) > 0, np.abs(seen[:, 0])
+    predicted, distance = np.asarray(jax.jit(logits)(params, seen)) > 0, np.abs(seen[:, 0])
     assert (distance > 2.5).sum() >= 8
-    assert told[distance > 2.5].all()
-    assert not told[distance < 1.8].any()
+    assert predicted[distance > 2.5].all()
+    assert not predicted[distance < 1.8].any()
 
 
 def test_half_square_leaves_biases_out():
@@ -93,13 +93,13 @@ def test_prediction_error():
 
 
 @pytest.mark.parametrize(
-    ("spec", "field"),
+    ("spec", "message"),
     [
-        (Spec(Discrete(4), Discrete(2)), "spec.obs"),
-        (Spec(Box((2, 2)), Discrete(2)), "spec.obs"),
-        (Spec(Box((2,)), Box((2, 2))), "spec.action"),
+        (Spec(Discrete(4), Discrete(2)), "observations must be a vector"),
+        (Spec(Box((2, 2)), Discrete(2)), "observations must be a vector"),
+        (Spec(Box((2,)), Box((2, 2))), "spec.action of environment must be Discrete or a Box of rank 1"),
     ],
 )
-def test_only_vectors_are_taken(spec, field):
-    with pytest.raises(ValueError, match=field):
+def test_only_vectors_are_taken(spec, message):
+    with pytest.raises(ValueError, match=message):
         dynamics.sizes(spec)

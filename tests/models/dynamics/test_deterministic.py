@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mbrl_jax.core import Box, Spec, Transition
-from mbrl_jax.models.dynamics.deterministic import DeterministicConfig, deterministic
+from mbrl_jax.models.dynamics import common
+from mbrl_jax.models.dynamics.deterministic import DeterministicConfig, deterministic, mse_loss
 
 CFG = DeterministicConfig(hidden=(4,), activation="tanh", weight_decay=0.3, termination_weight=2.0)
 SPEC = Spec(Box((2,)), Box((1,)), terminates=True)
@@ -30,7 +31,7 @@ def numpy_outputs(params, data):
     layers = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params.net["params"])
     h = np.tanh(((x - x.mean(0)) / x.std(0)) @ layers["Dense_0"]["kernel"] + layers["Dense_0"]["bias"])
     out = h @ layers["Dense_1"]["kernel"] + layers["Dense_1"]["bias"]
-    end = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params.end["params"])
+    end = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params.termination["params"])
     return (
         out,
         numpy_ends(params, data.obs, data.action, data.next_obs),
@@ -46,7 +47,7 @@ def numpy_ends(params, obs, action, next_obs):
     after = (next_obs - mean[:2]) / std[:2]
     h = np.concatenate([(np.concatenate([obs, action], 1) - mean) / std, after, after**2], 1)
     for i in range(3):
-        layer = params.end["params"][f"Dense_{i}"]
+        layer = params.termination["params"][f"Dense_{i}"]
         h = (h if i == 0 else h / (1 + np.exp(-h))) @ layer["kernel"] + layer["bias"]
     return h[:, 0]
 
@@ -66,8 +67,13 @@ def test_loss_and_errors():
     grads = jax.jit(jax.grad(lambda q: model.loss(q, jax.random.key(0), data)[0]))(params)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads.scales))
 
+    nets = common.networks(SPEC, CFG.hidden, CFG.activation, 1)
+    loss, metrics = jax.jit(lambda p: mse_loss(p, data, nets=nets, weight_decay=0.7, termination_weight=3.0))(params)
+    np.testing.assert_allclose(loss, np.mean((mean - target) ** 2) + 3 * cross + 0.7 / 0.3 * decay, rtol=1e-4)
+    np.testing.assert_allclose(metrics["termination"], cross, rtol=1e-4)
 
-def test_step_is_the_mean_whatever_the_key():
+
+def test_step_is_the_mean_for_every_key():
     model, params, data = built()
     mean, _, _, y, _ = numpy_outputs(params, data)
     change = y.mean(0) + y.std(0) * mean

@@ -1,4 +1,4 @@
-"""Ensembles: how members are mixed, and that lanes meet each member's weights once."""
+"""Ensembles: how members are mixed, and that each member's weights meet their batch in one matrix product."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPEC = Spec(Box((3,)), Box((1,)), terminates=True)
 GAUSSIAN = gaussian(GaussianConfig(hidden=(8, 8)), SPEC)
 INIT = jax.jit(ensemble(GAUSSIAN, 3).init)
 
-# A member that moves by its one parameter, so that a prediction tells whose it is.
+# A member that moves by its one parameter, so that a prediction shows which member made it.
 MOVER = WorldModel(
     init=lambda key: jax.random.normal(key),
     loss=lambda params, key, data: (params * jnp.mean(data.reward), {"reward": jnp.mean(data.reward)}),
@@ -35,9 +35,9 @@ def reward_rows(reward):
     return Transition(blank, blank, reward, blank, blank, blank)
 
 
-def draws(world, n=4000):
+def draws(model, n=4000):
     keys = jax.random.split(jax.random.key(0), n)
-    return jax.vmap(world.step, (None, 0, None, None))(PARAMS, keys, jnp.float32(5.0), jnp.float32(2.0))
+    return jax.vmap(model.step, (None, 0, None, None))(PARAMS, keys, jnp.float32(5.0), jnp.float32(2.0))
 
 
 def test_ts1_draws_every_member_equally_often_and_keeps_its_prediction_whole():
@@ -60,24 +60,24 @@ def test_mean_averages():
 
 
 def test_loss_is_the_sum_over_members_each_on_its_own_rows():
-    world = ensemble(MOVER, 4)
+    whole = ensemble(MOVER, 4)
     reward = jnp.array([[1.0, 3.0], [0.0, 2.0], [5.0, 5.0], [-1.0, -1.0]])
     data = reward_rows(reward)
-    (loss, metrics), grad = jax.value_and_grad(world.loss, has_aux=True)(PARAMS, jax.random.key(0), data)
+    (loss, metrics), grad = jax.value_and_grad(whole.loss, has_aux=True)(PARAMS, jax.random.key(0), data)
     np.testing.assert_allclose(loss, 2 * 1 + 1 * 10 + 5 * 100 - 1 * 1000)
     np.testing.assert_allclose(grad, [2, 1, 5, -1])
     np.testing.assert_allclose(metrics["reward"], 7 / 4)
 
 
 def test_members_start_different_and_share_calibration():
-    world = ensemble(MOVER, 4)
-    params = world.init(jax.random.key(0))
+    whole = ensemble(MOVER, 4)
+    params = whole.init(jax.random.key(0))
     assert len(np.unique(params)) == 4
     rows = reward_rows(jnp.array([2.0, 4.0]))
-    assert world.calibrate is not None
-    assert world.errors is not None
-    np.testing.assert_allclose(world.calibrate(PARAMS, rows, jnp.array([True, True])), PARAMS + 2)
-    np.testing.assert_allclose(world.errors(PARAMS, rows), 277.75 * rows.reward)
+    assert whole.calibrate is not None
+    assert whole.errors is not None
+    np.testing.assert_allclose(whole.calibrate(PARAMS, rows, jnp.array([True, True])), PARAMS + 2)
+    np.testing.assert_allclose(whole.errors(PARAMS, rows), 277.75 * rows.reward)
     nets = jax.tree.leaves(INIT(jax.random.key(0)).net)
     assert all(not np.array_equal(leaf[0], leaf[1]) for leaf in nets if leaf.ndim > 2)
 
@@ -91,14 +91,14 @@ def test_arguments_are_checked(arguments, words):
         ensemble(MOVER, *arguments)
 
 
-def lanes(n=12):
+def batch(n=12):
     keys = jax.random.split(jax.random.key(7), 3)
     return keys[0], jax.random.normal(keys[1], (n, 3)), jax.random.normal(keys[2], (n, 1))
 
 
 def test_spread_over_bound_members_is_a_loop_over_members():
     params = INIT(jax.random.key(0))
-    key, states, actions = lanes()
+    key, states, actions = batch()
     got = jax.jit(lambda: spread(bind(GAUSSIAN, params, 3), key, states, actions))()
     keys = jax.random.split(key, 12)
     one = jax.jit(GAUSSIAN.step)
@@ -106,12 +106,12 @@ def test_spread_over_bound_members_is_a_loop_over_members():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, trees.stack(loop))
 
 
-def test_spread_meets_each_members_weights_with_all_its_lanes_in_one_product():
+def test_spread_multiplies_each_members_weights_with_its_whole_share_of_the_batch_at_once():
     params = INIT(jax.random.key(0))
-    text = str(jax.make_jaxpr(lambda *a: spread(bind(GAUSSIAN, params, 3), *a))(*lanes()))
+    text = str(jax.make_jaxpr(lambda *a: spread(bind(GAUSSIAN, params, 3), *a))(*batch()))
     products = [line.split(" = ")[0] for line in text.splitlines() if "dot_general[" in line]
     shapes = [line.split(":")[1] for line in products]
-    # 3 members x 4 lanes: hidden, hidden, and 2 x 4 outputs; then the termination network.
+    # 3 members x 4 states: hidden, hidden, and 2 x 4 outputs; then the termination network.
     assert shapes == [f"f32[3,4,{width}]" for width in (8, 8, 8, 64, 64, 1)]
 
 
@@ -124,9 +124,9 @@ def test_bind():
     assert (model.members, model.value, model.prior) == (4, value, prior)
     assert model.at is not None
     for w in range(4):
-        world = model.at(jnp.int32(w))
-        assert (world.members, world.value, world.prior) == (1, value, prior)
-        assert world.step(jax.random.key(0), jnp.float32(5.0), jnp.float32(2.0)).state == 5 + 2 * PARAMS[w]
+        one = model.at(jnp.int32(w))
+        assert (one.members, one.value, one.prior) == (1, value, prior)
+        assert one.step(jax.random.key(0), jnp.float32(5.0), jnp.float32(2.0)).state == 5 + 2 * PARAMS[w]
     np.testing.assert_array_equal(member(PARAMS, 2), 100.0)
     out = jax.vmap(model.step, (0, None, None))(jax.random.split(jax.random.key(0), 99), jnp.zeros(()), jnp.ones(()))
     np.testing.assert_array_equal(np.unique(out.reward), PARAMS)

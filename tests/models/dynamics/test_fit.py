@@ -8,10 +8,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from mbrl_jax.core import Box, Replay, Spec, StepOut, Transition, WorldModel
+from mbrl_jax.models.dynamics import fit as fitting
 from mbrl_jax.models.dynamics.deterministic import DeterministicConfig, deterministic
+from mbrl_jax.models.dynamics.ensemble import ensemble
 from mbrl_jax.models.dynamics.fit import FitConfig, random_order, shuffled, trainer
 from mbrl_jax.models.dynamics.gaussian import GaussianConfig, gaussian
 
@@ -88,7 +91,9 @@ def plain_account(scripts, patience, improvement, cap):
 RNG = np.random.default_rng(0)
 SCRIPTS = {
     "flat from the first epoch": np.ones((3, 30)),
-    "members improve in turns": np.stack([[1.0] * 5 + [0.5] * 25, [2.0] * 10 + [0.2] * 20, [3.0] * 12 + [2.99] * 18]),
+    "members improve one after another": np.stack(
+        [[1.0] * 5 + [0.5] * 25, [2.0] * 10 + [0.2] * 20, [3.0] * 12 + [2.99] * 18]
+    ),
     "improvements too small to count": 1.0 - 0.001 * np.tile(np.arange(30.0), (3, 1)),
     "noise": RNG.uniform(0.5, 1.5, (3, 30)) * np.exp(-0.1 * np.arange(30)),
     "NaN never counts": np.where(np.arange(3)[:, None] == 1, np.nan, RNG.uniform(0.5, 1.5, (3, 30))),
@@ -162,6 +167,67 @@ def test_held_out_rows_are_never_trained_on_and_bootstraps_are_each_members_own(
     np.testing.assert_array_equal(np.asarray(state.opt[0].nu.seen) > 0, seen)
     other = fit(jax.random.key(2))[0]
     assert not np.array_equal(other.params.mask[0], state.params.mask[0])
+
+
+# The pieces on their own --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "held_out", "trained"), [(0, 1, 1), (1, 1, 1), (3, 1, 2), (50, 12, 38), (90, 15, 75)])
+def test_a_holdout_split_is_a_quarter_of_the_rows_and_at_most_its_limit(size, held_out, trained):
+    replay = replay_of(Transition(*[jnp.zeros(90)] * 6), size, 100)
+    split = fitting.holdout_split(jax.random.key(0), replay, holdout=0.25, max_holdout=15)
+    assert (split.rows, split.held_out, split.trained) == (max(size, 1), held_out, trained)
+    places = fitting.row_at(split, jnp.arange(max(size, 1)))
+    np.testing.assert_array_equal(np.sort(places), np.arange(max(size, 1)))
+
+
+def test_bootstraps_and_batches_of_an_epoch():
+    """In an epoch a member's batches hold its bootstrap once, then start over to fill the last batch."""
+    rows = Transition(*[jnp.arange(20)] * 6)
+    replay = replay_of(rows, 20, 24)
+    split = fitting.holdout_split(jax.random.key(0), replay, holdout=0.3, max_holdout=99)
+    drawn = fitting.bootstrap(jax.random.key(1), split, members=2, capacity=24)
+    assert drawn.shape == (2, 24)
+    assert ((drawn >= 0) & (drawn < 14)).all()
+    orders = jax.vmap(random_order)(jax.random.split(jax.random.key(2), 2))
+    batches = [fitting.member_batches(replay, split, drawn, orders, jnp.int32(i), batch=4).obs for i in range(4)]
+    seen = np.concatenate(batches, 1)
+    assert seen.shape == (2, 16)
+    for w in range(2):
+        own = np.asarray(fitting.row_at(split, split.held_out + drawn[w, :14]))
+        np.testing.assert_array_equal(np.sort(seen[w, :14]), np.sort(own))
+    np.testing.assert_array_equal(seen[:, 14:], seen[:, :2])
+
+
+def test_one_epoch_is_a_gradient_step_per_batch_and_the_best_is_kept():
+    rows = Transition(*[jnp.arange(1.0, 11.0)] * 6)
+    replay = replay_of(rows, 10, 10)
+    split = fitting.holdout_split(jax.random.key(0), replay, holdout=0.2, max_holdout=99)
+    member = WorldModel(
+        init=lambda key: jnp.zeros(()),
+        loss=lambda params, key, data: (params * jnp.mean(jnp.ones_like(data.reward)), {}),
+        encode=lambda params, key, obs: obs,
+        step=lambda params, key, state, action: StepOut(state, jnp.zeros(()), jnp.ones(())),
+        errors=lambda params, batch: params * batch.reward,
+    )
+    whole, sgd, start = ensemble(member, 2), optax.sgd(0.5), jnp.array([10.0, 20.0])
+    drawn = fitting.bootstrap(jax.random.key(1), split, members=2, capacity=10)
+    params, _, loss = fitting.epoch(
+        jax.random.key(2), start, sgd.init(start), replay, split, drawn, model=whole, optimizer=sgd, batch=3
+    )
+    np.testing.assert_allclose(params, [8.5, 18.5])  # 8 training rows are three batches, of slope 1
+    np.testing.assert_allclose(loss, (10 + 9.5 + 9 + 20 + 19.5 + 19) / 6)
+    held_out = np.asarray(rows.reward[fitting.row_at(split, jnp.arange(2))])
+    errors = fitting.holdout_errors(params, replay, split, model=member, batch=3)
+    np.testing.assert_allclose(errors, np.array([8.5, 18.5]) * held_out.mean(), rtol=1e-6)
+
+    zero = jnp.int32(0)
+    before = fitting.Progress(start, (), start, jnp.array([100.0, 10.0]), zero + 2, zero, jnp.zeros(()))
+    after = fitting.keep_best(before, params, jnp.array([50.0, 9.95]), improvement=0.01)
+    np.testing.assert_array_equal(after.kept, [8.5, 20.0])  # the second fell by less than a hundredth
+    np.testing.assert_array_equal(after.best, [50.0, 10.0])
+    assert after.flat == 0
+    assert fitting.keep_best(after, params, jnp.array([50.0, jnp.nan]), improvement=0.01).flat == 1
 
 
 # Real members -------------------------------------------------------------------------------------------------------
@@ -263,7 +329,7 @@ def test_vmapped_seeds_rates_and_sizes_are_the_single_fits():
 
     cases = jax.random.split(jax.random.key(0), 3), jnp.array([40, 12, 40]), jnp.array([1e-2, 1e-2, 0.0])
     many, metrics = jax.jit(jax.vmap(run))(*cases)
-    np.testing.assert_array_equal(metrics["epochs"], [20, 20, 7])  # a lane that is done waits and keeps its result
+    np.testing.assert_array_equal(metrics["epochs"], [20, 20, 7])  # a fit that is done waits and keeps its result
     one = jax.jit(run)
     for i in range(3):
         state, single = one(*(case[i] for case in cases))

@@ -11,8 +11,9 @@ import optax
 import pytest
 
 from mbrl_jax.core import Box, Discrete, Spec, Transition
+from mbrl_jax.models.dynamics import common
 from mbrl_jax.models.dynamics.common import Scales
-from mbrl_jax.models.dynamics.gaussian import Bounds, GaussianConfig, gaussian
+from mbrl_jax.models.dynamics.gaussian import Bounds, GaussianConfig, gaussian, nll_loss
 from mbrl_jax.ops.normalize import Normalizer
 
 CFG = GaussianConfig(hidden=(5,), weight_decay=0.1, bound_weight=0.02, termination_weight=0.5)
@@ -52,7 +53,7 @@ def numpy_end(params, obs, action, next_obs):
     h = np.concatenate([(np.concatenate([obs, np.eye(2)[action]]) - mean) / std, after, after**2])
     for i in range(3):
         h = h if i == 0 else h / (1 + np.exp(-h))
-        h = h @ p.end["params"][f"Dense_{i}"]["kernel"] + p.end["params"][f"Dense_{i}"]["bias"]
+        h = h @ p.termination["params"][f"Dense_{i}"]["kernel"] + p.termination["params"][f"Dense_{i}"]["bias"]
     return h[0]
 
 
@@ -83,7 +84,9 @@ def test_loss_and_errors():
         nll.append(np.mean((mean - y) ** 2 * np.exp(-log_var) + log_var))
         cross.append(-end * np.log(p) - (1 - end) * np.log(1 - p))
         brier.append((np.sum((mean - y) ** 2) + (p - end) ** 2) / 4)
-    kernels = [np.asarray(layer["kernel"]) for net in (params.net, params.end) for layer in net["params"].values()]
+    kernels = [
+        np.asarray(layer["kernel"]) for net in (params.net, params.termination) for layer in net["params"].values()
+    ]
     decay = 0.1 * sum(0.5 * np.sum(kernel**2) for kernel in kernels)
     loss, metrics = jax.jit(model.loss)(params, jax.random.key(0), data)
     np.testing.assert_allclose(loss, np.mean(nll) + 0.5 * np.mean(cross) + 0.02 * (1.2 + 27.0) + decay, rtol=1e-5)
@@ -91,6 +94,13 @@ def test_loss_and_errors():
     np.testing.assert_allclose(metrics["termination"], np.mean(cross), rtol=1e-5)
     assert model.errors is not None
     np.testing.assert_allclose(jax.jit(model.errors)(params, data), brier, rtol=1e-5)
+
+    nets = common.networks(SPEC, CFG.hidden, CFG.activation, 2)
+    weights = {"weight_decay": 0.4, "bound_weight": 0.3, "termination_weight": 2.0}
+    loss, metrics = jax.jit(lambda p: nll_loss(p, data, nets=nets, **weights))(params)
+    np.testing.assert_allclose(loss, np.mean(nll) + 2 * np.mean(cross) + 0.3 * (1.2 + 27.0) + 4 * decay, rtol=1e-5)
+    np.testing.assert_allclose(metrics["bound_width"], 1.2 + 27.0, rtol=1e-6)
+    np.testing.assert_allclose(metrics["decay"], 4 * decay, rtol=1e-5)
 
 
 def test_weight_decay_pulls_at_weights_and_not_at_biases():
@@ -103,7 +113,7 @@ def test_weight_decay_pulls_at_weights_and_not_at_biases():
 
     with_decay, without = jax.jit(jax.vmap(grad))(jnp.array([0.1, 0.0])), built()[1]
     difference = jax.tree.map(lambda leaf: leaf[0] - leaf[1], with_decay)
-    for got, net in ((difference.net, without.net), (difference.end, without.end)):
+    for got, net in ((difference.net, without.net), (difference.termination, without.termination)):
         for name, layer in got["params"].items():
             np.testing.assert_allclose(layer["kernel"], 0.1 * net["params"][name]["kernel"], atol=1e-5)
             np.testing.assert_array_equal(layer["bias"], 0.0)
@@ -126,7 +136,7 @@ def test_scales_are_set_by_calibrate_and_left_alone_by_adam():
 
     grads: Any = jax.jit(jax.grad(lambda p: model.loss(p, jax.random.key(0), data)[0]))(params)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads.scales))
-    assert all((leaf != 0).any() for leaf in jax.tree.leaves((grads.net, grads.end, grads.bounds)))
+    assert all((leaf != 0).any() for leaf in jax.tree.leaves((grads.net, grads.termination, grads.bounds)))
     adam = optax.adam(1e-2)
     after: Any = optax.apply_updates(params, adam.update(grads, adam.init(params))[0])
     jax.tree.map(np.testing.assert_array_equal, after.scales, params.scales)
@@ -153,7 +163,7 @@ def test_step_samples_the_predicted_gaussian():
 def test_an_environment_that_never_ends_has_discount_one_and_no_head():
     model = gaussian(CFG, Spec(Box((2,)), Box((1,)), terminates=False))
     params = jax.jit(model.init)(jax.random.key(0))
-    assert params.end == ()
+    assert params.termination == ()
     data = batch(Spec(Box((2,)), Box((1,))))
     out = jax.jit(model.step)(params, jax.random.key(0), data.obs[0], data.action[0])
     assert out.discount == 1.0

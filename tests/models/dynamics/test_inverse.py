@@ -14,7 +14,7 @@ from mbrl_jax.core import Box, Discrete, Spec, Transition
 from mbrl_jax.envs.registry import make_env
 from mbrl_jax.models.dynamics.ensemble import member
 from mbrl_jax.models.dynamics.fit import FitConfig, trainer
-from mbrl_jax.models.dynamics.inverse import InverseConfig, fitted, inverse, label
+from mbrl_jax.models.dynamics.inverse import InverseConfig, as_member, inverse, inverse_loss, label, networks
 from mbrl_jax.ops.normalize import Normalizer
 
 CFG = InverseConfig(hidden=(5,), weight_decay=0.1, bound_weight=0.02)
@@ -95,6 +95,9 @@ def test_loss_errors_and_log_prob(spec):
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
     weighted = metrics["nll"] + 0.02 * metrics["bound_width"] + metrics["decay"]
     np.testing.assert_allclose(weighted, wanted, rtol=1e-5)
+    weights = {"weight_decay": 0.1, "bound_weight": 0.02}
+    public, _ = jax.jit(lambda p: inverse_loss(p, data, nets=networks(CFG, spec), **weights))(params)
+    np.testing.assert_allclose(public, wanted, rtol=1e-5)
     np.testing.assert_allclose(jax.jit(model.errors)(params, data), errors, rtol=1e-5)
     got = jax.jit(jax.vmap(model.log_prob, (None, 0, 0, 0)))(params, data.obs, data.next_obs, data.action)
     np.testing.assert_allclose(got, log_probs, rtol=1e-5)
@@ -118,11 +121,11 @@ def test_gradient_by_finite_differences(spec):
 
 def slope(weights, place, exact, data):
     """The central difference of NumPy's loss along one entry, changed in place."""
-    held, ends = weights[place], []
+    original, ends = weights[place], []
     for shift in (1e-5, -1e-5):
-        weights[place] = held + shift
+        weights[place] = original + shift
         ends.append(numpy_loss(exact, data)[0])
-    weights[place] = held
+    weights[place] = original
     return (ends[0] - ends[1]) / 2e-5
 
 
@@ -184,12 +187,12 @@ def test_settings_and_spaces_are_checked_and_floats_may_be_traced():
     for setting, words in [({"weight_decay": -1.0}, "weight_decay"), ({"hidden": (0,)}, "hidden")]:
         with pytest.raises(ValueError, match=words):
             inverse(InverseConfig(**setting), CHOICE)
-    with pytest.raises(ValueError, match=r"spec\.obs"):
+    with pytest.raises(ValueError, match="observations must be a vector"):
         inverse(CFG, Spec(Box((2, 2)), Discrete(2)))
     with pytest.raises(ValueError, match=r"spec\.action"):
         inverse(CFG, Spec(Box((2,)), Box(())))
     with pytest.raises(TypeError, match="has no step"):
-        fitted(inverse(CFG, CHOICE)).step(None, jax.random.key(0), None, None)
+        as_member(inverse(CFG, CHOICE)).step(None, jax.random.key(0), None, None)
 
     data, (_, params) = batch(VECTOR), built(VECTOR)
 
@@ -204,8 +207,8 @@ def test_settings_and_spaces_are_checked_and_floats_may_be_traced():
     np.testing.assert_allclose(losses[1] - losses[0], 0.1 * (width + half_square), rtol=1e-4)
 
 
-def random_transitions(env, key, steps, lanes):
-    """Rows [steps * lanes, ...] of random actions; each step starts in a new lane's state after an episode's end."""
+def random_transitions(env, key, steps, num_envs):
+    """Rows [steps, num_envs, ...] of random actions; a new episode starts wherever one has ended."""
     key_reset, key_steps = jax.random.split(key)
 
     def one(at, key):
@@ -215,8 +218,8 @@ def random_transitions(env, key, steps, lanes):
         row = Transition(at[1], action, reward, discount, obs, last)
         return jax.tree.map(lambda a, b: jnp.where(last, a, b), env.reset(key_reset), (state, obs)), row
 
-    start = jax.vmap(env.reset)(jax.random.split(key_reset, lanes))
-    keys = jax.random.split(key_steps, (steps, lanes))
+    start = jax.vmap(env.reset)(jax.random.split(key_reset, num_envs))
+    keys = jax.random.split(key_steps, (steps, num_envs))
     return jax.lax.scan(lambda at, keys: jax.vmap(one)(at, keys), start, keys)[1]
 
 
@@ -225,7 +228,7 @@ def recovered(name, cfg, train, epochs):
     env = make_env(name)
     model = inverse(cfg, env.spec)
     buffer = uniform(train)
-    fit = trainer(fitted(model), FitConfig(members=1, elites=1, batch=64, max_epochs=epochs, patience=epochs))
+    fit = trainer(as_member(model), FitConfig(members=1, elites=1, batch=64, max_epochs=epochs, patience=epochs))
 
     def run(key):
         key_rows, key_init, key_fit = jax.random.split(key, 3)

@@ -1,4 +1,4 @@
-"""MuZero's model against plain NumPy: the networks, what a planner sees, and everything an unroll is held against."""
+"""MuZero's model against plain NumPy: the networks, what a planner sees, and the targets and losses of an unroll."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def return_by_hand(steps, t, gamma, n):
     total, weight, at = 0.0, 1.0, t
     for _ in range(n):
         following = at + 1
-        if not steps.extras.followed[at]:
+        if not steps.extras.from_search[at]:
             return total + weight * steps.extras.value[at]
         if steps.last[following] and steps.discount[following] != 0:
             return total + weight * steps.extras.value[at]  # out of time: the last search before it
@@ -188,8 +188,8 @@ def return_by_hand(steps, t, gamma, n):
 @pytest.mark.parametrize(("players", "n"), [(1, 1), (1, 4), (2, 5)])
 def test_targets_are_those_of_a_loop_over_the_rows(players, n):
     rng, gamma = np.random.default_rng(n), 0.9
-    make = jax.jit(lambda key, steps: un.make_targets(key, steps, steps.extras, gamma, n, K))
-    seen = {"absorbed": 0, "unknown": 0, "cut": 0, "stray": 0, "whole": 0}
+    make = jax.jit(lambda key, steps: un.make_targets(key, steps, steps.extras, gamma=gamma, n=n, unroll=K))
+    seen = {"absorbed": 0, "unknown": 0, "cut": 0, "random": 0, "whole": 0}
     for trial in range(150):
         steps = experience(rng, K + n + 1, players)
         got = jax.tree.map(np.asarray, make(jax.random.key(trial), jax.tree.map(jnp.asarray, steps)))
@@ -201,7 +201,7 @@ def test_targets_are_those_of_a_loop_over_the_rows(players, n):
             elif k < end:
                 wanted = (1, 1, 1, return_by_hand(steps, k, gamma, n), steps.reward[k])
                 seen["cut"] += bool((steps.last & (steps.discount != 0))[k + 1 : k + n + 1].any())
-                seen["stray"] += not steps.extras.followed[k : k + n].all()
+                seen["random"] += not steps.extras.from_search[k : k + n].all()
                 seen["whole"] += 1
             elif absorbs:
                 wanted = (0, 1, 1, 0.0, steps.reward[k] if k == end else 0.0)
@@ -219,7 +219,7 @@ def test_targets_are_those_of_a_loop_over_the_rows(players, n):
                 assert got.action[k] == steps.action[k]
             if k:
                 assert got.reward_mask[k - 1] == wanted[2]
-                assert got.seen[k - 1] == (0 < k <= end and end > 0)
+                assert got.same_episode[k - 1] == (0 < k <= end and end > 0)
                 if wanted[2]:
                     assert got.reward[k - 1] == wanted[4]
     assert min(seen.values()) > 20
@@ -232,15 +232,17 @@ def test_two_players_by_hand():
         obs=jnp.zeros((rows, SIZE)), action=jnp.zeros(rows, jnp.int32), reward=jnp.array([0.0, 0, 0, 1, 0]),
         discount=jnp.array([-1.0, -1, -1, 0, 1]), first=jnp.arange(rows) == 4, last=jnp.arange(rows) == 3,
     )  # fmt: skip
-    value = un.n_step_returns(steps.reward, steps.discount, steps.last, own, jnp.zeros(rows), 1.0, 3)
+    value = un.n_step_returns(steps.reward, steps.discount, steps.last, own, jnp.zeros(rows), gamma=1.0, n=3)
     np.testing.assert_array_equal(value, [1, -1])
-    assert float(un.n_step_returns(steps.reward, steps.discount, steps.last, own, jnp.zeros(rows), 0.9, 1)[2]) == 1
+    assert (
+        float(un.n_step_returns(steps.reward, steps.discount, steps.last, own, jnp.zeros(rows), gamma=0.9, n=1)[2]) == 1
+    )
     # Bootstrapping after one move from a position that is worth 0.5 to the opponent.
-    value = un.n_step_returns(steps.reward, steps.discount, steps.last, own, jnp.full(rows, 0.5), 1.0, 1)
+    value = un.n_step_returns(steps.reward, steps.discount, steps.last, own, jnp.full(rows, 0.5), gamma=1.0, n=1)
     np.testing.assert_array_equal(value[:3], [-0.5, -0.5, 1])
     # The second move was made at random: what it led to says nothing of the first.
     value = un.n_step_returns(
-        steps.reward, steps.discount, steps.last, own.at[1].set(False), jnp.arange(5) / 10, 1.0, 3
+        steps.reward, steps.discount, steps.last, own.at[1].set(False), jnp.arange(5) / 10, gamma=1.0, n=3
     )
     np.testing.assert_allclose(value, [-0.1, 0.1])
 
@@ -252,7 +254,7 @@ def test_actions_past_the_end_are_drawn_uniformly():
         discount=(jnp.arange(rows) != 1).astype(jnp.float32), first=jnp.arange(rows) == 2, last=jnp.arange(rows) == 1,
     )  # fmt: skip
     found = SearchTargets(jnp.zeros((rows, ACTIONS)), jnp.zeros(rows), jnp.ones(rows, bool))
-    make = jax.vmap(lambda key: un.make_targets(key, steps, found, 1.0, 1, K).action)
+    make = jax.vmap(lambda key: un.make_targets(key, steps, found, gamma=1.0, n=1, unroll=K).action)
     action = np.asarray(make(jax.random.split(jax.random.key(0), 3000)))
     np.testing.assert_array_equal(action[:, 0], 0)  # taken in the episode
     for k in (1, 2):
@@ -280,7 +282,7 @@ def random_unroll(seed):
 def test_losses_in_numpy(seed):
     unrolled, targets = random_unroll(seed)
     bins = jnp.arange(-CFG.support, CFG.support + 1.0)
-    got = un.unrolled_losses(*jax.tree.map(jnp.asarray, (unrolled, targets)), bins)
+    got = un.unroll_terms(*jax.tree.map(jnp.asarray, (unrolled, targets)), bins=bins)
     wanted = {"policy": 0.0, "value": 0.0, "reward": 0.0}
     for k in range(K + 1):
         weight = 1.0 if k == 0 else 1 / K
@@ -295,7 +297,7 @@ def test_losses_in_numpy(seed):
 def test_the_unroll_is_the_model_step_by_step():
     nets, params = parts()
     obs, actions = np.array([1.0, 0.0, -0.5, 0.2], np.float32), (2, 1, 0)
-    got = jax.jit(lambda obs, actions: un.unroll_model(nets, params, obs, actions))(obs, jnp.array(actions))
+    got = jax.jit(lambda obs, actions: un.unroll_model(params, obs, actions, nets=nets))(obs, jnp.array(actions))
     at = scaled(forward(params["encoder"], obs))
     for k in range(K + 1):
         if k:
@@ -307,8 +309,8 @@ def test_the_unroll_is_the_model_step_by_step():
 
 
 def test_each_step_of_the_dynamics_halves_the_gradient():
-    """Held against central differences in double precision, which see no scaling."""
-    nets, params = parts()  # out here, for they are kept for the tests after this one
+    """Compared with central differences in double precision, which know of no scaling."""
+    nets, params = parts()  # made before 64 bits are enabled, since they are cached for the tests after this one
     with jax.enable_x64(True):
         params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
         obs, actions = jnp.array([1.0, 0.0, -0.5, 0.2]), jnp.array([2, 1, 0])
@@ -322,7 +324,7 @@ def test_each_step_of_the_dynamics_halves_the_gradient():
             bias = inner["Dense_1"]["bias"] + shift * direction
             inner = {**inner, "Dense_1": {**inner["Dense_1"], "bias": bias}}
             moved = {**params, "encoder": {"params": inner}}
-            return un.unroll_model(nets, moved, obs, actions).latent @ along
+            return un.unroll_model(moved, obs, actions, nets=nets).latent @ along
 
         exact = (along_path(1e-6) - along_path(-1e-6)) / 2e-6
         scaled_ = jax.jacrev(along_path)(0.0)
@@ -330,21 +332,54 @@ def test_each_step_of_the_dynamics_halves_the_gradient():
         np.testing.assert_allclose(scaled_ / exact, 0.5 ** np.arange(K + 1), rtol=1e-5)
 
 
-def test_consistency_in_numpy_and_without_a_gradient_through_what_was_observed():
+def test_consistency_in_numpy_and_no_gradient_through_observed_latents():
     nets, params = parts()
     rng = np.random.default_rng(0)
     latent, obs = rng.random((K, 5)).astype(np.float32), rng.normal(size=(K, SIZE)).astype(np.float32)
     seen = np.array([1.0, 1.0, 0.0], np.float32)
     total = 0.0
     for k in range(2):
-        foretold = forward(params["foreteller"], forward(params["projector"], latent[k]))
+        predicted = forward(params["latent_predictor"], forward(params["projector"], latent[k]))
         observed = forward(params["projector"], scaled(forward(params["encoder"], obs[k])))
-        total -= foretold @ observed / np.linalg.norm(foretold) / np.linalg.norm(observed) / K
-    loss = lambda params: un.consistency_loss(nets, params, *map(jnp.asarray, (latent, obs, seen)))  # noqa: E731
-    got, grads = jax.jit(jax.value_and_grad(loss))(params)
+        total -= predicted @ observed / np.linalg.norm(predicted) / np.linalg.norm(observed) / K
+    loss = lambda params: un.consistency_loss(params, *map(jnp.asarray, (latent, obs, seen)), nets=nets)  # noqa: E731
+    (got, metrics), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    assert float(metrics["consistency_loss"]) == float(got)
     assert float(got) == pytest.approx(total, rel=1e-4)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads["encoder"]))
-    assert any((leaf != 0).any() for leaf in jax.tree.leaves(grads["foreteller"]))
+    assert any((leaf != 0).any() for leaf in jax.tree.leaves(grads["latent_predictor"]))
     without = muzero(MuZeroNetConfig(latent=5, hidden=(6,)), SPEC)
     with pytest.raises(ValueError, match="project must be above 0"):
-        un.consistency_loss(without, params, jnp.asarray(latent), jnp.asarray(obs), jnp.asarray(seen))
+        un.consistency_loss(params, jnp.asarray(latent), jnp.asarray(obs), jnp.asarray(seen), nets=without)
+
+
+def test_the_loss_of_a_batch_in_numpy():
+    """Two windows, weighted; every term from the networks' outputs in NumPy."""
+    nets, params = parts()
+    rng = np.random.default_rng(4)
+    obs = rng.normal(size=(K + 1, 2, SIZE)).astype(np.float32)
+    targets = jax.tree.map(lambda *leaves: np.stack(leaves), random_unroll(0)[1], random_unroll(1)[1])
+    targets = targets._replace(action=np.array([[0, 2, 1], [1, 1, 0]], np.int32))
+    weight, terms = np.array([1.0, 0.25]), np.zeros((4, 2))
+    for b in range(2):
+        at, t = scaled(forward(params["encoder"], obs[0, b])), jax.tree.map(lambda leaf: leaf[b], targets)  # noqa: B023
+        for k in range(K + 1):
+            w = 1.0 if k == 0 else 1 / K
+            if k:
+                at = scaled(at + forward(params["dynamics"], np.concatenate([at, np.eye(ACTIONS)[t.action[k - 1]]])))
+                reward = cross(classes(t.reward[k - 1]), forward(params["reward"], at))
+                terms[2, b] += w * t.reward_mask[k - 1] * reward
+                p = forward(params["latent_predictor"], forward(params["projector"], at))
+                q = forward(params["projector"], scaled(forward(params["encoder"], obs[k, b])))
+                terms[3, b] -= t.same_episode[k - 1] * p @ q / np.linalg.norm(p) / np.linalg.norm(q) / K
+            terms[0, b] += w * t.policy_mask[k] * cross(t.policy[k], forward(params["policy"], at))
+            terms[1, b] += w * t.value_mask[k] * cross(classes(t.value[k]), forward(params["value"], at))
+    means = terms @ weight / 2
+    loss, metrics = jax.jit(
+        lambda obs, targets, weight: un.muzero_loss(
+            params, obs, targets, nets=nets, weight=weight, value_weight=0.7, consistency_weight=1.5
+        )
+    )(obs, targets, jnp.asarray(weight, jnp.float32))
+    names = ("policy_loss", "value_loss", "reward_loss", "consistency_loss")
+    assert [float(metrics[name]) for name in names] == pytest.approx(means.tolist(), rel=1e-3)
+    assert float(loss) == pytest.approx(means @ [1.0, 0.7, 1.0, 1.5], rel=1e-3)

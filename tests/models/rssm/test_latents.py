@@ -1,4 +1,4 @@
-"""Latents: their numbers by NumPy, their samples by frequency, their gradients by the rules they state."""
+"""Latents: distributions by NumPy, samples by their frequencies, gradients by the documented formulas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mbrl_jax.models.rssm.latents import categorical, gaussian
 
 RAW = np.random.default_rng(0).normal(size=24).astype(np.float32) * 2
 
-sizes = pytest.mark.parametrize("classes", [3, 12])  # few, and many: they are computed in different orders
+sizes = pytest.mark.parametrize("classes", [3, 12])  # few and many classes are computed in different orders
 
 
 def softmax(x):
@@ -21,7 +21,7 @@ def softmax(x):
 
 @sizes
 @pytest.mark.parametrize("unimix", [None, 0.1])
-def test_categorical_chances_and_how_often_they_are_drawn(unimix, classes):
+def test_categorical_probabilities_and_sample_frequencies(unimix, classes):
     family, raw = categorical(2, classes, unimix), RAW[: 2 * classes]
     expected = softmax(raw.reshape(2, classes))
     if unimix:
@@ -37,7 +37,7 @@ def test_categorical_chances_and_how_often_they_are_drawn(unimix, classes):
 
 
 @sizes
-def test_samples_at_the_ends_of_the_noise_are_the_outer_classes(classes):
+def test_extreme_noise_samples_the_outer_classes(classes):
     family = categorical(2, classes)
     dist = family.dist(jnp.asarray(RAW[: 2 * classes]))
     drawn = family.sample(dist, jnp.array([0.0, 1.0 - 2**-24]))
@@ -45,7 +45,7 @@ def test_samples_at_the_ends_of_the_noise_are_the_outer_classes(classes):
 
 
 @sizes
-def test_the_gradient_of_a_categorical_sample_is_that_of_its_chances(classes):
+def test_the_gradient_of_a_categorical_sample_is_that_of_its_probabilities(classes):
     family, weights = categorical(2, classes, 0.1), jnp.arange(2.0 * classes).reshape(2, classes)
     noise, raw = jnp.array([0.3, 0.8]), RAW[: 2 * classes]
     through = jax.grad(lambda raw: jnp.sum(weights * family.sample(family.dist(raw), noise)))(jnp.asarray(raw))

@@ -141,7 +141,7 @@ def plain(params):
 
 
 def track_by_numpy(name, kind, params, state, actions, first):
-    """Observation by observation: what led there is forgotten where an episode starts."""
+    """Observation by observation: state and action before the first of an episode are zeros."""
     cell, of_prior, of_posterior = plain(params)
     h, z = np.asarray(state.deter, np.float64), np.asarray(state.stoch, np.float64)
     noise, states, posteriors, priors = noise_of(name, KEY, T), [], [], []
@@ -178,7 +178,7 @@ def test_a_window_is_tracked_as_by_numpy(name, kind):
     one = jax.jit(model.observe)(params, KEY, state, *at)
     whole = track(params, KEY, state, *(x[None] for x in at)).states
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=1e-5), one, whole)
-    if name == "v3":  # what came before a first observation is of no account, what leads to any other is
+    if name == "v3":  # the action before a first observation is ignored, that before any other is not
         for t, same in ((2, True), (4, False)):
             changed = jax.tree.map(lambda x: x.at[t].set(1 - x[t]), ACTIONS[kind])  # noqa: B023
             other = track(params, KEY, state, changed, TOKENS, FIRST).states.deter
@@ -235,7 +235,7 @@ def test_actions_as_vectors():
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_half_precision_goes_in_and_comes_out(name, kind):
+def test_half_precision_parameters_give_half_precision_states(name, kind):
     """Parameters and tokens decide; distributions stay in float32."""
     model, params, state = made(name, kind)
     narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)

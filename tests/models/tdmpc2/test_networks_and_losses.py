@@ -14,8 +14,9 @@ from mbrl_jax.core import Box, Discrete, Spec
 from mbrl_jax.core.config import replace
 from mbrl_jax.models.tdmpc2 import losses as tl
 from mbrl_jax.models.tdmpc2 import sizes as tp
-from mbrl_jax.models.tdmpc2.networks import bind, draw, encode, tdmpc, value_logits
-from mbrl_jax.nets import simnorm as sn
+from mbrl_jax.models.tdmpc2.networks import bind, decode, encode, sample_action, sample_pair, tdmpc, value_logits
+from mbrl_jax.nets.simnorm import drop, normed_layers, simnorm
+from mbrl_jax.nets.simnorm import mish as fast_mish
 
 OBS, ACTIONS, TASKS, H, BINS, GROUP = 3, 2, 2, 3, 11, 4
 CFG = tp.TDMPCNetConfig(
@@ -95,7 +96,7 @@ def member(params, i):
 
 
 class Plain:
-    """The networks by hand; an observation's last entries tell its task."""
+    """The networks by hand; an observation ends with the one-hot code of its task."""
 
     def __init__(self, params):
         self.world, self.policy = params
@@ -135,8 +136,8 @@ class Plain:
 
 def observations(count, seed=0):
     rng = np.random.default_rng(seed)
-    told = np.eye(TASKS)[np.arange(count) % TASKS]
-    return np.concatenate([rng.normal(size=(count, OBS)), told], -1).astype(np.float32)
+    one_hot = np.eye(TASKS)[np.arange(count) % TASKS]
+    return np.concatenate([rng.normal(size=(count, OBS)), one_hot], -1).astype(np.float32)
 
 
 # Layers --------------------------------------------------------------------------------------------------------------
@@ -144,27 +145,27 @@ def observations(count, seed=0):
 
 def test_mish_and_simnorm_equal_numpy():
     x = np.array([-40.0, -3.0, -0.5, 0.0, 0.5, 3.0, 19.0, 25.0, 90.0])
-    np.testing.assert_allclose(sn.mish(jnp.asarray(x)), mish(x), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(fast_mish(jnp.asarray(x)), mish(x), rtol=1e-5, atol=1e-7)
     slope = (mish(x + 1e-6) - mish(x - 1e-6)) / 2e-6
-    np.testing.assert_allclose(jax.vmap(jax.grad(sn.mish))(jnp.asarray(x)), slope, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(jax.grad(fast_mish))(jnp.asarray(x)), slope, rtol=1e-4, atol=1e-6)
     x = np.random.default_rng(0).normal(size=12) * 5
-    got = np.asarray(sn.simnorm(jnp.asarray(x, jnp.float32), 4)).reshape(3, 4)
+    got = np.asarray(simnorm(jnp.asarray(x, jnp.float32), 4)).reshape(3, 4)
     np.testing.assert_allclose(got, [softmax(row) for row in x.reshape(3, 4)], rtol=1e-5)
     np.testing.assert_allclose(got.sum(1), 1, rtol=1e-6)
 
 
 def test_dropout_is_of_the_first_layer_and_only_with_a_key():
     x = jnp.full(20_000, 3.0)
-    kept = np.asarray(sn.drop(jax.random.key(0), x, 0.25))
+    kept = np.asarray(drop(jax.random.key(0), x, 0.25))
     assert abs((kept == 0).mean() - 0.25) < 0.01
     np.testing.assert_allclose(kept[kept != 0], 4.0, rtol=1e-6)
-    np.testing.assert_array_equal(sn.drop(jax.random.key(0), x, 0.0), 3.0)
+    np.testing.assert_array_equal(drop(jax.random.key(0), x, 0.0), 3.0)
     # With one layer before the last, dropping all but one entry in expectation leaves traces in that layer alone.
-    net = sn.normed_layers((3,), (5, 4), 2)
+    net = normed_layers((3,), (5, 4), 2)
     params, given, key = net.init(jax.random.key(1)), jnp.array([0.3, -1.0, 2.0]), jax.random.key(2)
     params["params"]["Dense_0"]["bias"] = jnp.arange(5.0)
     first = params["params"]["Dense_0"]
-    dropped = sn.drop(key, given @ first["kernel"] + first["bias"], 0.5)
+    dropped = drop(key, given @ first["kernel"] + first["bias"], 0.5)
     assert 0 < (dropped == 0).sum() < 5
     p = jax.tree.map(np.asarray, params["params"])
     x = mish(normed(np.asarray(dropped), p, 0))
@@ -190,9 +191,12 @@ def test_numbers_are_two_hot_in_symlog_space(x, bins):
     weights = np.zeros(BINS)
     weights[list(bins)] = list(bins.values())
     grid = jnp.asarray(GRID, jnp.float32)
-    got = tp.two_hot_symlog(jnp.float32(x), grid)
+    nets = parts()[0]
+    # The gradient of the cross-entropy at equal logits is softmax less weights.
+    got = 1 / BINS - jax.grad(lambda logits: tl.cross_entropy(nets, logits, jnp.float32(x)))(jnp.zeros(BINS))
+    np.testing.assert_allclose(nets.bins, grid, atol=1e-6)
     np.testing.assert_allclose(got, weights, atol=1e-5)
-    back = tp.decode(jnp.log(got + 1e-12), grid)
+    back = decode(nets, jnp.log(got.clip(0) + 1e-12))
     assert float(back) == pytest.approx(np.clip(x, 1 - np.exp(10), np.exp(10) - 1), rel=1e-3, abs=1e-4)
 
 
@@ -258,7 +262,7 @@ def seen_by_a_planner():
 
     def one(key, obs, action):
         model, state = bind(nets, params, jax.random.key(9)), encode(nets, params.world, obs)
-        drawn = draw(nets, params.policy, key, state)
+        drawn = sample_action(nets, params.policy, key, state)
         return state, model.step(key, state, action), model.value(key, state), drawn
 
     return jax.jit(jax.vmap(one))
@@ -292,9 +296,9 @@ def test_what_a_planner_sees_equals_numpy():
     np.testing.assert_array_equal(drawn.action[1::2, 1], 0)  # the second task has one action
 
 
-def test_two_of_five_values_are_drawn_without_repeating():
+def test_pairs_of_value_networks_are_drawn_without_replacement():
     values = {"w": jnp.arange(5.0)[:, None]}
-    pairs = jax.jit(jax.vmap(lambda key: tp.two_of(key, values)["w"][:, 0]))(jax.random.split(jax.random.key(0), 500))
+    pairs = jax.jit(jax.vmap(lambda key: sample_pair(key, values)["w"][:, 0]))(jax.random.split(jax.random.key(0), 500))
     assert (pairs[:, 0] != pairs[:, 1]).all()
     np.testing.assert_allclose(np.bincount(np.asarray(pairs, int).reshape(-1)) / 500, 0.4, atol=0.07)
 
@@ -314,13 +318,13 @@ def window(last, discount, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("last", "live"),
+    ("last", "mask"),
     [([0, 0, 0, 0], [1, 1, 1]), ([0, 0, 0, 1], [1, 1, 1]), ([0, 1, 0, 0], [1, 0, 0]), ([1, 0, 0, 0], [0, 0, 0])],
 )
-def test_what_lies_past_the_end_is_not_live(last, live):
+def test_steps_after_the_end_of_an_episode_are_masked(last, mask):
     steps = window(np.array(last, bool), [1.0, 0.25, 0.5, 0.75])
-    rows = tl.rows_of(steps)
-    np.testing.assert_array_equal(rows.live, live)
+    rows = tl.to_transitions(steps)
+    np.testing.assert_array_equal(rows.mask, mask)
     np.testing.assert_array_equal(rows.discount, [0.25, 0.5, 0.75])
     np.testing.assert_array_equal(rows.reward, steps.reward[1:])
     np.testing.assert_array_equal(rows.action, steps.action[:-1])
@@ -332,16 +336,16 @@ def losses():
     target = jax.tree.map(lambda leaf: leaf[:2] * 0.9, params.world.values)
 
     def run(params, target, steps):
-        rows = tl.rows_of(steps)
-        held = tl.hold(nets, params, target, jax.random.key(1), rows, 0.9)
-        states, lost = tl.world_losses(nets, params.world, jax.random.key(2), rows, held, 0.0)
-        return held, states, lost
+        rows = tl.to_transitions(steps)
+        targets = tl.window_targets(params, jax.random.key(1), rows, nets=nets, pair=target, gamma=0.9)
+        states, lost = tl.window_terms(params.world, jax.random.key(2), rows, targets, nets=nets, dropout=0.0)
+        return targets, states, lost
 
-    def held_sum(params, target, steps):
-        held = run(params, target, steps)[0]
-        return jnp.sum(held.target) + jnp.sum(held.later.z)
+    def target_sum(params, target, steps):
+        targets = run(params, target, steps)[0]
+        return jnp.sum(targets.value) + jnp.sum(targets.latent.z)
 
-    return params, target, jax.jit(run), jax.jit(jax.grad(held_sum, (0, 1)))
+    return params, target, jax.jit(run), jax.jit(jax.grad(target_sum, (0, 1)))
 
 
 @pytest.mark.parametrize("end", [3, 2])
@@ -350,7 +354,7 @@ def test_losses_of_a_window_equal_numpy(end):
     last, discount = np.zeros(H + 1, bool), np.ones(H + 1, np.float32)
     last[end], discount[end] = True, 0.0
     steps = window(last, discount)
-    held, states, lost = run(params, target, steps)
+    targets, states, lost = run(params, target, steps)
     plain, obs = Plain(params), np.asarray(steps.obs)
     z = plain.encode(obs[0])
     keys = jax.random.split(jax.random.key(1), H)
@@ -358,13 +362,13 @@ def test_losses_of_a_window_equal_numpy(end):
         np.testing.assert_allclose(states.z[t], z, rtol=2e-3, atol=1e-5)
         a, r = np.asarray(steps.action[t]), float(steps.reward[t + 1])
         later = plain.encode(obs[t + 1])
-        np.testing.assert_allclose(held.later.z[t], later, rtol=2e-3, atol=1e-5)
+        np.testing.assert_allclose(targets.latent.z[t], later, rtol=2e-3, atol=1e-5)
         next_action = plain.draw(later, obs[t + 1], np.asarray(jax.random.normal(keys[t], (ACTIONS,))))[0]
         worst = min(number(logits) for logits in plain.values(later, next_action, obs[0], target))
         y = r + 0.9 * discount[t + 1] * worst
-        assert float(held.target[t]) == pytest.approx(y, rel=5e-3, abs=1e-3)
+        assert float(targets.value[t]) == pytest.approx(y, rel=5e-3, abs=1e-3)
         after, reward = plain.step(z, a, obs[0])
-        live, end_logit = float(t < end), plain.end(after, obs[0])
+        mask, end_logit = float(t < end), plain.end(after, obs[0])
         expected = {
             "consistency": np.mean((after - later) ** 2),
             "reward": cross(r, reward),
@@ -373,7 +377,7 @@ def test_losses_of_a_window_equal_numpy(end):
         }
         assert set(lost) == set(expected)
         for name, value in expected.items():
-            assert float(lost[name][t]) == pytest.approx(live * value, rel=5e-3, abs=1e-4), name
+            assert float(lost[name][t]) == pytest.approx(mask * value, rel=5e-3, abs=1e-4), name
         z = after
     assert discount[end] == 0
 
@@ -393,9 +397,9 @@ def test_policy_value_is_the_mean_of_two_values_and_its_gradient_that_of_finite_
     @jax.jit
     def run(policy):
         state = encode(nets, params.world, obs)
-        drawn = draw(nets, policy, key_draw, state)
-        each = jax.vmap(lambda logits: tp.decode(logits, nets.bins))(value_logits(nets, pair, state, drawn.action))
-        return tl.policy_value(nets, policy, pair, key, state, 0.0), jnp.mean(each), drawn
+        drawn = sample_action(nets, policy, key_draw, state)
+        each = jax.vmap(lambda logits: decode(nets, logits))(value_logits(nets, pair, state, drawn.action))
+        return tl.policy_value(policy, key, state, nets=nets, pair=pair, dropout=0.0), jnp.mean(each), drawn
 
     (value, scaled, entropy), mean, drawn = run(params.policy)
     assert float(value) == pytest.approx(float(mean), rel=1e-5)

@@ -18,7 +18,9 @@ from mbrl_jax.models.world_models.mdn_rnn import (
     bind,
     log_prob,
     mdn_rnn,
+    mdn_rnn_loss,
     tempered,
+    window_loss,
 )
 
 Z, H, K, A, L = 2, 5, 3, 2, 9
@@ -126,7 +128,7 @@ def test_noise_grows_with_the_root_of_the_temperature_and_low_ones_take_the_like
 
 
 def window():
-    """An episode under way that ends at row 4, and the start of the next one."""
+    """Rows of an episode that began before and ends at row 4, and the start of the next one."""
     last, first = np.arange(L) == 4, np.arange(L) == 5
     z, reward = np.random.default_rng(2).normal(size=(L, Z)), np.random.default_rng(3).normal(size=L)
     action = np.array([0, 1, 1, 0, 0, 1, 0, 1, 1])
@@ -148,18 +150,18 @@ def by_hand(z, action, reward, discount, first, last):
         h, c = cell(h, c, x)
         if last[t] or (t < 2 and not first[: t + 1].any()):
             continue
-        told = outcome(h, x, z[t + 1])
-        chance, end = sigmoid(told[1]), 1 - discount[t + 1]
+        predicted = outcome(h, x, z[t + 1])
+        chance, end = sigmoid(predicted[1]), 1 - discount[t + 1]
         total["latent"] -= density(*mixture(h, z[t]), z[t + 1]).mean()
-        total["reward"] += (told[0] - (reward[t + 1] + 0.5) / 2.0) ** 2
+        total["reward"] += (predicted[0] - (reward[t + 1] + 0.5) / 2.0) ** 2
         total["end"] -= 4.0 * end * np.log(chance) + (1 - end) * np.log(1 - chance)
     return {name: value / (L - 1) for name, value in total.items()}
 
 
-LOSS = jax.jit(jax.value_and_grad(lambda z, rows: MODEL.loss(PARAMS, rows._replace(z=z)), has_aux=True))
+LOSS = jax.jit(jax.value_and_grad(lambda z, rows: window_loss(PARAMS, rows._replace(z=z), model=MODEL), has_aux=True))
 
 
-def test_the_loss_of_a_window_leaves_out_what_is_unknown():
+def test_the_loss_of_a_window_leaves_out_ends_and_unknown_memories():
     parts = window()
     (total, terms), by_latent = LOSS(rows(*parts).z, rows(*parts))
     want = by_hand(*parts)
@@ -168,7 +170,7 @@ def test_the_loss_of_a_window_leaves_out_what_is_unknown():
         assert abs(value) > 0.05
     assert float(total) == pytest.approx(sum(want.values()), rel=1e-4)
     assert float(terms["counted"]) == pytest.approx(5 / 8)  # of 8 steps, without 0, 1 and the one after the end
-    # What lies past the end belongs to another episode: it does not reach back, nor what was before reach on.
+    # Rows after the end belong to another episode: neither part influences the other.
     before = rows(*parts)
     changed = before._replace(z=before.z.at[5:].add(1.0), action=before.action.at[4].set(1))
     until_end = lambda rows: rows._replace(last=rows.last.at[4:].set(True))  # noqa: E731
@@ -177,6 +179,20 @@ def test_the_loss_of_a_window_leaves_out_what_is_unknown():
     shifted = before._replace(z=before.z.at[:5].add(1.0))
     assert float(LOSS(shifted.z, after(shifted))[0][0]) == float(LOSS(before.z, after(before))[0][0])
     assert np.all(np.abs(np.asarray(by_latent)).max(1) > 1e-4)  # rows of the burn-in still drive the memory
+
+
+def test_the_loss_of_a_batch_weights_its_windows_by_importance():
+    other = window()
+    other = (other[0] + 0.3, *other[1:])
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves, 1), rows(*window()), rows(*other))
+    loss, metrics = jax.jit(lambda rows, weight: mdn_rnn_loss(PARAMS, rows, weight, model=MODEL))(
+        batch, jnp.array([0.5, 2.0])
+    )
+    one, two = by_hand(*window()), by_hand(*other)
+    assert float(loss) == pytest.approx((0.5 * sum(one.values()) + 2.0 * sum(two.values())) / 2, rel=1e-4)
+    for name in one:
+        assert float(metrics[name]) == pytest.approx((one[name] + two[name]) / 2, rel=1e-4)
+    assert float(metrics["counted"]) == pytest.approx(5 / 8)
 
 
 def test_a_window_that_starts_an_episode_is_learned_from_at_once():
@@ -192,7 +208,7 @@ def test_a_window_that_starts_an_episode_is_learned_from_at_once():
 # Dreams -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_step_tells_reward_and_end_by_where_it_leads():
+def test_reward_and_discount_of_a_step_depend_on_the_next_latent():
     h, c, z = RNG.normal(size=H), RNG.normal(size=H), RNG.normal(size=Z)
     state = DreamState(jnp.asarray(z, jnp.float32), Memory(*(jnp.asarray(v, jnp.float32) for v in (h, c))))
     out = bind(MODEL, PARAMS, 1e-8).step(KEY, state, jnp.int32(0))
@@ -202,13 +218,13 @@ def test_a_step_tells_reward_and_end_by_where_it_leads():
     after = mean[np.arange(Z), logits.argmax(1)]
     np.testing.assert_allclose(out.state.z, after, atol=1e-3)
     np.testing.assert_allclose(out.state.memory.h, h, rtol=1e-4)
-    told = outcome(h, x, after)
-    assert float(out.reward) == pytest.approx(2.0 * told[0] - 0.5, abs=2e-3)
-    odds = np.exp(told[1]) / 4.0  # ends were learned as if there were four times as many
+    predicted = outcome(h, x, after)
+    assert float(out.reward) == pytest.approx(2.0 * predicted[0] - 0.5, abs=2e-3)
+    odds = np.exp(predicted[1]) / 4.0  # terminal steps were weighted four times in the loss
     assert float(out.discount) == pytest.approx(1 / (1 + odds), abs=2e-3)
 
 
-def test_without_ends_a_dream_goes_on_for_ever_and_takes_continuous_actions():
+def test_without_termination_all_discounts_are_1_and_actions_may_be_continuous():
     model = mdn_rnn(CFG, Z, SPEC._replace(action=Box((1,), -1.0, 1.0), terminates=False))
     params = drawn(model.init)
     start = DreamState(jnp.zeros(Z), model.start())
@@ -217,14 +233,14 @@ def test_without_ends_a_dream_goes_on_for_ever_and_takes_continuous_actions():
     np.testing.assert_array_equal(rollout.discounts, 1.0)
     assert len(np.unique(rollout.states.z[:, 0])) == 6
     parts = rows(*window())._replace(action=jnp.zeros((L, 1)))
-    assert float(model.loss(params, parts)[1]["end"]) == 0.0
+    assert float(window_loss(params, parts, model=model)[1]["end"]) == 0.0
 
 
-def test_rewards_are_scaled_by_the_rows_that_count():
+def test_rewards_are_scaled_by_the_unmasked_rows():
     params = MODEL.calibrate(PARAMS, jnp.array([1.0, 5.0, 99.0]), jnp.array([True, True, False]))
     assert (float(params.rewards.mean[0]), float(params.rewards.std[0])) == (3.0, 2.0)
     np.testing.assert_array_equal(params.bounds, [1.0, 5.0])
-    # None is dreamt beyond them.
+    # Imagined rewards are clipped to the range.
     wild = params._replace(rewards=params.rewards._replace(mean=jnp.array([50.0])))
     out = MODEL.step(wild, KEY, DreamState(jnp.zeros(Z), MODEL.start()), jnp.int32(0), 1.0)
     assert float(out.reward) == 5.0
@@ -240,6 +256,6 @@ def test_rewards_are_scaled_by_the_rows_that_count():
         ({"least_std": 0.0}, "least_std must be above 0, got 0.0"),
     ],
 )
-def test_what_does_not_fit_is_refused(changes, message):
+def test_bad_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         mdn_rnn(MDNRNNConfig(**changes), Z, SPEC)

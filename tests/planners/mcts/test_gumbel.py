@@ -126,15 +126,15 @@ def test_parallel_is_sequential_halving(actions, simulations, considered, masked
         np.testing.assert_allclose(np.asarray(info.q[i])[root.legal], completed(root)[root.legal], rtol=1e-3, atol=1e-4)
 
 
-def test_turns_by_hand():
-    assert module.widths(16, 50) == [16, 8, 4, 4, 4, 2, 2, 2, 2, 2, 2, 2]
-    assert module.widths(16, 16) == [16]
-    assert module.widths(4, 16) == [4, 4, 2, 2, 2, 2]
-    assert module.widths(3, 7) == [3, 2, 2]
-    assert module.widths(1, 3) == [1, 1, 1]
-    assert module.widths(16, 5) == [5]
+def test_rounds_by_hand():
+    assert module.round_widths(16, 50) == [16, 8, 4, 4, 4, 2, 2, 2, 2, 2, 2, 2]
+    assert module.round_widths(16, 16) == [16]
+    assert module.round_widths(4, 16) == [4, 4, 2, 2, 2, 2]
+    assert module.round_widths(3, 7) == [3, 2, 2]
+    assert module.round_widths(1, 3) == [1, 1, 1]
+    assert module.round_widths(16, 5) == [5]
     for considered in range(1, 17):
-        assert sum(module.widths(considered, 37)) == 37
+        assert sum(module.round_widths(considered, 37)) == 37
     np.testing.assert_array_equal(module.considered_visits(2, 4), [[0, 1, 2, 3], [0, 1, 2, 3], [0, 0, 1, 1]])
 
 
@@ -146,7 +146,7 @@ def test_the_improved_policy_is_a_softmax_of_logits_and_values(masked):
     visits = jnp.where(legal, jnp.arange(50.0)[:, None] % 7, 0.0)
     q = jnp.where(visits > 0, jax.random.normal(keys[2], (50, 6)), 0.0)
     raw = 3.0 * jax.random.normal(keys[3], (50,))  # what an action not allowed is taken for may lie above all the rest
-    node = tree.Node(visits, q, 0.0 * q, module.chances(logits), raw, 1.0 + jnp.sum(visits, -1), raw, raw, raw)
+    node = tree.Node(visits, q, 0.0 * q, module.probabilities(logits), raw, 1.0 + jnp.sum(visits, -1), raw, raw, raw)
     node = jax.tree.map(jnp.transpose, node)
     found = np.asarray(module.improved(node, 50.0, 1.0, masked)).T
     sigma = np.asarray(module.scaled(module.completed(node), node.visits, 50.0, 1.0), np.float64).T

@@ -1,4 +1,4 @@
-"""PUCT against mctx, a search in NumPy, and what is known of its draws."""
+"""PUCT against mctx and a search in NumPy; the distributions of its draws."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def plain_choice(bounds, c1=1.25, c2=19652.0):
 def test_values_scaled_by_the_whole_tree():
     """By a search in NumPy; its bounds hold every Q there ever was, as do those of the tree."""
     p, simulations = made.problems(jax.random.key(9), 12, 4), 25
-    cfg = PUCT(simulations=simulations, normalise="tree", keep_tree=True, **QUIET)
-    _, info = made.searched(puct(cfg, made.spec(4)))(jax.random.split(jax.random.key(0), 12), p)
+    cfg = PUCT(simulations=simulations, normalise="tree", **QUIET)
+    _, info = made.searched(puct(cfg, made.spec(4), keep_tree=True))(jax.random.split(jax.random.key(0), 12), p)
     for i in range(12):
         one = made.one_of(p, i)
         root, seen = made.Plain(one, 0), [np.inf, -np.inf]
@@ -78,8 +78,8 @@ def test_values_scaled_by_the_whole_tree():
 
 def test_a_tree_can_be_read():
     p = made.problems(jax.random.key(9), 12, 4)
-    cfg = PUCT(simulations=25, normalise="tree", keep_tree=True, **QUIET)
-    _, info = made.searched(puct(cfg, made.spec(4)))(jax.random.split(jax.random.key(0), 12), p)
+    cfg = PUCT(simulations=25, normalise="tree", **QUIET)
+    _, info = made.searched(puct(cfg, made.spec(4), keep_tree=True))(jax.random.split(jax.random.key(0), 12), p)
     for i in range(12):
         one = made.one_of(p, i)
         found = nodes(made.one_of(info.tree, i), 4)
@@ -93,7 +93,7 @@ def test_a_tree_can_be_read():
             state = states[above]
             states.append(int(one.following[state, action]))
             discount = made.GAMMA * one.discounts[state, action]
-            assert discount != 0.0  # nothing is kept behind an end
+            assert discount != 0.0  # a terminal edge has no child
             np.testing.assert_allclose(
                 found.q[place], one.rewards[state, action] + discount * found.value[place], rtol=1e-4, atol=1e-5
             )
@@ -134,8 +134,8 @@ def test_what_is_kept_is_the_tree_below_the_action_taken():
     """The kept nodes are those of the search before, below its action; the next search adds to them."""
     p = jax.tree.map(lambda leaf: leaf[0], made.problems(jax.random.key(4), 1, 3, all_legal=True))
     p = p._replace(discounts=jnp.ones_like(p.discounts))
-    cfg = PUCT(simulations=30, reuse=True, keep_tree=True, **QUIET)
-    planner = puct(cfg, made.spec(3), jnp.int32(0))
+    cfg = PUCT(simulations=30, reuse=True, **QUIET)
+    planner = puct(cfg, made.spec(3), jnp.int32(0), keep_tree=True)
     plan = jax.jit(lambda key, s, warm: planner.plan(key, made.model(p), s, warm))
     action, kept, info = plan(jax.random.key(0), jnp.int32(0), planner.init())
     plain = puct(PUCT(simulations=30, **QUIET), made.spec(3))
@@ -176,5 +176,5 @@ def test_what_is_refused():
         puct(PUCT(reuse=True), made.spec(3))
     two = Model(lambda key, s, a: None, members=2, at=lambda w: None)
     planner = puct(PUCT(), made.spec(3))
-    with pytest.raises(ValueError, match=r"model.members must be 1, got 2.*model.at\(w\)"):
+    with pytest.raises(ValueError, match=r"model.members must be 1, got 2.*model.at\(i\)"):
         planner.plan(jax.random.key(0), two, jnp.int32(0), ())

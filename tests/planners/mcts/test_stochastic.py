@@ -29,7 +29,7 @@ def expectimax(state, steps):
     return q
 
 
-def world():
+def process():
     """A state is (where, steps left); an afterstate also holds the action."""
 
     def decide(state, action):
@@ -45,13 +45,13 @@ def world():
 
 
 def test_against_expectimax():
-    """Exploration is made strong, so that all actions become known; after one step values are exact but for the first
-    visit, after two they pay for it."""
+    """With strong exploration, so that all actions become known. With one step to go values are exact but for the first
+    visit; with two they also include the cost of exploring."""
 
     def run(key, state, steps, c1):
         cfg = PUCT(simulations=1500, gamma=GAMMA, c1=c1, dirichlet_fraction=0.0, temperature=0.0)
         planner = chance(cfg, Spec(Discrete(STATES), Discrete(ACTIONS)), OUTCOMES)
-        return planner.plan(key, world(), (state, steps), ())[::2]
+        return planner.plan(key, process(), (state, steps), ())[::2]
 
     runs = jax.jit(jax.vmap(run, (0, 0, None, None)))
     for steps, c1, near, below in ((1, 20.0, 0.01, 0.01), (2, 5.0, 0.08, 0.2)):

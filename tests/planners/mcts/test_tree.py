@@ -1,4 +1,4 @@
-"""The tree: the same alone and in lanes of lanes, with ends, chance, and exact worlds whose optimum it must find."""
+"""The tree: the same alone and in nested batches, with terminal states, chance, and exact processes to be solved."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ one_and_slowly_the_rest = pytest.mark.parametrize(
 
 
 @one_and_slowly_the_rest
-def test_lanes_of_lanes_are_single_searches(name):
-    """And loops of many lanes are those of one, which a CPU runs in one piece."""
+def test_batches_of_batches_equal_single_searches(name):
+    """And loops over large batches equal those of one search, which are small calls on a CPU."""
     planner = SEARCHES[name](made.spec(4), simulations=10)
     p = made.problems(jax.random.key(0), 150, 4)
     keys = jax.random.split(jax.random.key(1), 150)
@@ -52,7 +52,7 @@ def test_lanes_of_lanes_are_single_searches(name):
 
 @each
 def test_no_loop_copies_the_table(name):
-    """A loop whose predicate were batched would carry a select over whole tables."""
+    """A loop with a batched predicate would carry a select over whole tables."""
     planner = SEARCHES[name](made.spec(4), simulations=10)
     p = made.problems(jax.random.key(0), 6, 4)
     made_of = jax.make_jaxpr(jax.vmap(lambda key, p: planner.plan(key, made.model(p, False), jnp.int32(0), ())[0]))(
@@ -76,8 +76,8 @@ def test_no_loop_copies_the_table(name):
 
 
 @each
-def test_nothing_behind_an_end_counts(name):
-    """Action 1 ends with a reward and a state whose values are no numbers; action 0 leads on for less."""
+def test_nothing_past_a_terminal_state_counts(name):
+    """Action 1 terminates with a reward, in a state whose values are NaN; action 0 goes on for less."""
 
     def step(key, state, action):
         ended = (action == 1) | jnp.isnan(state)
@@ -92,8 +92,8 @@ def test_nothing_behind_an_end_counts(name):
     assert 0.0 < float(info.q[0]) <= 0.1 + 0.5 + 1e-6
 
 
-def test_an_edge_into_an_end_is_the_mean_of_what_it_paid():
-    """A key of its own for every simulation: rewards of 0 and 1 are averaged."""
+def test_an_edge_into_a_terminal_state_has_the_mean_reward():
+    """Every simulation has its own key: rewards of 0 and 1 are averaged."""
 
     def step(key, state, action):
         return StepOut(state, jax.random.bernoulli(key).astype(jnp.float32), jnp.zeros(()))
@@ -129,7 +129,7 @@ LAYERS, WIDE = 3, 4
 
 
 def layered(key):
-    """A random deterministic world that ends after three steps, from state 0: as exact tables."""
+    """A random deterministic process that ends after three steps, from state 0, as exact tables."""
     key_moves, key_rewards = jax.random.split(key)
     states, layer = LAYERS * WIDE + 1, jnp.arange(LAYERS * WIDE) // WIDE
     ahead = jax.random.randint(key_moves, (LAYERS * WIDE, 3), 0, WIDE) + WIDE * (layer[:, None] + 1)
@@ -140,16 +140,16 @@ def layered(key):
 
 
 @one_and_slowly_the_rest
-def test_the_optimum_of_small_worlds(name):
-    """Against value iteration, in deterministic worlds: by rollouts, or from values that are nowhere too low."""
+def test_the_optimum_of_small_processes(name):
+    """Against value iteration, in deterministic processes: by rollouts, or with optimistic values."""
     planner = SEARCHES[name](Spec(Discrete(13), Discrete(3)), simulations=300, gamma=0.9)
 
-    hopes = jnp.repeat(jnp.array([1 + 0.9 + 0.81, 1 + 0.9, 1.0, 0.0]), WIDE)[: LAYERS * WIDE + 1]
+    optimistic = jnp.repeat(jnp.array([1 + 0.9 + 0.81, 1 + 0.9, 1.0, 0.0]), WIDE)[: LAYERS * WIDE + 1]
 
     def one(key, world):
         model = as_model(as_env(world))
         if name != "uct":
-            model = model._replace(value=lambda key, s: hopes[s])
+            model = model._replace(value=lambda key, s: optimistic[s])
         return planner.plan(key, model, jnp.int32(0), ())[0], value_iteration(world, 0.9)[1][0]
 
     worlds = jax.vmap(layered)(jax.random.split(jax.random.key(3), 12))

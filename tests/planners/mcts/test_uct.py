@@ -1,4 +1,4 @@
-"""UCT against a search in NumPy, its rollouts against sums done by hand."""
+"""UCT against a search in NumPy, its rollouts against sums by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mbrl_jax.planners.mcts.uct import rollout
 
 @pytest.mark.parametrize("normalise", [True, False])
 def test_against_numpy(normalise, monkeypatch):
-    """With values for rollouts, and untried actions in order of their numbers."""
+    """With values instead of rollouts, and untried actions in order of their numbers."""
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.zeros(shape))
     p, simulations = made.problems(jax.random.key(3), 12, 4), 40
     cfg = UCT(simulations=simulations, max_depth=4, gamma=made.GAMMA, normalise=normalise, c=0.7)

@@ -168,7 +168,7 @@ def test_one_discrete_iteration_equals_numpy_and_no_action_is_ever_impossible():
     certain = jnp.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     plans = jax.jit(jax.vmap(lambda key: planner.plan(key, flat, jnp.int32(0), certain)[1]))
     tables = plans(jax.random.split(jax.random.key(0), 400))
-    # The first row was shifted out: its mean is half the old table and half uniform, then floored.
+    # The first row was shifted out: the table's mean is half the old one and half uniform, mixed with the floor.
     start = 0.5 * np.array([1.0, 0.0, 0.0]) + 0.5 / 3
     expected = 0.2 * start + 0.8 * (0.7 * start + 0.3 / 3)
     np.testing.assert_allclose(tables[:, 0].mean(0), expected, atol=0.01)

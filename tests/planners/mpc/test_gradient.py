@@ -24,7 +24,7 @@ LINE = Spec(Box((1,)), Box((1,), -1.0, 1.0), name="line")
 
 
 def rewarding(reward) -> Model:
-    """A world whose state does not matter: each action [1] brings reward(action)."""
+    """A model whose state does not matter: each action [1] has the reward reward(action)."""
     return Model(lambda key, state, action: StepOut(state, reward(action[0]), jnp.ones(())))
 
 
@@ -72,8 +72,8 @@ def test_linear_quadratic_optimum():
     np.testing.assert_allclose(info.scores, info.score, rtol=1e-4)  # a concave problem: all guesses end in one place
 
 
-def two_worlds() -> Model:
-    """Smooth worlds that differ, whose discounts depend on where they are."""
+def two_members() -> Model:
+    """Two different smooth members, whose discounts depend on the state."""
 
     def at(w):
         def step(key, s, u):
@@ -99,7 +99,7 @@ def numpy_return(actions, gamma, first):
 
 def test_objective_and_its_gradient():
     actions = np.random.default_rng(0).uniform(-1, 1, (3, 5, 2))
-    scores = lambda actions: objective(two_worlds(), KEY, jnp.float32(0.4), actions, 0.9)  # noqa: E731
+    scores = lambda actions: objective(two_members(), KEY, jnp.float32(0.4), actions, 0.9)  # noqa: E731
     got = jax.jit(scores)(jnp.asarray(actions, jnp.float32))
     np.testing.assert_allclose(got, [numpy_return(one, 0.9, 0.4) for one in actions], rtol=1e-5)
     slope = jax.jit(jax.grad(lambda actions: jnp.sum(scores(actions))))(jnp.asarray(actions, jnp.float32))
@@ -121,13 +121,15 @@ def test_particles_are_draws_of_the_noise_shared_by_all_sequences():
         np.testing.assert_allclose(drawn[:, 0].std(), 1 / np.sqrt(n), rtol=0.15)
 
 
-def test_what_comes_after_the_end_does_not_count():
-    """Life ends at the first action above 0, and is nonsense from then on."""
+def test_rewards_after_termination_do_not_count():
+    """The episode ends at the first action above 0, and is NaN from then on."""
 
-    def step(key, alive, u):
-        return StepOut(alive * (u[0] <= 0), jnp.where(alive > 0, 1.0 - u[0], jnp.nan), 1.0 * (u[0] <= 0) * (alive > 0))
+    def step(key, running, u):
+        return StepOut(
+            running * (u[0] <= 0), jnp.where(running > 0, 1.0 - u[0], jnp.nan), 1.0 * (u[0] <= 0) * (running > 0)
+        )
 
-    model = Model(step, value=lambda key, alive: jnp.where(alive > 0, 10.0, jnp.nan))
+    model = Model(step, value=lambda key, running: jnp.where(running > 0, 10.0, jnp.nan))
     actions = jnp.array([[-1.0, 0.5, -1.0], [-1.0, -0.5, 0.0]])[..., None]
     got = jax.jit(lambda actions: jax.vjp(lambda a: objective(model, KEY, 1.0, a, 0.5), actions))(actions)
     np.testing.assert_allclose(got[0], [2.0 + 0.25, 2.0 + 0.75 + 0.25 + 1.25])
@@ -218,7 +220,7 @@ def test_restarts_find_the_higher_of_two_humps():
     assert info.scores[0] == pytest.approx(1.0, rel=1e-3)
 
 
-def test_random_sequences_are_uniform_and_as_smooth_as_told():
+def test_random_sequences_are_uniform_and_of_the_set_smoothness():
     box = Bounds(jnp.array([-1.0, 0.0]), jnp.array([3.0, 0.5]))
     for c in (0.0, 0.8):
         drawn = np.asarray(jax.jit(lambda c: random_sequences(KEY, box, 5000, 4, c))(c))
@@ -244,22 +246,22 @@ def test_the_last_plan_is_shifted_and_cleared():
 
 
 def test_vmap_is_single_and_floats_may_be_traced():
-    model, cfg = two_worlds(), Gradient(horizon=4, restarts=3, iterations=5, gamma=0.9)
+    model, cfg = two_members(), Gradient(horizon=4, restarts=3, iterations=5, gamma=0.9)
     spec = LINE._replace(action=Box((2,), -1.0, 1.0))
     planner = gradient(cfg, spec)
     keys, states = jax.random.split(KEY, 3), jnp.array([0.1, -0.6, 2.0])
-    lanes = jax.jit(jax.vmap(lambda key, s: planner.plan(key, model, s, planner.init())))(keys, states)
+    batched = jax.jit(jax.vmap(lambda key, s: planner.plan(key, model, s, planner.init())))(keys, states)
     single = compiled(cfg, model, spec)
     for i in range(3):
         one = single(state=states[i], key=keys[i])
-        for x, y in zip(jax.tree.leaves(lanes), jax.tree.leaves(one), strict=True):
+        for x, y in zip(jax.tree.leaves(batched), jax.tree.leaves(one), strict=True):
             np.testing.assert_allclose(x[i], y, atol=1e-5)
 
     names = ("lr", "gamma", "clip_norm", "smoothness")
     swept = replace(cfg, {name: jnp.array([getattr(cfg, name), 0.5]) for name in names})
     score = lambda cfg: gradient(cfg, spec).plan(keys[0], model, states[0], planner.init())[2].score  # noqa: E731
     first, second = jax.jit(jax.vmap(score, in_axes=(axes(cfg, *names),)))(swept)
-    np.testing.assert_allclose(first, lanes[2].score[0], rtol=1e-5)
+    np.testing.assert_allclose(first, batched[2].score[0], rtol=1e-5)
     assert abs(first - second) > 1e-3
 
 
@@ -270,7 +272,7 @@ def test_no_key_is_used_twice():
         jax.jit(lambda key: planner.plan(key, noisy, 0.0, planner.init()))(jax.random.key(1))
 
 
-def test_what_cannot_be_planned_is_refused():
+def test_bad_settings_and_actions_are_refused():
     with pytest.raises(ValueError, match=r"spec\.action of line must be a Box.*continuous"):
         gradient(Gradient(), LINE._replace(action=Discrete(2)))
     for box in (Box((1,)), Box((2,), -1.0, np.array([1.0, np.inf]))):

@@ -1,4 +1,4 @@
-"""iCEM: its schedule, what it keeps and what it clears, and known optima."""
+"""iCEM: its schedule, the elites it keeps and clears, and known optima."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ STATE = jnp.zeros(1)
 
 
 def watch(monkeypatch, scores=None):
-    """Notes the candidates of each iteration."""
+    """Records the candidates of each iteration."""
     seen, score = [], icem_file.score
 
-    def noting(model, key, state, actions, gamma, particles):
+    def recording(model, key, state, actions, gamma, particles):
         jax.debug.callback(lambda drawn: seen.append(np.asarray(drawn)), actions, ordered=True)
         return score(model, key, state, actions, gamma, particles) if scores is None else scores(actions)
 
-    monkeypatch.setattr(icem_file, "score", noting)
+    monkeypatch.setattr(icem_file, "score", recording)
     return seen
 
 
@@ -86,7 +86,7 @@ def test_one_plan_equals_its_description(monkeypatch):
 
 
 def test_elites_of_the_plan_before_are_tried_shifted_and_init_clears_them(monkeypatch):
-    """A plan from a fresh memory tries nothing of the episode before: it is the first plan over again."""
+    """A plan from a fresh memory has no candidates of the episode before: it equals the first plan."""
     planner = icem(SMALL, SPEC)
     seen = watch(monkeypatch)
     plan = jax.jit(lambda key, warm: planner.plan(key, quadratic([0.4, -0.3]), STATE, warm))

@@ -44,8 +44,8 @@ def walked(actions, gamma, value=0.0):
 
 
 def never(key, state, action):
-    """A model's own step where only its worlds may be asked."""
-    raise AssertionError("the step that mixes worlds was called")
+    """An ensemble's own step, where only its members' steps may be called."""
+    raise AssertionError("the ensemble's own step was called")
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.8])
@@ -64,13 +64,13 @@ def test_a_value_is_added_where_the_episode_goes_on():
     np.testing.assert_allclose(got, walked(ACTIONS, 0.9, value=10.0), rtol=1e-5)
 
 
-def test_a_learned_discount_weighs_what_follows():
+def test_a_learned_discount_weights_what_follows():
     model = Model(lambda key, state, action: StepOut(state, jnp.float32(1.0), jnp.float32(0.5)))
     got = score(model, jax.random.key(0), STATE, ACTIONS, 0.9, 1)
     np.testing.assert_allclose(got, sum(0.45**t for t in range(4)), rtol=1e-6)
 
 
-def test_a_reward_that_is_no_number_is_minus_infinity():
+def test_a_reward_that_is_not_finite_scores_minus_infinity():
     def step(key, state, action):
         bad = jnp.where(action[0] > 0.9, jnp.nan, jnp.where(action[0] < -0.9, jnp.inf, 1.0))
         return StepOut(state, bad, jnp.float32(1.0))
@@ -82,7 +82,7 @@ def test_a_reward_that_is_no_number_is_minus_infinity():
     np.testing.assert_array_equal(got, np.where(bad, -np.inf, 4.0))
 
 
-def test_a_discount_that_is_no_number_is_minus_infinity():
+def test_a_discount_that_is_nan_scores_minus_infinity():
     model = Model(lambda key, state, action: StepOut(state, jnp.float32(1.0), jnp.float32(jnp.nan)))
     assert (score(model, jax.random.key(0), STATE, ACTIONS, 1.0, 1) == -jnp.inf).all()
 
@@ -97,7 +97,7 @@ def test_one_bad_particle_spoils_its_candidate_and_no_other():
     assert abs((got == -np.inf).mean() - 0.185) < 5 * np.sqrt(0.185 * 0.815 / 200)
 
 
-def test_every_particle_draws_for_itself_in_every_step():
+def test_every_particle_has_its_own_noise_in_every_step():
     def step(key, state, action):
         return StepOut(state, jax.random.normal(key), jnp.float32(1.0))
 
@@ -120,18 +120,18 @@ TAGGED = WorldModel(
 
 
 @pytest.mark.parametrize("share", [1, 3])
-def test_each_member_carries_its_share_of_every_candidate_and_keeps_it(share):
+def test_each_member_predicts_its_share_of_every_candidate_and_keeps_it(share):
     params = jnp.array([1.0, 10.0, 100.0, 1000.0])
     model = bind(TAGGED, params, 4)._replace(step=never)
-    # A life starts nowhere (0), so that its first step alone is a change of member: 1e6 in each of two later steps.
+    # A rollout starts in no member (0), so that its first step alone is a change: 1e6 in each of two later steps.
     got = score(model, jax.random.key(0), jnp.zeros(2), jnp.zeros((5, 3, 1)), 1.0, 4 * share)
     np.testing.assert_allclose(got, (3 * 1111.0 + 4 * 2e6) / 4, rtol=1e-6)
 
 
 @pytest.mark.parametrize("share", [1, 3])
-def test_mixed_each_member_carries_its_share_of_every_candidate_in_every_step(share):
+def test_resampled_members_predict_their_share_of_every_candidate_in_every_step(share):
     params = jnp.array([1.0, 10.0, 100.0, 1000.0])
-    # A state is its candidate's number; a reward tells member and candidate, and is nothing like the others.
+    # A state is its candidate's number; a reward identifies member and candidate.
     world = TAGGED._replace(step=lambda params, key, state, action: StepOut(state, params * action[0], jnp.ones(())))
     model = bind(world, params, 4, resample_member=True)._replace(step=never)
     actions = jnp.tile(jnp.arange(1.0, 6.0)[:, None, None], (1, 3, 1))
@@ -139,8 +139,8 @@ def test_mixed_each_member_carries_its_share_of_every_candidate_in_every_step(sh
     np.testing.assert_allclose(got, np.arange(1.0, 6.0) * 3 * 1111.0 / 4, rtol=1e-6)
 
 
-def test_mixed_lives_change_members_in_each_step_independently():
-    # A life adds up the members it has met, 0 or 1: after 4 steps binomial if they are drawn anew, else 0 or 4.
+def test_resampled_rollouts_change_members_in_each_step_independently():
+    # A rollout adds up the members it has met, 0 or 1: after 4 steps binomial if they are drawn anew, else 0 or 4.
     world = TAGGED._replace(
         step=lambda params, key, state, action: StepOut(
             jnp.stack([state[0] + params, state[1] + 1]),
@@ -148,14 +148,14 @@ def test_mixed_lives_change_members_in_each_step_independently():
             jnp.ones(()),
         )
     )
-    # The mean square is 16 / 2 where a life keeps its member and, of a binomial(4, 1/2), 1 + 4 where it does not.
-    for mixed, square, tolerance in ((False, 8.0, 1e-5), (True, 5.0, 0.15)):
-        model = bind(world, jnp.array([0.0, 1.0]), 2, resample_member=mixed)
+    # The mean square is 16 / 2 where a rollout keeps its member and, of a binomial(4, 1/2), 1 + 4 where it does not.
+    for resampled, square, tolerance in ((False, 8.0, 1e-5), (True, 5.0, 0.15)):
+        model = bind(world, jnp.array([0.0, 1.0]), 2, resample_member=resampled)
         got = score(model, jax.random.key(0), jnp.zeros(2), jnp.zeros((500, 4, 1)), 1.0, 10)
         np.testing.assert_allclose(got.mean(), square, rtol=0, atol=tolerance)
 
 
-def test_mixed_members_alike_score_as_one():
+def test_identical_resampled_members_score_as_one():
     world = TAGGED._replace(step=lambda params, key, state, action: WALKER.step(key, state, action))
     model = bind(world, jnp.zeros(3), 3, resample_member=True)
     for gamma in (1.0, 0.8):
@@ -184,15 +184,15 @@ def test_members_match_a_loop_over_them():
 
 def test_jit_vmap_and_traced_gamma_agree_with_the_plain_call():
     states = jnp.stack([STATE, -STATE])
-    lanes = jax.jit(
+    batched = jax.jit(
         jax.vmap(lambda gamma, state: score(WALKER, jax.random.key(0), state, ACTIONS, gamma, 2), (0, 0)),
     )(jnp.array([0.9, 0.5]), states)
-    for gamma, state, lane in zip((0.9, 0.5), states, lanes, strict=True):
-        np.testing.assert_allclose(lane, score(WALKER, jax.random.key(0), state, ACTIONS, gamma, 2), rtol=1e-6)
+    for gamma, state, one in zip((0.9, 0.5), states, batched, strict=True):
+        np.testing.assert_allclose(one, score(WALKER, jax.random.key(0), state, ACTIONS, gamma, 2), rtol=1e-6)
 
 
 @pytest.mark.parametrize("particles", [0, 3, 6])
-def test_particles_that_do_not_share_out_evenly_are_refused(particles):
+def test_particles_that_do_not_divide_among_members_are_refused(particles):
     model = bind(TAGGED, jnp.arange(4.0), 4)
     with pytest.raises(ValueError, match=f"particles must be a multiple of the model's 4 members, got {particles}"):
         score(model, jax.random.key(0), jnp.zeros(2), jnp.zeros((5, 3, 1)), 1.0, particles)

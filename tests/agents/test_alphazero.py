@@ -1,4 +1,4 @@
-"""Search on the true environment: UCT plays a small process and a game well, AlphaZero learns what it should."""
+"""AlphaZero: its loss and targets by hand, one update by its parts, and probes of known values."""
 
 from __future__ import annotations
 
@@ -7,21 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import minimax
 
 from mbrl_jax.agents import alphazero
-from mbrl_jax.agents import uct as uct_agent
 from mbrl_jax.buffers.sequence import Step, Window
 from mbrl_jax.core import Box, Discrete, Env, Replay, Spec
 from mbrl_jax.core.config import replace
 from mbrl_jax.envs import wrappers
-from mbrl_jax.envs.discrete import frozen_lake
-from mbrl_jax.envs.games import unmask
 from mbrl_jax.envs.probes import PROBES
-from mbrl_jax.envs.tictactoe import Board, tictactoe
 from mbrl_jax.models.muzero.losses import SearchTargets
-from mbrl_jax.planners.mcts import UCT
-from mbrl_jax.train.evaluate import evaluate
 from mbrl_jax.train.loop import LoopConfig, make_loop
 
 SMALL = {
@@ -33,56 +26,6 @@ SMALL = {
 def quick():
     """For tests that compile much and run little; the folder's own fixture sets this back."""
     jax.config.update("jax_disable_most_optimizations", True)
-
-
-def test_uct_finds_the_way_over_the_frozen_lake():
-    env = frozen_lake(slippery=False)
-    agent = uct_agent.make(
-        uct_agent.UCTConfig(uct=UCT(simulations=200, gamma=0.9, rollout_depth=30, rollouts=16, c=0.5)), env
-    )
-    play = jax.jit(lambda key: evaluate(agent, wrappers.reveal_state(env), key, (), 2))
-    returns, lengths = play(jax.random.key(0))
-    np.testing.assert_array_equal(returns, 1)
-    np.testing.assert_array_equal(lengths, 6)  # the shortest there is
-
-
-def test_uct_wins_and_parries_in_one_move():
-    """In positions where a move wins at once or where all but one lose at once, by the solution of the game."""
-
-    def wins(position):
-        return [cell for cell in minimax.moves(position) if minimax.winner(minimax.play(position, cell))]
-
-    def forced(position):
-        after = [minimax.play(position, cell) for cell in minimax.moves(position)]
-        return wins(position) or sum(not wins(p) for p in after) == 1
-
-    every = [p for p in minimax.positions() if not minimax.over(p) and p.count(".") > 1 and forced(p)]
-    chosen = [every[i] for i in np.random.default_rng(0).choice(len(every), 128, replace=False)]
-    letters = np.array([list(p) for p in chosen])
-    own = letters == np.array([minimax.mover(p) for p in chosen])[:, None]
-    boards = Board(
-        jnp.asarray(own), jnp.asarray((letters != ".") & ~own), jnp.zeros(128, jnp.int32), jnp.zeros(128, bool)
-    )
-    agent = uct_agent.make(uct_agent.UCTConfig(uct=UCT(simulations=200, gamma=1.0, rollout_depth=9)), tictactoe())
-    act = jax.jit(jax.vmap(lambda key, board: agent.act(key, (), (), board, False)[0]))
-    moves = np.asarray(act(jax.random.split(jax.random.key(0), 128), boards))
-    for position, move in zip(chosen, moves, strict=True):
-        best = [
-            c for c in minimax.moves(position) if -minimax.value(minimax.play(position, c)) == minimax.value(position)
-        ]
-        assert move in best, position
-
-
-def test_the_mask_comes_from_the_states_of_games_alone():
-    assert uct_agent.true_model(frozen_lake()).legal is None
-    assert uct_agent.true_model(unmask(tictactoe())).legal is None
-    env = tictactoe()
-    state, _ = env.reset(jax.random.key(0))
-    state, *_ = env.step(jax.random.key(0), state, jnp.int32(4))
-    np.testing.assert_array_equal(uct_agent.true_model(env).legal(state), np.arange(9) != 4)
-
-
-# AlphaZero ----------------------------------------------------------------------------------------------------------
 
 
 def any_probe(which: jax.Array) -> Env:
@@ -105,7 +48,7 @@ def test_alphazero_learns_the_probes():
         buffer = alphazero.buffer(cfg, loop_cfg.capacity, loop_cfg.num_envs)
         loop = make_loop(alphazero.make(cfg, env), wrappers.reveal_state(env), buffer, loop_cfg)
         state, _ = loop.chunk(loop.init(jax.random.key(0)))
-        guide = alphazero.guided(cfg, env, state.learner.params)
+        guide = alphazero.guided_model(state.learner.params, nets=alphazero.heads(cfg, env.spec), env=env)
         states = jax.vmap(lambda obs: wrappers.Timed(obs, jnp.int32(0)))(jnp.array([[-1.0], [0.0], [1.0]]))
         key = jax.random.key(0)
         return jax.vmap(lambda state: (guide.value(key, state), guide.prior(key, state)))(states)
@@ -162,9 +105,46 @@ def test_an_update_descends_both_cross_entropies(quick):
     assert int(learner.updates) == 2
 
 
+def test_the_loss_of_a_batch_in_numpy(quick):
+    """Linear networks, so that their logits are matrix products."""
+    spec = Spec(Box((2,)), Discrete(3))
+    nets = alphazero.heads(replace(alphazero.AlphaZeroConfig(), {"support": 2, "hidden": ()}), spec)
+    rng = np.random.default_rng(0)
+    layer = lambda out: {"params": {"Dense_0": {"kernel": rng.normal(size=(2, out)), "bias": rng.normal(size=out)}}}  # noqa: E731
+    params = {"policy": layer(3), "value": layer(5)}
+    obs, policy = rng.normal(size=(4, 2)), rng.dirichlet([1.0, 1.0, 1.0], 4)
+    value, weight = np.array([0.0, 1.0, -3.0, 50.0]), np.array([1.0, 0.5, 1.0, 0.0])
+
+    def log_softmax(name):
+        dense = params[name]["params"]["Dense_0"]
+        logits = obs @ dense["kernel"] + dense["bias"]
+        return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+    h = np.sign(value) * (np.sqrt(np.abs(value) + 1) - 1) + 1e-3 * value
+    classes = np.maximum(0, 1 - np.abs(np.arange(-2, 3) - np.clip(h, -2, 2)[:, None]))
+    of_policy = np.mean(weight * -(policy * log_softmax("policy")).sum(-1))
+    of_value = np.mean(weight * -(classes * log_softmax("value")).sum(-1))
+    as32 = lambda x: jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), x)  # noqa: E731
+    loss, metrics = alphazero.alphazero_loss(
+        *as32((params, obs, policy, value)), nets=nets, weight=as32(weight), value_weight=0.3
+    )
+    assert float(metrics["policy_loss"]) == pytest.approx(of_policy, rel=1e-4)
+    assert float(metrics["value_loss"]) == pytest.approx(of_value, rel=1e-4)
+    assert float(loss) == pytest.approx(of_policy + 0.3 * of_value, rel=1e-4)
+
+
+def test_value_targets_by_hand(quick):
+    """Two windows of three rows: one runs through, one ends at its second row."""
+    reward = jnp.array([[9.0, 9.0], [1.0, 2.0], [3.0, 4.0]])  # received on arriving at a row
+    last = jnp.array([[False, False], [False, True], [False, False]])
+    found = SearchTargets(jnp.zeros((3, 2, 2)), jnp.array([[5.0, 5.0], [6.0, 6.0], [7.0, 7.0]]), ~last)
+    discount = jnp.where(last, 0.0, jnp.array([[1.0], [-1.0], [1.0]]))
+    steps = Step((), jnp.zeros((3, 2), jnp.int32), reward, discount, last, last, found)
+    z = alphazero.value_targets(steps, gamma=0.5, n=2)
+    np.testing.assert_allclose(z, [1.0 - 0.5 * 3.0 - 0.25 * 7.0, 2.0])
+
+
 def test_what_does_not_fit_is_refused():
     blind = Env(Spec(Box((2,)), Discrete(2), name="blind"), lambda key: ((), ()), lambda key, state, action: ())
     with pytest.raises(ValueError, match="blind must have `observe`"):
         alphazero.make(alphazero.AlphaZeroConfig(), blind)
-    with pytest.raises(ValueError, match=r"uct\.simulations must be at least 1, got 0"):
-        uct_agent.make(uct_agent.UCTConfig(uct=UCT(simulations=0)), frozen_lake())

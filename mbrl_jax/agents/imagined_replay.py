@@ -1,0 +1,116 @@
+"""Imagined replay: branched rollouts of a learned model, kept in a ring, and batches that hold some of them.
+
+Janner et al. 2019, "When to Trust Your Model" (arXiv 1906.08253), algorithm 2. MBPO and deep Dyna share it:
+
+    refresh:  fit the ensemble to all real rows;  roll the policy out from replayed states, k steps in its elites
+    sample:   rows of the ring, alone or mixed with real ones
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax.buffers.uniform import Ring, append, empty
+from mbrl_jax.buffers.uniform import sample as sample_ring
+from mbrl_jax.core import tree
+from mbrl_jax.core.rollout import branch
+from mbrl_jax.core.types import Array, Key, Metrics, PolicyFn, Replay, Spec, Transition, WorldModel
+from mbrl_jax.models.dynamics.ensemble import bind
+from mbrl_jax.models.dynamics.fit import FitState, Trainer
+
+
+def empty_ring(spec: Spec, capacity: int) -> Ring:
+    """A ring without rows, with room for `capacity` imagined transitions."""
+    scalar = jnp.zeros((), jnp.float32)
+    obs = jnp.zeros(spec.obs.shape, jnp.float32)
+    action = jnp.zeros(spec.action.shape, spec.action.dtype)
+    return empty(Transition(obs, action, scalar, scalar, obs, jnp.zeros((), bool)), capacity)
+
+
+def imagined_batches(replay: Replay, imagined: Ring) -> Replay:
+    """A replay whose `sample` draws from the imagined rows alone."""
+    return replay._replace(sample=lambda key, n: sample_ring(key, imagined, n))
+
+
+def mixed_batches(replay: Replay, imagined: Ring, *, real_ratio: Array | float) -> Replay:
+    """A replay whose `sample` mixes real and imagined rows, by `mixed_batch`.
+
+    Args:
+      replay: the real rows.
+      imagined: the imagined rows.
+      real_ratio: share of real rows in each batch, in [0, 1]; may be traced.
+    """
+    return replay._replace(sample=lambda key, n: mixed_batch(key, replay, imagined, n, real_ratio=real_ratio))
+
+
+def mixed_batch(key: Key, replay: Replay, imagined: Ring, n: int, *, real_ratio: Array | float) -> Transition:
+    """A batch of floor(real_ratio · n) real rows, then imagined ones.
+
+    Args:
+      key: used once.
+      replay: the real rows, at least one; their `extras` are dropped.
+      imagined: the imagined rows, at least one.
+      n: rows of the batch.
+      real_ratio: share of real rows, in [0, 1]; may be traced.
+    Returns:
+      [n, ...] transitions.
+    """
+    key_real, key_imagined = jax.random.split(key)
+    rows = replay.sample(key_real, n)._replace(extras=()), sample_ring(key_imagined, imagined, n)
+    # The small addend keeps a ratio such as 0.29 · 100, just below 29 in binary, from losing a row.
+    real = jnp.arange(n) < jnp.floor(real_ratio * n + 1e-4)
+    return tree.where(real, *rows)
+
+
+def refresh(
+    key: Key,
+    fitted: FitState,
+    imagined: Ring,
+    replay: Replay,
+    *,
+    model: Trainer,
+    member: WorldModel,
+    policy: PolicyFn,
+    rollouts: int,
+    horizon: Array | int,
+    capacity: Array | int | None = None,
+) -> tuple[FitState, Ring, Metrics]:
+    """Fits the ensemble to the real rows, then adds rollouts of the policy in its elites to the ring.
+
+    Rollouts start from replayed states in which an action was taken, so never from a terminal one, and each ends where
+    the model predicts termination with probability above one half. Each step draws anew which elite carries it.
+
+    Args:
+      key: used once.
+      fitted: the ensemble before.
+      imagined: the ring before; its oldest rows are overwritten.
+      replay: the real rows, at least one.
+      model: how the ensemble is fitted, from `models.dynamics.fit.trainer`.
+      member: the ensemble's member, over observations.
+      policy: (key, obs) -> action, of one observation.
+      rollouts: N, a multiple of the number of elites.
+      horizon: k, steps of a rollout; may be traced.
+      capacity: rows of the ring in use, never shrinking from call to call; may be traced. All if None.
+    Returns:
+      the ensemble, the ring, and the fit's metrics.
+    """
+    key_fit, key_start, key_branch = jax.random.split(key, 3)
+    fitted, metrics = model.fit(key_fit, fitted, replay)
+    elites = bind(member, tree.take(fitted.params, fitted.elites), members=fitted.elites.shape[0])
+    starts = replay.sample(key_start, rollouts).obs
+
+    def store(ring: Ring, rows: Transition, alive: Array) -> Ring:
+        return append(ring, rows, alive, capacity)
+
+    return fitted, branch(elites, policy, key_branch, starts, horizon, store, imagined), metrics
+
+
+def check_rollouts(rollouts: int, elites: int) -> None:
+    """Refuses rollouts that cannot be split evenly among the elites.
+
+    Raises:
+      ValueError: rollouts are not a multiple of the elites.
+    """
+    if rollouts % elites:
+        raise ValueError(f"rollouts must be a multiple of fit.elites ({elites}), got {rollouts}")

@@ -1,0 +1,151 @@
+"""Reads the code blocks and links of the README and the docs, and tries the commands in them."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from mbrl_jax.cli import main as program
+from mbrl_jax.cli import plot
+from mbrl_jax.cli import train as train_command
+from mbrl_jax.envs.registry import ENVS
+from mbrl_jax.presets import api
+from mbrl_jax.presets.registry import AGENTS
+from mbrl_jax.train import compilation, devices, run
+
+ROOT = Path(__file__).parent.parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+class Command(NamedTuple):
+    """A line of a shell block that calls the library, and the page it stands on."""
+
+    page: str
+    line: str
+
+
+class Reached(Exception):
+    """The command was accepted."""
+
+
+def name(page: Path) -> str:
+    """A page's path in the repository."""
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of one language on a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def prose(page: Path) -> str:
+    """A page without its code: what a reader reads as text."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"`[^`]*`", "", text)
+
+
+def links(page: Path) -> list[str]:
+    """Targets of a page's links and pictures, as written."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"\]\(([^()\s]+)\)", text)
+
+
+def run_blocks(page: Path) -> dict[str, object]:
+    """Runs the Python blocks of a page one after the other, in one namespace, which it returns."""
+    names: dict[str, object] = {"__name__": "__main__"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "enable_compilation_cache", lambda: None)
+        before = dict(AGENTS), dict(ENVS)  # what a page registers goes with it
+        try:
+            for block in blocks(page, "python"):
+                exec(compile(block, name(page), "exec"), names)
+        finally:
+            for table, entries in zip((AGENTS, ENVS), before, strict=True):
+                table.clear()
+                table.update(entries)
+    return names
+
+
+def libraries(page: Path) -> set[str]:
+    """Top-level packages that a page's Python blocks import."""
+    found: set[str] = set()
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.split(".")[0])
+    return found
+
+
+def commands(page: Path) -> list[Command]:
+    """Lines of a page's shell blocks that call `mbrl-jax`, or a script of this repository."""
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    return [Command(name(page), line) for line in lines if re.search(r"(mbrl-jax|scripts/\w+\.py)", line)]
+
+
+def accept(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds a command against the parser of the program it calls; nothing is trained, drawn or timed.
+
+    Call it in a folder of its own.
+
+    Raises:
+      AssertionError: the program is not one of this repository, or refuses the command.
+    """
+    found = re.search(r"(?:(?<=^)|(?<=[\s/]))(mbrl-jax|scripts/\w+\.py)(.*)", line)
+    assert found, line
+    words = shlex.split(found[2], comments=True)
+    if found[1] == "mbrl-jax":
+        known = {"train": train_command.main, "plot": plot.main}
+        called = known.get(words[0]) if words else None
+        if called is None:
+            assert program(words) == 0, line
+            return
+        words = words[1:]
+    else:
+        path = ROOT / found[1]
+        assert path.exists(), f"no {found[1]}"
+        called = {"train.py": train_command.main, "plot.py": plot.main}.get(path.name)
+        if called is None:
+            _accept_script(path, words, monkeypatch)
+            return
+    if "--help" in words:
+        assert called(words) == 0, line
+        return
+
+    def reached(*args: object, **rest: object) -> None:
+        raise Reached
+
+    monkeypatch.setattr(run, "run", reached)
+    monkeypatch.setattr(run, "check_folder", lambda job, out, resume: None)
+    monkeypatch.setattr(compilation, "enable_compilation_cache", lambda: None)
+    monkeypatch.setattr(devices, "devices_for", lambda asked, seeds: 1)  # this process has one device
+    monkeypatch.setattr(plot, "_imagine", reached)
+    monkeypatch.setattr("mbrl_jax.analysis.curves.draw", reached)
+    with pytest.raises(Reached):
+        called(words)
+
+
+def _accept_script(path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script's command: its figure or its row is one that there is, and its flags are in the source of its parser."""
+    if path.name == "figures.py":
+        suite = importlib.import_module("figures.suite")
+        made: list[object] = []
+        figures = {figure: ("figures.suite", "documented", seeds) for figure, (_, _, seeds) in suite.FIGURES.items()}
+        monkeypatch.setattr(suite, "FIGURES", figures)
+        monkeypatch.setattr(suite, "documented", lambda out, **rest: made.append(out), raising=False)
+        suite.main(words)
+        assert made
+        return
+    source = path.read_text()
+    if path.name == "benchmark.py":
+        source += "".join(part.read_text() for part in (ROOT / "scripts" / "benchmarks").glob("*.py"))
+    for word in words:
+        assert word in source or f'"{word}"' in source, f"{path.name} knows no {word}"

@@ -1,0 +1,90 @@
+"""A wheel, installed in an empty folder away from the checkout, trains, plots and loads."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import mbrl_jax
+
+ROOT = Path(__file__).parent.parent
+
+TRAIN = (
+    "train q_learning --env FrozenLake --steps 4 --out run --loop.inner 2 --loop.cycles 1 --loop.eval-episodes 1"
+    " --devices 1 --quiet"
+)
+LOAD = """
+import mbrl_jax as mbrl
+loaded = mbrl.load("run")
+print(mbrl.__file__, loaded.algo, loaded.chunk, loaded.state.learner.q.shape)
+"""
+
+
+def _major(library: str) -> int:
+    try:
+        return int(importlib.metadata.version(library).split(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return 0
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy, so that nothing is left in the checkout."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("mbrl_jax", "pyproject.toml", "README.md", "LICENSE"):
+        subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
+    how = ["--no-build-isolation"] if _major("setuptools") >= 77 else []  # else pip brings one for the build
+    words = ["wheel", "--no-deps", *how, "--wheel-dir", str(out), str(source), "--quiet"]
+    done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return next(out.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def site(wheel, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("site")
+    words = ["install", "--no-deps", "--no-index", "--target", str(out), str(wheel), "--quiet"]
+    subprocess.run([sys.executable, "-m", "pip", *words], check=True, capture_output=True)
+    return out
+
+
+def test_the_wheel_holds_types_stubs_version_and_entry_point(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        (points,) = (name for name in names if name.endswith("entry_points.txt"))
+        said, entry = archive.read(metadata).decode(), archive.read(points).decode()
+    assert f"\nVersion: {mbrl_jax.__version__}\n" in said
+    assert "mbrl-jax = mbrl_jax.cli:main" in entry
+    assert "mbrl_jax/py.typed" in names
+    package = ROOT / "mbrl_jax"
+    for path in (*package.rglob("*.pyi"), *package.rglob("*.py")):
+        assert str(path.relative_to(ROOT)) in names
+    assert not any(name.startswith(("tests", "scripts", "results")) for name in names)
+
+
+def test_installed_elsewhere_it_trains_plots_and_loads(site, tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(site), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def ran(*words: str) -> str:
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    console = "import sys; from mbrl_jax.cli import main; sys.exit(main(sys.argv[1:]))"  # as the script of the wheel
+    assert ran("-c", console, "--version").split() == ["mbrl-jax", mbrl_jax.__version__]
+    ran("-c", console, *TRAIN.split())
+    assert "median" in ran("-c", console, "plot", "curves", "run", "--out", "a.png", "--threshold", "0.5")
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    where, *rest = ran("-c", LOAD).split(maxsplit=1)
+    assert Path(where).is_relative_to(site)
+    assert rest == ["q_learning 2 (16, 4)\n"]
+    if (script := site / "bin" / "mbrl-jax").exists():
+        said = subprocess.run([str(script), "--help"], env=env, capture_output=True, text=True, cwd=tmp_path)
+        assert "train an agent" in said.stdout

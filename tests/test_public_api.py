@@ -1,0 +1,109 @@
+"""The front door: what `import mbrl_jax` offers, and how little it loads."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import mbrl_jax as mbrl
+from mbrl_jax.train import compilation
+
+ROOMS = ("agents", "analysis", "buffers", "core", "envs", "models", "nets", "ops", "planners", "presets", "train")
+HEAVY = (
+    "gymnax", "gymnasium", "matplotlib", "orbax", "tyro", "rich", "evosax", "PIL", "seaborn", "pgx", "mctx", "torch",
+    "brax", "mujoco", "pandas",
+)  # fmt: skip
+
+
+def loaded_by(code: str) -> set[str]:
+    """The libraries that a fresh process has loaded after running the code."""
+    ask = f"{code}\nimport sys\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_importing_loads_no_jax_and_is_quick():
+    found = loaded_by("import mbrl_jax")
+    assert {"jax", "numpy", "flax", "optax", *HEAVY} & found == set()
+
+    def seconds(code: str) -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return time.perf_counter() - start
+
+    own = min(seconds("import mbrl_jax") for _ in range(3)) - min(seconds("pass") for _ in range(3))
+    assert own < 1.0  # 0.02 on an idle machine, and tests may run beside others
+
+
+@pytest.mark.parametrize("room", [*ROOMS, "envs.adapters", "models.dynamics", "models.muzero", "models.rssm",
+                                  "models.tdmpc2", "models.world_models", "planners.mpc", "planners.mcts",
+                                  "agents.dreamer", "agents.world_models", "cli"])  # fmt: skip
+def test_every_name_that_a_package_offers_is_there(room):
+    module = importlib.import_module(f"mbrl_jax.{room}")
+    if room.count(".") == 0:
+        assert module.__all__
+    names = getattr(module, "__all__", [])
+    assert len(names) == len(set(names))
+    assert [name for name in names if getattr(module, name, None) is None] == []
+    assert set(names) <= set(dir(module))
+
+
+def test_every_name_of_the_package_is_there():
+    assert len(mbrl.__all__) == len(set(mbrl.__all__))
+    assert [name for name in mbrl.__all__ if getattr(mbrl, name, None) is None] == []
+    assert {"make_env", "preset", "build", "train", "load", "imagine", "unroll", "replace", "axes", "Agent", "Model",
+            "WorldModel", "Transition", "Planner", "Buffer", "Env", "register_agent", "register_env"} <= set(
+        mbrl.__all__
+    )  # fmt: skip
+    assert set(ROOMS) - {"train"} <= set(mbrl.__all__)
+    assert mbrl.__version__.count(".") == 2
+    with pytest.raises(AttributeError, match="no_such_name"):
+        mbrl.no_such_name  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("room", ["ops", "nets", "models", "planners"])
+def test_rooms_of_equations_load_no_environments_pictures_or_command_lines(room):
+    code = (
+        f"import mbrl_jax.{room} as room\n"
+        "import importlib, pkgutil\n"
+        "for name in room.__all__: getattr(room, name)\n"
+        "for found in pkgutil.walk_packages(room.__path__, room.__name__ + '.'): importlib.import_module(found.name)"
+    )
+    allowed = {"evosax"} if room == "ops" else set()  # `ops.evolution` is its one home, and imports it when it is used
+    found = loaded_by(code)
+    assert set(HEAVY) & found <= allowed
+    assert "jax" in found
+    plain = loaded_by(f"import mbrl_jax.{room} as room")
+    assert set(HEAVY) & plain == set()
+
+
+def test_train_is_a_package_and_a_function(monkeypatch, tmp_path):
+    import mbrl_jax.train.loop
+
+    assert callable(mbrl.train)
+    assert mbrl.train.loop is mbrl_jax.train.loop
+    monkeypatch.setattr(compilation, "enable_compilation_cache", lambda: None)
+    small = {"inner": 2, "cycles": 1, "eval_episodes": 0}
+    result = mbrl.train("q_learning", "FrozenLake", out=tmp_path / "run", steps=4, seeds=2, seed=7,
+                        agent={"lr": 0.5}, loop=small)  # fmt: skip
+    assert result.finished
+    assert result.summary["env_steps"] == 4
+    loaded = mbrl.load(tmp_path / "run", seed=1)
+    assert (loaded.algo, loaded.name, loaded.config.lr) == ("q_learning", "FrozenLake", 0.5)
+    assert (tmp_path / "run" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    same = jax.tree.map(lambda x: x[1], result.state)
+    np.testing.assert_array_equal(loaded.state.learner.q, same.learner.q)
+    with pytest.raises(ValueError, match="holds another run"):
+        mbrl.train("q_learning", "FrozenLake", out=tmp_path / "run", steps=4, loop=small)
+    with pytest.raises(ValueError, match="seeds must be at least 1"):
+        mbrl.train("q_learning", "FrozenLake", out=tmp_path / "other", seeds=0)
+    longer = mbrl.train("q_learning", "FrozenLake", out=tmp_path / "run", steps=6, seeds=2, seed=7,
+                        agent={"lr": 0.5}, loop=small, resume=True)  # fmt: skip
+    assert longer.summary["env_steps"] == 6
