@@ -45,7 +45,7 @@ def on_files(files: Files, config: Any) -> Files:
     pages = {file.src_uri: file.content_string for file in files.documentation_pages()}
     files.append(File.generated(config, PLACES[RUNS], content=(root / RUNS).read_text()))
     found = {outside(page, link) for page, text in pages.items() for _, _, link in LINK.findall(text)}
-    for path in sorted(found - {None, *PLACES}):
+    for path in sorted(path for path in found if path is not None and path not in PLACES):
         uri = place(path)
         if uri is not None:
             files.append(File.generated(config, uri, abs_src_path=str(root / path)))

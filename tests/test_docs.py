@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -67,7 +68,7 @@ def prose_with_code(page: Path) -> str:
 
 
 def test_every_page_is_in_the_navigation_and_every_entry_is_a_page():
-    def pages(entry: object) -> list[str]:
+    def pages(entry: Any) -> list[str]:
         if isinstance(entry, str):
             return [entry]
         return [page for part in (entry.values() if isinstance(entry, dict) else entry) for page in pages(part)]

@@ -58,7 +58,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "search.gumbel.simulations": 4, "net.latent": 8, "net.hidden": (8,), "net.support": 2, "unroll": 2,
         "n_steps": 2, "batch": 4, "reanalyse": 2,
     },
-    "dreamer_v1": SMALL_RSSM,
+    "dreamer_v1": {name: value for name, value in SMALL_RSSM.items() if name != "net.classes"},
     "dreamer_v2": SMALL_RSSM | {"reinforce": 0.5},
     "dreamer_v3": {
         "net.deter": 8, "net.units": 8, "net.stoch": 2, "net.classes": 2, "net.blocks": 2, "net.bins": 5, "batch": 4,

@@ -7,7 +7,7 @@ import importlib
 import re
 import shlex
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -62,12 +62,13 @@ def run_blocks(page: Path) -> dict[str, object]:
     names: dict[str, object] = {"__name__": "__main__"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api, "enable_compilation_cache", lambda: None)
-        before = dict(AGENTS), dict(ENVS)  # what a page registers goes with it
+        tables: list[Any] = [AGENTS, ENVS]
+        before = [dict(table) for table in tables]  # what a page registers goes with it
         try:
             for block in blocks(page, "python"):
                 exec(compile(block, name(page), "exec"), names)
         finally:
-            for table, entries in zip((AGENTS, ENVS), before, strict=True):
+            for table, entries in zip(tables, before, strict=True):
                 table.clear()
                 table.update(entries)
     return names

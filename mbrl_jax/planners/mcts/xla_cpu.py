@@ -110,7 +110,12 @@ def _batched(run: Run, numbers: int, same: tuple[bool, ...]) -> Run:
 
 
 def _small_call(run: Run) -> Run:
-    """`run` as a call that XLA neither inlines nor dispatches in parts; its contents are compiled as usual."""
+    """`run` as a call that XLA neither inlines nor dispatches in parts; its contents are compiled as usual.
+
+    XLA moves an argument that it knows as a constant into the call. Its parameter is then unused, the call's emitter
+    finds no buffer for it and aborts the process (jaxlib 0.10: "All or none of the slices should have an explicit
+    index"). The barrier hides constants from that pass, and is gone before code is emitted.
+    """
 
     @jax.jit
     def inside(*args: Any) -> tuple[Array, ...]:
@@ -119,6 +124,6 @@ def _small_call(run: Run) -> Run:
 
     def call(*args: Any) -> tuple[Array, ...]:
         with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
-            return inside(*args)
+            return inside(*jax.lax.optimization_barrier(args))
 
     return call
