@@ -140,9 +140,9 @@ def test_help_of_an_algorithm(capsys):
     assert main(["sac", "--env", "CartPole-v1", "--help"]) == 0
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     known = presets.preset("sac", "CartPole-v1")
-    assert f"--agent.lr FLOAT Adam's learning rate, of all three losses (above 0) (default: {known.agent.lr})" in said
+    assert f"--agent.lr FLOAT Adam's learning rate for policy, critics and temperature (above 0) (default: {known.agent.lr})" in said
     assert f"(default: {known.steps})" in said
-    assert "--loop.num-envs INT environments side by side (at least 1) (default: 1)" in said
+    assert "--loop.num-envs INT number of environments stepped in parallel (at least 1) (default: 1)" in said
     assert "(default: CartPole-v1)" in said
 
 
@@ -222,10 +222,10 @@ def test_plot(trained, tmp_path, capsys, monkeypatch):
     assert plot([*words, "plain.png"]) == 0
     other = tmp_path / "other"
     shutil.copytree(trained, other, ignore=shutil.ignore_patterns("checkpoints"))
-    rows = (other / "eval.csv").read_text().splitlines()
+    rows = (other / "metrics.csv").read_text().splitlines()
     head, cells = rows[0], [row.split(",") for row in rows[1:]]
-    worse = [",".join([*row[:3], str(float(row[3]) - 7.0), *row[4:]]) for row in cells]
-    (other / "eval.csv").write_text("\n".join([head, *worse]) + "\n")
+    worse = [",".join([*row[:-1], str(float(row[-1]) - 7.0)]) for row in cells]
+    (other / "metrics.csv").write_text("\n".join([head, *worse]) + "\n")
     assert plot(["curves", str(other), "--labels", "ours", "--out", "other.png", "--threshold", "-5"]) == 0
     first = pixels("a.png")
     assert min(first.shape[:2]) > 300

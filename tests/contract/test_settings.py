@@ -70,6 +70,9 @@ CONDITIONS: list[tuple[str, str, type | str | None, dict[str, Any]]] = [
 
 # Another value, where the next number would not fit the other settings or is no other case.
 VALUES: dict[tuple[str, str], Any] = {
+    ("world_models", "memory.hidden"): 16,
+    ("tdmpc2", "net.layers"): 3,
+    ("tdmpc2", "net.values"): 3,
     ("*", "*activation"): "relu",
     ("*", "*hidden"): (24,),
     ("*", "memory.heads"): (24,),
@@ -225,13 +228,21 @@ def differs(algo: str, kind: type | str, before: dict[str, Any], after: dict[str
     return any(stage(algo, kind, key_of(before), i) != stage(algo, kind, key_of(after), i) for i in range(3))
 
 
+# A field is a trace of the whole program or two: seconds each. All of these run with `-m slow`.
+DEAR = {
+    "pets", "mbpo", "dyna_dqn", "alphazero", "muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3", "world_models",
+    "tdmpc2",
+}  # fmt: skip
+
+
 def statics() -> list[Any]:
     found = []
     for algo, entry in presets.AGENTS.items():
         cfg = settings(algo)
         for field in flat(cfg):
             if field not in floats(cfg) and field not in ignored(algo):
-                found.append(pytest.param(algo, entry.actions[0], field, id=f"{algo}-{field}"))
+                marks = pytest.mark.slow if algo in DEAR else ()
+                found.append(pytest.param(algo, entry.actions[0], field, id=f"{algo}-{field}", marks=marks))
     return found
 
 

@@ -68,7 +68,15 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize(("algo", "env"), OWN + OTHERS)
+SLOW_TO_TRACE = {"muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3", "world_models", "tdmpc2"}
+FIRST = {algo: next(env for other, env in OWN + OTHERS if other == algo) for algo, _ in OWN + OTHERS}
+TRACED = [
+    pytest.param(algo, env, marks=pytest.mark.slow if algo in SLOW_TO_TRACE and env != FIRST[algo] else ())
+    for algo, env in OWN + OTHERS
+]
+
+
+@pytest.mark.parametrize(("algo", "env"), TRACED)
 def test_every_agent_is_traced_in_every_environment_of_its_own_table(algo, env):
     it = presets.preset(algo, env)
     loop = presets.build(algo, world(env), it.agent, it.loop)
