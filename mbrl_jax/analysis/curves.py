@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,12 @@ class Curve(NamedTuple):
     scores: np.ndarray  # [S, T] evaluation return; training return where the run has no evaluation
     evaluated: bool
     threshold: float | None
+    diverged: np.ndarray | None = None  # [S] bool: seeds whose scores became none at some step; None for no seed
+
+    @property
+    def finite(self) -> np.ndarray:
+        """[S', T] the scores of the seeds that did not diverge."""
+        return self.scores if self.diverged is None else self.scores[~self.diverged]
 
 
 def load(folder: Path | str, label: str | None = None) -> Curve:
@@ -53,14 +59,17 @@ def load(folder: Path | str, label: str | None = None) -> Curve:
     steps = sorted({int(row["env_steps"]) for row in rows})
     evaluated = any(row["eval_return"] for row in rows)
     scores = np.full((len(seeds), len(steps)), np.nan)
+    missing = np.ones((len(seeds), len(steps)), bool)
     for row in rows:
         at = seeds.index(int(row["seed"])), steps.index(int(row["env_steps"]))
-        scores[at] = float(row["eval_return" if evaluated else "return"] or "nan")
-    if not evaluated:  # where no training episode ended, the last known return continues
+        text = row["eval_return" if evaluated else "return"]
+        missing[at], scores[at] = not text, float(text or "nan")
+    if not evaluated:  # where no training episode ended, the last known return continues; a return of NaN does not
         for t in range(1, len(steps)):
-            scores[:, t] = np.where(np.isnan(scores[:, t]), scores[:, t - 1], scores[:, t])
-    name = label or config["algo"]
-    return Curve(name, config["algo"], config["env"], np.array(steps), scores, evaluated, config.get("threshold"))
+            scores[:, t] = np.where(missing[:, t], scores[:, t - 1], scores[:, t])
+    diverged = (~missing & ~np.isfinite(scores)).any(axis=1)
+    name, threshold = label or config["algo"], config.get("threshold")
+    return Curve(name, config["algo"], config["env"], np.array(steps), scores, evaluated, threshold, diverged)
 
 
 def picture(curves: Sequence[Curve], threshold: float | None = None, log: bool = False) -> bytes:
@@ -91,10 +100,12 @@ def picture(curves: Sequence[Curve], threshold: float | None = None, log: bool =
         if seeds > 1:
             for scores in curve.scores:
                 axes.plot(curve.steps, scores, color=colour, linewidth=0.7, alpha=max(0.08, 0.5 / len(curves) ** 0.5))
-            low, high = bootstrap_interval(curve.scores)
+        if len(curve.finite) > 1:
+            low, high = bootstrap_interval(curve.finite)
             axes.fill_between(curve.steps, low, high, color=colour, alpha=0.2, linewidth=0)
-        text = f"{curve.label} ({seeds} seed{'s' * (seeds > 1)})"
-        middle = interquartile_mean(curve.scores)
+        _mark_ends(axes, curve, colour)
+        text = f"{curve.label} ({_seeds(curve)})"
+        middle = interquartile_mean(curve.finite) if len(curve.finite) else np.full(len(curve.steps), np.nan)
         axes.plot(curve.steps, middle, dash, color=colour, linewidth=2.4, marker=marker, label=text)
     if threshold is not None and np.isfinite(threshold):
         axes.axhline(threshold, color="#555555", linestyle="--", linewidth=1.2, label=f"threshold {threshold:g}")
@@ -116,6 +127,24 @@ def picture(curves: Sequence[Curve], threshold: float | None = None, log: bool =
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
     return file.getvalue()
+
+
+def _seeds(curve: Curve) -> str:
+    """How many seeds are in the mean: `8 seeds`, or `6 of 8 seeds, 2 diverged`."""
+    total, kept = len(curve.scores), len(curve.finite)
+    if kept == total:
+        return f"{total} seed{'s' * (total > 1)}"
+    return f"{kept} of {total} seed{'s' * (total > 1)}, {total - kept} diverged"
+
+
+def _mark_ends(axes: Any, curve: Curve, colour: str) -> None:
+    """A cross where each diverged seed had its last score."""
+    if curve.diverged is None:
+        return
+    for scores in curve.scores[curve.diverged]:
+        known = np.flatnonzero(np.isfinite(scores))
+        if known.size:
+            axes.plot(curve.steps[known[-1]], scores[known[-1]], "x", color=colour, markersize=8, markeredgewidth=2)
 
 
 def title(curves: Sequence[Curve]) -> str:
@@ -144,9 +173,16 @@ def table(curves: Sequence[Curve], threshold: float | None = None) -> str:
         head.append(f"median steps to {threshold:g}")
     rows = [head]
     for curve in curves:
-        last = curve.scores[:, -1]
-        low, high = bootstrap_interval(last)
-        row = [curve.label, str(len(last)), f"{curve.steps[-1]:,}", f"{interquartile_mean(last):.1f}"]
+        last = curve.finite[:, -1]
+        total = len(curve.scores)
+        count = str(total) if len(last) == total else f"{len(last)} of {total}"
+        row = [
+            curve.label,
+            count,
+            f"{curve.steps[-1]:,}",
+            f"{interquartile_mean(last):.1f}" if len(last) else "diverged",
+        ]
+        low, high = bootstrap_interval(last) if len(last) > 1 else (np.nan, np.nan)
         row.append(f"{low:.1f} to {high:.1f}" if len(last) > 1 else "-")
         if threshold is not None:
             reached = steps_to_threshold(curve.steps, curve.scores, threshold)

@@ -19,12 +19,14 @@ def interquartile_mean(scores: Any, axis: int = 0) -> Any:
     the edges would keep exactly half); with fewer than 4 scores it is the mean.
 
     Args:
-      scores: [..., n, ...], of one task, or normalised.
+      scores: [..., n, ...], of one task, or normalised; the mean of any that holds NaN is NaN.
       axis: the axis of the n scores.
     Returns:
       the scores' shape without that axis.
     """
-    ordered = np.sort(np.asarray(scores, np.float64), axis=axis)
+    # Sorting puts NaN above every number: a seed that diverged would be dropped as the best.
+    scores = np.asarray(scores, np.float64)
+    ordered = np.where(np.isnan(scores).any(axis=axis, keepdims=True), np.nan, np.sort(scores, axis=axis))
     n = ordered.shape[axis]
     cut = n // 4
     return np.mean(np.take(ordered, np.arange(cut, n - cut), axis=axis), axis=axis)

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
       argv: the words after the program's name; those of this process where None.
       prog: how the program is called, for its help and for the command that resumes a run.
     Returns:
-      the exit code: 0 done, 2 a command that cannot be carried out, 130 stopped by a signal.
+      the exit code: 0 done, 1 every seed diverged, 2 a command that cannot be carried out, 130 stopped by a signal.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     return guarded(lambda: _train(words, prog))
@@ -82,6 +82,8 @@ def _train(words: list[str], prog: str) -> int:
         loop, job, out, resume=options.resume, quiet=options.quiet,
         checkpoint_seconds=options.checkpoint_seconds, draw=draw,
     )  # fmt: skip
+    if result.diverged:
+        return 1
     return 0 if result.finished else 130
 
 

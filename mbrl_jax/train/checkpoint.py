@@ -1,24 +1,43 @@
 """Checkpoints: a pytree on disk, exact to the bit, random keys included, and either complete or absent.
 
 Each checkpoint is a folder named by its chunk. Orbax writes it under another name and renames it when it is complete,
-so a process killed at any moment leaves the last complete one.
+so a process killed at any moment leaves the last complete one. A manifest among the arrays holds a checksum of each and
+what the run says of itself; a checkpoint whose bytes differ from it is refused, and the one before it is taken.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mbrl_jax.core.types import Tree
+from mbrl_jax.train.folder import remove_real
+
+MANIFEST = "__manifest__"
 
 
-def save(folder: Path | str, chunk: int, state: Tree, keep: int = 2) -> None:
+class DamagedError(ValueError):
+    """A checkpoint that cannot be read, or whose bytes are not those that were written."""
+
+
+class Found(NamedTuple):
+    """The newest checkpoint that could be read."""
+
+    chunk: int
+    state: Tree
+    about: dict[str, Any]  # what `save` was told of it
+    damaged: list[str]  # what is wrong with each newer one
+
+
+def save(folder: Path | str, chunk: int, state: Tree, keep: int = 2, about: Mapping[str, Any] | None = None) -> None:
     """Writes a checkpoint, returns when it is complete, and then removes all but the newest `keep`.
 
     Args:
@@ -26,22 +45,28 @@ def save(folder: Path | str, chunk: int, state: Tree, keep: int = 2) -> None:
       chunk: names the checkpoint; larger is newer.
       state: any pytree of arrays and typed random keys.
       keep: number of checkpoints to keep, at least 1.
+      about: what is written with it, as JSON takes it.
     Raises:
-      ValueError: `keep` is below 1.
+      ValueError: `keep` is below 1, or the folder is a link.
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
     folder = Path(folder).absolute()
+    if folder.is_symlink():
+        raise ValueError(f"{folder} must be a real folder, not a link")
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*orbax-checkpoint-tmp*"):  # incomplete, left by a killed process
-        shutil.rmtree(path, ignore_errors=True)
+        remove_real(path, folder)
     ocp = _orbax()
     names, leaves, _ = _named(state)
-    arrays = jax.device_get(leaves)
+    arrays = dict(zip(names, jax.device_get(leaves), strict=True))
+    sums = {name: _checksum(array) for name, array in arrays.items()}
+    manifest = json.dumps({"checksums": sums, "about": dict(about or {})}, sort_keys=True)
+    arrays[MANIFEST] = np.frombuffer(manifest.encode(), np.uint8)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
-        writer.save(folder / str(chunk), args=ocp.args.PyTreeSave(dict(zip(names, arrays, strict=True))), force=True)
+        writer.save(folder / str(chunk), args=ocp.args.PyTreeSave(arrays), force=True)
     for old in _chunks(folder)[:-keep]:
-        shutil.rmtree(folder / str(old), ignore_errors=True)
+        remove_real(folder / str(old), folder)
 
 
 def latest(folder: Path | str) -> int | None:
@@ -60,14 +85,43 @@ def restore(folder: Path | str, chunk: int, like: Tree) -> Tree:
     Returns:
       the saved tree, bitwise equal, on the default device.
     Raises:
+      DamagedError: it cannot be read, or an array does not match its checksum.
       ValueError: there is no such checkpoint, or its contents do not fit `like`.
     """
+    return _read(folder, chunk, like)[0]
+
+
+def newest(folder: Path | str, like: Tree) -> Found:
+    """Reads the newest checkpoint that is whole.
+
+    Args:
+      folder: as given to `save`.
+      like: as for `restore`.
+    Raises:
+      ValueError: there is no checkpoint, none is whole, or what it holds does not fit `like`.
+    """
+    damaged: list[str] = []
+    for chunk in reversed(_chunks(Path(folder))):
+        try:
+            state, about = _read(folder, chunk, like)
+        except DamagedError as error:
+            damaged.append(str(error))
+        else:
+            return Found(chunk, state, about, damaged)
+    raise ValueError(f"no checkpoint in {folder} can be read: {'; '.join(damaged) or 'there is none'}")
+
+
+def _read(folder: Path | str, chunk: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
     path = Path(folder).absolute() / str(chunk)
     if chunk not in _chunks(Path(folder)):
         raise ValueError(f"no checkpoint {path}")
     ocp = _orbax()
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        saved: dict[str, Any] = reader.restore(path, args=ocp.args.PyTreeRestore())
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            saved: dict[str, Any] = reader.restore(path, args=ocp.args.PyTreeRestore())
+        about = _verified(saved)
+    except Exception as error:  # whatever orbax, its storage and its JSON make of damaged bytes
+        raise DamagedError(f"checkpoint {path} is damaged: {' '.join(str(error).split())[:200]}") from error
     names, leaves, rebuild = _named(jax.eval_shape(lambda: like) if _concrete(like) else like)
     unmatched = sorted(set(names) ^ set(saved))
     if unmatched:
@@ -81,13 +135,37 @@ def restore(folder: Path | str, chunk: int, like: Tree) -> Tree:
                 f"not {want.dtype}{list(want.shape)}"
             )
     # A copy, because the first compiled step is donated this memory.
-    return rebuild([jnp.array(saved[name], copy=True) for name in names])
+    return rebuild([jnp.array(saved[name], copy=True) for name in names]), about
+
+
+def _checksum(array: Any) -> str:
+    array = np.ascontiguousarray(array)
+    head = f"{array.dtype}{array.shape}".encode()
+    return hashlib.blake2b(head + array.tobytes(), digest_size=16).hexdigest()
+
+
+def _verified(saved: dict[str, Any]) -> dict[str, Any]:
+    """Takes the manifest out and checks every array against it; a checkpoint from before there were any has none."""
+    if MANIFEST not in saved:
+        return {}
+    manifest = json.loads(np.asarray(saved.pop(MANIFEST), np.uint8).tobytes())
+    sums = manifest["checksums"]
+    if set(sums) != set(saved):
+        raise ValueError(f"{sorted(set(sums) ^ set(saved))[0]} is missing")
+    for name, array in saved.items():
+        if _checksum(array) != sums[name]:
+            raise ValueError(f"{name} does not match its checksum")
+    return manifest["about"]
 
 
 def _chunks(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+    return sorted(
+        int(path.name)
+        for path in folder.iterdir()
+        if path.name.isdecimal() and path.is_dir() and not path.is_symlink() and any(path.iterdir())
+    )
 
 
 def _concrete(tree: Tree) -> bool:

@@ -1,14 +1,15 @@
 """The files of a run, `metrics.csv`, `eval.csv` and `summary.json`, and its progress line.
 
-Files are replaced atomically, so a reader always finds a complete one, also after the process was killed. Numbers that
-are not finite are empty cells in CSV and null in JSON.
+Files are replaced atomically, so a reader always finds a complete one, also after the process was killed. A number
+that is missing (no episode ended, no evaluation) is an empty cell; one that is none, after a seed has diverged, is
+`nan`, `inf` or `-inf`. JSON has null for both.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mbrl_jax.train.folder import write_real
 
 FIRST = ("seed", "env_steps", "updates", "wall_seconds", "return", "episodes")
 EVAL = "seed,env_steps,episode,return,length"
@@ -25,16 +28,12 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
     """Replaces a file atomically: writes a temporary file beside it, flushes that to disk, and renames it.
 
     Args:
-      path: of the file; its folder must exist.
+      path: of the file; its folder must exist. A link is replaced, not followed.
       data: the new contents.
+    Raises:
+      OSError: it cannot be written; the old file stays.
     """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.tmp")
-    with open(beside, "wb") as file:
-        file.write(data.encode() if isinstance(data, str) else data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    write_real(path, data.encode() if isinstance(data, str) else data)
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -94,11 +93,54 @@ class Record:
         self.columns: list[str] = []
         self.metrics: list[str] = []
         self.evals: list[str] = []
-        self.scores: list[tuple[int, list[float]]] = []  # env_steps, each seed's mean evaluation return
-        self.scored: list[
-            tuple[int, list[float]]
-        ] = []  # the same; each seed's training return where there is no evaluation
+        # env_steps, and each seed's mean evaluation return; None where there was no evaluation
+        self.scores: list[tuple[int, list[float | None]]] = []
+        # the same, of the training episodes in a run without evaluation; None where none ended
+        self.scored: list[tuple[int, list[float | None]]] = []
+        self.trained: list[float | None] = []  # each seed's mean training return of the last chunk
+        self.diverged: dict[int, tuple[int, str]] = {}  # seed -> env_steps of the first row that is no number, of what
         self.wall_seconds = 0.0
+
+    def watch(self, env_steps: int, metrics: Mapping[str, Any], returns: Any, faults: Mapping[str, Any]) -> list[str]:
+        """Notes the seeds whose numbers are none from this chunk on.
+
+        Args:
+          env_steps: environment steps of one seed so far.
+          metrics: names to arrays [S].
+          returns: [S, E] evaluation returns.
+          faults: as `train.loop.not_finite` returns them, [S] each.
+        Returns:
+          lines that say which seeds diverged, and where it showed first.
+        """
+        signs: dict[str, Any] = {}
+        for name in ("observation", "reward"):
+            if name in faults:
+                signs[f"the environment's {name}"] = np.asarray(faults[name])
+        signs |= {name: ~np.isfinite(np.asarray(values, np.float64)) for name, values in metrics.items()}
+        if "learner" in faults:
+            signs["the learner"] = np.asarray(faults["learner"])
+        if np.size(returns):
+            signs["eval_return"] = ~np.isfinite(np.asarray(returns, np.float64)).all(axis=1)
+        new: dict[str, list[int]] = {}
+        for i, seed in enumerate(self.seeds):
+            first = next((name for name, bad in signs.items() if bad[i]), None)
+            if first is not None and seed not in self.diverged:
+                self.diverged[seed] = (env_steps, first)
+                new.setdefault(first, []).append(seed)
+        return [
+            f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} diverged (not finite) at step {env_steps:,}: "
+            f"{name} first"
+            for name, seeds in new.items()
+        ]
+
+    def fates(self) -> list[dict[str, Any] | None]:
+        """For each seed where it diverged and what showed it first; None for one that did not."""
+        found = [self.diverged.get(seed) for seed in self.seeds]
+        return [None if fate is None else {"env_steps": fate[0], "first": fate[1]} for fate in found]
+
+    def all_diverged(self) -> bool:
+        """Whether no seed is left whose numbers are finite."""
+        return all(seed in self.diverged for seed in self.seeds)
 
     def add(
         self, env_steps: int, updates: int, wall_seconds: float, metrics: Mapping[str, Any], returns: Any, lengths: Any
@@ -122,49 +164,66 @@ class Record:
         values = {name: np.asarray(value) for name, value in metrics.items()}
         returns, lengths = np.asarray(returns), np.asarray(lengths)
         # In double precision and one order, so that the mean read back from the file equals the one in memory.
-        means = [float(np.mean(row, dtype=np.float64)) if row.size else math.nan for row in returns]
+        means = [_as_read(np.mean(row, dtype=np.float64)) if row.size else None for row in returns]
+        ended = values.get("episodes", np.ones(len(self.seeds)))
         for i, seed in enumerate(self.seeds):
             row = [str(seed), str(env_steps), str(updates), f"{wall_seconds:.3f}"]
-            row += [cell(values[name][i]) for name in columns[4:-1]] + [cell(means[i])]
+            numbers = {name: values[name][i] for name in columns[4:-1]}
+            if not ended[i]:
+                numbers["return"] = None  # no episode ended: there is no return to tell
+            row += [cell(number) for number in numbers.values()] + [cell(means[i])]
             self.metrics.append(",".join(row))
             for episode, (score, length) in enumerate(zip(returns[i], lengths[i], strict=True)):
                 self.evals.append(f"{seed},{env_steps},{episode},{cell(score)},{int(length)}")
         self.scores.append((env_steps, means))
-        training = [float(value) for value in values.get("return", means)]
+        found = values.get("return")
+        training = means if found is None else [_as_read(x) if n else None for x, n in zip(found, ended, strict=True)]
         self.scored.append((env_steps, means if returns.size else training))
+        self.trained = training
         self.wall_seconds = wall_seconds
+
+    def digests(self) -> dict[str, list[Any]]:
+        """For each of both files the number of its rows, and a checksum of them."""
+        return {"metrics": _digest([",".join(self.columns), *self.metrics]), "eval": _digest([EVAL, *self.evals])}
 
     def write(self) -> None:
         """Writes `eval.csv` and `metrics.csv`."""
         write_atomic(self.folder / "eval.csv", "\n".join([EVAL, *self.evals]) + "\n")
         write_atomic(self.folder / "metrics.csv", "\n".join([",".join(self.columns or FIRST), *self.metrics]) + "\n")
 
-    def load(self, env_steps: int, chunks: int) -> None:
+    def load(self, env_steps: int, chunks: int, digests: Mapping[str, Any] | None = None) -> None:
         """Reads the rows of the run to resume, up to its checkpoint; later rows are dropped.
 
-        Args:
-          env_steps: environment steps of one seed at the checkpoint.
-          chunks: number of chunks up to there.
-        Raises:
-          ValueError: rows up to there are missing.
+          Args:
+            env_steps: environment steps of one seed at the checkpoint.
+            chunks: number of chunks up to there.
+        digests: as `digests` gave them when the checkpoint was saved; None for a checkpoint that has none.
+          Raises:
+            ValueError: rows up to there are missing, or are not those that were written; names the file and the line.
         """
-        header, rows = _read(self.folder / "metrics.csv")
-        _, evals = _read(self.folder / "eval.csv")
-        rows = [row for row in rows if int(row.split(",", 2)[1]) <= env_steps]
+        header, rows = _read(self.folder / "metrics.csv", env_steps)
+        eval_header, evals = _read(self.folder / "eval.csv", env_steps)
         if len(rows) != chunks * len(self.seeds):
             raise ValueError(
                 f"{self.folder / 'metrics.csv'} must hold {chunks * len(self.seeds)} rows up to the checkpoint at "
                 f"{env_steps} steps, it holds {len(rows)}"
             )
         self.columns, self.metrics = header.split(","), rows
-        self.evals = [row for row in evals if int(row.split(",", 2)[1]) <= env_steps]
+        self.evals = evals
+        if eval_header != EVAL:
+            raise ValueError(f"{self.folder / 'eval.csv'} must begin with {EVAL}, it begins with {eval_header[:80]!r}")
+        for name, digest in (digests or {}).items():
+            if digest != self.digests()[name]:
+                raise ValueError(
+                    f"{self.folder / f'{name}.csv'} is not the one of this run's checkpoint: it was changed"
+                )
         self.scores, self.scored = [], []
         trained = self.columns.index("return") if "return" in self.columns else -1
         for i in range(0, len(rows), len(self.seeds)):
             cells = [row.split(",") for row in rows[i : i + len(self.seeds)]]
-            self.scores.append((int(cells[0][1]), [float(row[-1] or "nan") for row in cells]))
+            self.scores.append((int(cells[0][1]), [_number(row[-1]) for row in cells]))
             evaluated = any(row[-1] for row in cells)
-            training = [float(row[trained] or "nan") for row in cells]
+            training = [_number(row[trained]) for row in cells]
             self.scored.append((int(cells[0][1]), self.scores[-1][1] if evaluated else training))
         self.wall_seconds = float(rows[-1].split(",")[3]) if rows else 0.0
 
@@ -176,30 +235,60 @@ class Record:
         out: list[int | None] = [None] * len(self.seeds)
         for steps, means in reversed(self.scored):
             out = [
-                steps if threshold is not None and mean >= threshold else old
+                steps if threshold is not None and mean is not None and mean >= threshold else old
                 for old, mean in zip(out, means, strict=True)
             ]
         return out
 
 
-def _read(path: Path) -> tuple[str, list[str]]:
+def _read(path: Path, env_steps: int) -> tuple[str, list[str]]:
+    """The header of a file and its rows up to `env_steps`; a last line that a kill cut short counts as later.
+
+    Raises:
+      ValueError: the file cannot be read, or a line of it is no row.
+    """
     try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    return (lines[0], lines[1:]) if lines else ("", [])
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    header, *lines = text.split("\n")
+    lines = lines[:-1]  # what follows the last line's end: nothing, or a line cut short
+    rows, width = [], header.count(",")
+    for i, line in enumerate(lines, start=2):
+        cells = line.split(",")
+        if len(cells) != width + 1 or not cells[1].isdecimal():
+            raise ValueError(f"{path}, line {i} must be a row of {width + 1} cells, got {line[:80]!r}")
+        if int(cells[1]) <= env_steps:
+            rows.append(line)
+    return header, rows
+
+
+def _digest(lines: Sequence[str]) -> list[Any]:
+    """The number of lines after the first, and a checksum of all."""
+    return [len(lines) - 1, hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()]
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _as_read(value: Any) -> float | None:
+    """A number as it is read back from the file: a threshold is then reached or not alike before and after a resume."""
+    return _number(cell(value))
 
 
 def cell(value: Any) -> str:
-    """A number as a CSV cell: the shortest text that reads back as the same number; empty where it is not finite.
+    """A number as a CSV cell: the shortest text that reads back as the same number.
 
     Args:
-      value: a number or an array of one.
+      value: a number or an array of one; None for one that is missing, which is an empty cell.
     """
+    if value is None:
+        return ""
     number = np.asarray(value)[()]
     if np.issubdtype(number.dtype, np.inexact):
         if not np.isfinite(number):
-            return ""
+            return str(float(number))
         return str(int(number)) if number == np.rint(number) and abs(number) < 1e6 else str(number)
     return str(int(number))
 

@@ -57,9 +57,10 @@ class LoopState(NamedTuple):
 class Report(NamedTuple):
     """What a chunk reports: scalars averaged over it, and one deterministic evaluation at its end."""
 
-    metrics: Metrics  # "return": mean of the training episodes that ended (NaN if none did); "episodes": their number
+    metrics: Metrics  # "return": mean of the training episodes that ended (0 if none did); "episodes": their number
     returns: Array  # [eval_episodes]
     lengths: Array  # [eval_episodes] int32
+    not_finite: dict[str, Array] = {}  # noqa: RUF012, as `not_finite` returns it
 
 
 class Loop(NamedTuple):
@@ -129,7 +130,8 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env:
             jax.random.split(key_cycles, cfg.cycles),
         )
         returns, lengths = evaluate(agent, eval_env, key_evaluate, state.learner, cfg.eval_episodes)
-        return state._replace(key=key), Report(summarize(*metrics), returns, lengths)
+        faults = not_finite(state, metrics[0]["ended_return"])
+        return state._replace(key=key), Report(summarize(*metrics), returns, lengths, faults)
 
     def train(key: Key, chunks: int) -> tuple[LoopState, Report]:
         return jax.lax.scan(lambda state, _: chunk(state), init(key), None, length=chunks)
@@ -305,9 +307,29 @@ def summarize(iterations: Metrics, refreshes: Metrics) -> Metrics:
       iterations: names to arrays [cycles, inner], "ended" and "ended_return" of `step_envs` among them.
       refreshes: names to arrays [cycles].
     Returns:
-      names to scalars; "return" is NaN if no episode ended.
+      names to scalars; "return" is 0 if no episode ended, which "episodes" tells.
     """
     rest = {name: values for name, values in iterations.items() if name not in ("ended", "ended_return")}
     ended, total = jnp.sum(iterations["ended"]), jnp.sum(iterations["ended_return"])
-    mean_return = jnp.where(ended > 0, total / jnp.maximum(ended, 1), jnp.nan)
-    return {"return": mean_return, "episodes": ended, **jax.tree.map(jnp.mean, {**rest, **refreshes})}
+    return {"return": total / jnp.maximum(ended, 1), "episodes": ended, **jax.tree.map(jnp.mean, {**rest, **refreshes})}
+
+
+def not_finite(state: LoopState, ended_return: Array) -> dict[str, Array]:
+    """What of a run is not a number any more; infinities are left to who reads the metrics.
+
+    Args:
+      state: at the end of a chunk.
+      ended_return: [cycles, inner] sums of returns, which a NaN reward makes NaN.
+    Returns:
+      "observation", "reward" and "learner", each [] bool.
+    """
+
+    def any_nan(part: Tree) -> Array:
+        floats = [leaf for leaf in jax.tree.leaves(part) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        return jnp.any(jnp.array([jnp.any(jnp.isnan(leaf)) for leaf in floats], bool))
+
+    return {
+        "observation": any_nan(state.actors.obs),
+        "reward": any_nan((state.actors.episode_return, ended_return)),
+        "learner": any_nan(state.learner),
+    }

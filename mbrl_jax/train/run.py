@@ -11,7 +11,8 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +23,15 @@ import numpy as np
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import flat
-from mbrl_jax.core.types import Array, Key, Tree
+from mbrl_jax.core.types import Key, Tree
 from mbrl_jax.train import checkpoint
+from mbrl_jax.train.folder import claimed
 from mbrl_jax.train.interrupt import Stop, aside
 from mbrl_jax.train.log import Progress, Record, clock, plain, read_json, write_json
 from mbrl_jax.train.loop import Loop, LoopConfig, chunks_for, env_steps, updates
 from mbrl_jax.train.sweep import over_seeds, place
+
+FORMAT = 1  # of a run's folder; a run of an older one is resumed, of a newer one refused
 
 LIBRARIES = ("mbrl_jax", "jax", "jaxlib", "flax", "optax", "chex", "distrax", "gymnax", "orbax-checkpoint", "numpy")
 
@@ -55,6 +59,7 @@ class Result(NamedTuple):
     state: Tree  # [seeds, ...] the loop's state
     summary: dict[str, Any]  # as in `summary.json`
     finished: bool  # False: stopped by a signal, and may be resumed
+    diverged: bool = False  # every seed ended in numbers that are none
 
 
 def seed_keys(seed: int, seeds: int) -> Key:
@@ -108,14 +113,33 @@ def check_folder(job: Job, out: Path | str, resume: bool) -> None:
         return
     if not config.exists():
         raise ValueError(f"--resume needs a run in --out {out}, and there is none (no config.json)")
-    old, new = _dotted(read_json(config)), _dotted(settings(job))
-    differ = [f"{name} is {old.get(name)!r} there, {new[name]!r} here" for name in new if old.get(name) != new[name]]
+    saved = read_json(config)
+    if saved.get("format", 0) > FORMAT:
+        raise ValueError(f"{config} has format {saved['format']}, of a newer version; this one knows up to {FORMAT}")
+    old, new = _dotted(saved), _dotted(settings(job))
+    gone = sorted(name for name in old if name.startswith(("agent.", "loop.")) and name not in new)
+    if gone:
+        raise ValueError(f"--resume: {gone[0]} of the run in {out} is no setting of this version; start a new run")
+    differ = [
+        f"{name} is {old[name]!r} there, {new[name]!r} here" for name in new if name in old and old[name] != new[name]
+    ]
     differ = [line for line in differ if not line.startswith(("steps ", "devices "))]  # these change no number
     if differ:
         raise ValueError(f"--resume needs the settings of the run in {out}: {'; '.join(differ)}")
     done = checkpoint.latest(out / "checkpoints") or 0
     if chunks_for(job.loop, job.steps) < done:
         raise ValueError(f"--steps must be at least {env_steps(job.loop, done)}, which the run in {out} has reached")
+
+
+def added_settings(job: Job, out: Path | str) -> list[str]:
+    """Settings that this version has and the run in a folder does not know, which take the values of the job.
+
+    Args:
+      job: what is to run.
+      out: the run's folder.
+    """
+    old = _dotted(read_json(Path(out) / "config.json"))
+    return sorted(name for name in _dotted(settings(job)) if name.startswith(("agent.", "loop.")) and name not in old)
 
 
 def _dotted(config: dict[str, Any]) -> dict[str, Any]:
@@ -152,23 +176,33 @@ def run(
     Raises:
       ValueError: the folder cannot be used: see `check_folder`.
     """
-    out = Path(out)
     check_folder(job, out, resume)
+    with claimed(out) as folder:
+        check_folder(job, folder, resume)  # again: another run may have begun and ended in between
+        return _run(loop, job, folder, resume, quiet, checkpoint_seconds, draw)
+
+
+def _run(
+    loop: Loop,
+    job: Job,
+    out: Path,
+    resume: bool,
+    quiet: bool,
+    checkpoint_seconds: float,
+    draw: Callable[[Path], Any] | None,
+) -> Result:
     chunks = chunks_for(job.loop, job.steps)
-    saves = out / "checkpoints"
-    done = start = (checkpoint.latest(saves) or 0) if resume else 0
     record = Record(out, range(job.seed, job.seed + job.seeds))
     keys = seed_keys(job.seed, job.seeds)
     jit_init = jax.jit(lambda keys: tree.strip_weak_types(over_seeds(loop.init, job.wave, job.devices)(keys)))
-    state = None
-    if done:
-        record.load(env_steps(job.loop, done), done)
-        state = checkpoint.restore(saves, done, jax.eval_shape(jit_init, keys))
-    _write_config(job, out, resume)
-
     progress = Progress(f"{job.algo} {job.env}", env_steps(job.loop, chunks), job.seeds, quiet)
-    with Stop(progress.say) as stop:
-        try:
+    state, done, identity = None, 0, uuid.uuid4().hex
+    try:
+        if resume:
+            state, done, identity = _resume(job, out, record, lambda: jax.eval_shape(jit_init, keys), progress.say)
+        start = done
+        _write_config(job, out, resume, identity)
+        with Stop(progress.say) as stop:
             step, compiling, running = None, 0.0, 0.0
             if done < chunks:
                 progress.say(f"compiling {job.algo} on {job.env}, {job.seeds} seed{'s' * (job.seeds > 1)} ...")
@@ -177,17 +211,49 @@ def run(
             base = record.wall_seconds + running - time.monotonic()
             progress.begin(env_steps(job.loop, done))
             state, done = _train(
-                job, step, state, (done, chunks), record, saves, stop, progress, base, checkpoint_seconds
+                job, step, state, (done, chunks), record, identity, stop, progress, base, checkpoint_seconds
             )
-            summary = _summary(job, record, done, compiling, out, idle=done == start)
-        finally:
-            progress.close()
+        summary = _summary(job, record, done, compiling, out, idle=done == start)
+    finally:
+        progress.close()
     write_json(out / "summary.json", summary)
     if draw is not None and done:
         draw(out)
     if not quiet:
         _print_summary(job, out, summary, done >= chunks, draw is not None and done > 0)
-    return Result(state, summary, done >= chunks)
+    return Result(state, summary, done >= chunks, record.all_diverged())
+
+
+def _resume(
+    job: Job, out: Path, record: Record, like: Callable[[], Tree], say: Callable[[str], None]
+) -> tuple[Tree | None, int, str]:
+    """Takes up the run in a folder.
+
+    Returns:
+      the state at its newest whole checkpoint, or None; the chunks done; the run's identity.
+    Raises:
+      ValueError: no checkpoint can be read, or rows and checkpoint are not of this run.
+    """
+    saved = read_json(out / "config.json")
+    identity = saved.get("run", "")
+    added = added_settings(job, out)
+    if added:
+        say(f"settings added since the run in {out} began: {', '.join(added)}")
+    if checkpoint.latest(out / "checkpoints") is None:
+        if (out / "metrics.csv").exists():
+            say(f"{out} has rows but no checkpoint: starting from the beginning")
+        return None, 0, identity or uuid.uuid4().hex
+    found = checkpoint.newest(out / "checkpoints", like())
+    for line in found.damaged:
+        say(line)
+    if found.damaged:
+        say(f"resuming from the checkpoint before, at {env_steps(job.loop, found.chunk):,} steps")
+    identity = identity or found.about.get("run", "") or uuid.uuid4().hex  # runs from before format 1 have none
+    if found.about.get("run", identity) != identity:
+        raise ValueError(f"the checkpoints in {out / 'checkpoints'} are of another run than its config.json")
+    record.load(env_steps(job.loop, found.chunk), found.chunk, found.about.get("rows"))
+    record.diverged.update({int(seed): tuple(what) for seed, what in found.about.get("diverged", {}).items()})
+    return found.state, found.chunk, identity
 
 
 def _compile(loop: Loop, job: Job, jit_init: Any, keys: Key, state: Tree | None) -> tuple[Tree, Any, float, float]:
@@ -214,7 +280,7 @@ def _train(
     state: Tree,
     span: tuple[int, int],
     record: Record,
-    saves: Path,
+    identity: str,
     stop: Stop,
     progress: Progress,
     base: float,
@@ -228,7 +294,7 @@ def _train(
       state: of all seeds.
       span: chunks done before, and chunks at the end.
       record: of the rows.
-      saves: the folder of the checkpoints.
+      identity: of the run, written into every checkpoint.
       stop: set by a signal.
       progress: shown between chunks.
       base: wall seconds at time 0 of `time.monotonic`.
@@ -241,32 +307,44 @@ def _train(
     while done < chunks and not stop.asked:
         state, report = aside(partial(_call, step, state))
         done += 1
-        metrics, returns, lengths = jax.device_get(tuple(report))
+        metrics, returns, lengths, faults = jax.device_get(tuple(report))
         at, wall = env_steps(job.loop, done), base + time.monotonic()
         record.add(at, updates(job.loop, done), wall, metrics, returns, lengths)
-        progress.show(at, _mean(metrics["return"]), _mean(np.asarray(record.scores[-1][1])))
+        for line in record.watch(at, metrics, returns, faults):
+            progress.say(line)
+        progress.show(at, _mean(record.trained), _mean(record.scores[-1][1]))
         if time.monotonic() - last_save >= checkpoint_seconds and done < chunks:
-            saved = _save(record, saves, done, state)
+            saved = _save(record, identity, done, state)
             last_save = time.monotonic()
     if done != saved:
-        _save(record, saves, done, state)
+        _save(record, identity, done, state)
     return state, done
 
 
-def _save(record: Record, saves: Path, done: int, state: Tree) -> int:
+def _save(record: Record, identity: str, done: int, state: Tree) -> int:
     """Writes the rows first, so that a checkpoint is never ahead of them."""
     record.write()
-    checkpoint.save(saves, done, state)
+    about = {"format": FORMAT, "run": identity, "rows": record.digests(), "diverged": record.diverged}
+    checkpoint.save(record.folder / "checkpoints", done, state, about=about)
     return done
 
 
-def _write_config(job: Job, out: Path, resume: bool) -> None:
+def _write_config(job: Job, out: Path, resume: bool, identity: str) -> None:
     path = out / "config.json"
-    if resume and read_json(path).get("steps") == job.steps:
+    if resume and (old := read_json(path)).get("steps") == job.steps and old.get("run") == identity:
         return
-    out.mkdir(parents=True, exist_ok=True)
     device = jax.devices()[0].device_kind
-    write_json(path, {**settings(job), "versions": versions(), "device": device, "command": job.command})
+    write_json(
+        path,
+        {
+            "format": FORMAT,
+            "run": identity,
+            **settings(job),
+            "versions": versions(),
+            "device": device,
+            "command": job.command,
+        },
+    )
 
 
 def _summary(job: Job, record: Record, done: int, compiling: float, out: Path, idle: bool) -> dict[str, Any]:
@@ -287,6 +365,7 @@ def _summary(job: Job, record: Record, done: int, compiling: float, out: Path, i
         "eval_return": record.scores[-1][1] if record.scores else [None] * job.seeds,
         "threshold": job.threshold,
         "steps_to_threshold": record.reached(job.threshold),
+        "diverged": record.fates(),
         "versions": versions(),
     }
     return plain(summary)
@@ -294,7 +373,12 @@ def _summary(job: Job, record: Record, done: int, compiling: float, out: Path, i
 
 def _print_summary(job: Job, out: Path, summary: dict[str, Any], finished: bool, drawn: bool) -> None:
     scores = [score for score in summary["eval_return"] if score is not None]
+    lost = [fate for fate in summary["diverged"] if fate is not None]
     mean = f"mean eval return {np.mean(scores):.1f}" if scores else "no evaluation"
+    if len(lost) == job.seeds:
+        mean = "every seed diverged" if job.seeds > 1 else "the seed diverged"
+    elif lost:
+        mean += f" over {job.seeds - len(lost)} of {job.seeds} seeds; {len(lost)} diverged"
     verb = "done" if finished else "stopped"
     took = clock(summary["wall_seconds"])
     print(f"{verb} after {summary['env_steps']:,} steps of {job.seeds} seed{'s' * (job.seeds > 1)} in {took}: {mean}")
@@ -324,7 +408,7 @@ def _call(step: Any, state: Tree) -> Any:
     return jax.block_until_ready(step(state))
 
 
-def _mean(values: Array | np.ndarray) -> float:
-    known = np.asarray(values, np.float64)
-    known = known[np.isfinite(known)]
-    return float(known.mean()) if known.size else math.nan
+def _mean(values: Sequence[float | None]) -> float:
+    """The mean of the numbers that are there and finite, NaN where there is none."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return float(np.mean(known)) if known else math.nan

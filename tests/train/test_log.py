@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mbrl_jax.train import log
+from mbrl_jax.train import folder, log
 
 
 def test_write_atomic_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
@@ -17,7 +17,7 @@ def test_write_atomic_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk")
 
-    monkeypatch.setattr(log.os, "fsync", fail)
+    monkeypatch.setattr(folder.os, "fsync", fail)
     with pytest.raises(OSError, match="disk"):
         log.write_atomic(path, "new")
     assert path.read_text() == "old"
@@ -51,8 +51,9 @@ def test_json_is_strict(tmp_path):
         (np.float32(-0.5), "-0.5"),
         (np.int32(7), "7"),
         (True, "1"),
-        (math.nan, ""),
-        (-math.inf, ""),
+        (None, ""),
+        (math.nan, "nan"),
+        (-math.inf, "-inf"),
     ],
 )
 def test_cells(value, text):
@@ -88,7 +89,7 @@ def test_rows(tmp_path):
         ("4", "100", "20"), ("5", "100", "20"), ("4", "200", "40"), ("5", "200", "40"),
     ]  # fmt: skip
     assert [row["return"] for row in rows] == ["", "-1", "", "-2"]
-    assert [row["critic_loss"] for row in rows] == ["0.33333334", "", "0.6666667", ""]
+    assert [row["critic_loss"] for row in rows] == ["0.33333334", "nan", "0.6666667", "nan"]
     assert float(rows[3]["eval_return"]) == pytest.approx(20 / 3, rel=1e-15)
     evals = (tmp_path / "eval.csv").read_text().splitlines()
     assert evals[0] == "seed,env_steps,episode,return,length"

@@ -94,11 +94,12 @@ def test_hold_repeats_each_random_action_for_as_many_iterations():
     np.testing.assert_array_equal(state.buffer.rows.action[120:140], 1)
 
 
-def test_return_is_nan_where_no_episode_ended():
+def test_return_is_0_where_no_episode_ended():
     short = replace(CFG, {"inner": 1, "cycles": 1, "unroll": 1, "warmup": 0})
     loop = make_loop(recorder(), counter(50, True), uniform(200), short)
     _, report = jax.jit(lambda key: loop.chunk(loop.init(key)))(jax.random.key(0))
-    assert np.isnan(report.metrics["return"])
+    assert report.metrics["return"] == 0
+    assert report.metrics["episodes"] == 0
     assert float(report.metrics["episodes"]) == 0
 
 

@@ -5,59 +5,17 @@ import os
 import signal
 import threading
 import time
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.walk import CHUNK, WARMUP, AgentConfig, make_job, make_loop
 
-from mbrl_jax.core import config, setting
 from mbrl_jax.train import checkpoint
 from mbrl_jax.train import run as runs
-from mbrl_jax.train.loop import Loop, LoopConfig, Report
-from mbrl_jax.train.run import Job, resume_command, run, seed_keys, settings
-
-CFG = LoopConfig(num_envs=2, unroll=3, updates=2, inner=5, cycles=2, warmup=4, eval_episodes=2)
-WARMUP, CHUNK = 4 * 6, 10 * 6  # env steps
-
-
-@config
-class AgentConfig:
-    lr: float = setting(default=1e-3, above=0)
-    hidden: tuple[int, ...] = (8, 8)
-
-
-class FakeState(NamedTuple):
-    key: jax.Array
-    count: jax.Array
-    x: jax.Array
-
-
-def make_loop() -> Loop:
-    """A random walk whose evaluation return grows with the chunks."""
-
-    def init(key):
-        key, key_x = jax.random.split(key)
-        return FakeState(key, jnp.int32(0), jax.random.normal(key_x, (3,)))
-
-    def chunk(state):
-        key, key_step = jax.random.split(state.key)
-        x = state.x + jax.random.normal(key_step, (3,))
-        count = state.count + 1
-        metrics = {"return": jnp.where(count > 1, x[0], jnp.nan), "episodes": jnp.float32(2), "loss": x[1] ** 2}
-        report = Report(metrics, 10.0 * count + x[:2], jnp.full(2, 7) + count)
-        return FakeState(key, count, x), report
-
-    def train(key, chunks):
-        return jax.lax.scan(lambda state, _: chunk(state), init(key), None, length=chunks)
-
-    return Loop(init, chunk, train)
-
-
-def make_job(**changes) -> Job:
-    job = Job("fake", "Walk", AgentConfig(), CFG, steps=WARMUP + 4 * CHUNK, seed=3, seeds=2, threshold=20.0)
-    return job._replace(command="python scripts/train.py fake --out x --steps 5", **changes)
+from mbrl_jax.train.loop import Loop
+from mbrl_jax.train.run import resume_command, run, seed_keys, settings
 
 
 def rows(folder, name, drop_wall=True):
@@ -107,7 +65,7 @@ def test_summary_and_config(uninterrupted):
     summary = json.loads((out / "summary.json").read_text())
     assert list(summary) == [
         "algo", "env", "seeds", "env_steps", "updates", "wall_seconds", "compile_seconds", "env_steps_per_second",
-        "eval_return", "threshold", "steps_to_threshold", "versions",
+        "eval_return", "threshold", "steps_to_threshold", "diverged", "versions",
     ]  # fmt: skip
     assert (summary["env_steps"], summary["updates"], summary["seeds"]) == (264, 80, 2)
     means = np.array([float(line[-1]) for line in rows(out, "metrics.csv")[1:]]).reshape(4, 2).T
@@ -135,10 +93,10 @@ def test_killed_and_resumed_is_bitwise_the_same(uninterrupted, tmp_path, monkeyp
     out = tmp_path / "run"
     save = checkpoint.save
 
-    def die(folder, chunk, state, keep=2):
+    def die(folder, chunk, state, **rest):
         if chunk > chunks_before:
             raise Killed
-        save(folder, chunk, state, keep)
+        save(folder, chunk, state, **rest)
 
     monkeypatch.setattr(runs.checkpoint, "save", die)
     with pytest.raises(Killed):
