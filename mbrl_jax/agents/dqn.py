@@ -169,11 +169,11 @@ def make(cfg: DQNConfig, spec: Spec) -> Agent:
         return Learner(q, jax.tree.map(jnp.copy, q), adam.init(q), jnp.int32(0))
 
     def act(key: Key, learner: Learner, carry: Tree, obs: Obs, explore: bool) -> tuple[Array, Tree, Tree]:
-        greedy = jnp.argmax(net.apply(learner.q, obs))
+        greedy = jnp.argmax(net.apply(learner.q, obs)).astype(jnp.int32)
         if not explore:
             return greedy, carry, ()
         key_whether, key_which = jax.random.split(key)
-        random = jax.random.uniform(key_whether) < epsilon(learner.updates)
+        random = jax.random.uniform(key_whether, dtype=jnp.float32) < epsilon(learner.updates)
         return jnp.where(random, spec.action.sample(key_which), greedy), carry, ()
 
     def update(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:

@@ -77,7 +77,7 @@ def refresh(
     def explore(key: Key, obs: Obs) -> Array:
         key_greedy, key_whether, key_which = jax.random.split(key, 3)
         greedy, _, _ = policy.act(key_greedy, learner.policy, policy.carry(), obs, False)
-        random = jax.random.uniform(key_whether) < cfg.explore
+        random = jax.random.uniform(key_whether, dtype=jnp.float32) < cfg.explore
         return jnp.where(random, spec.action.sample(key_which), greedy)
 
     fitted, imagined, metrics = imagined_replay.refresh(

@@ -144,7 +144,7 @@ def sample_pairs(key: Key, pairs: Array, found: Array, n: int) -> Array:
     Returns:
       [n] int32.
     """
-    drawn = jax.random.uniform(key, (n,)) * found
+    drawn = jax.random.uniform(key, (n,), jnp.float32) * found
     return pairs[jnp.minimum(drawn.astype(jnp.int32), found - 1)]
 
 

@@ -249,7 +249,7 @@ def make_optimizer(cfg: MuZeroConfig, updates: Array | int) -> optax.GradientTra
 
 def learning_rate(updates: Array | int, *, lr: Array | float, decay: Array | float, decay_updates: int) -> Array:
     """The learning rate [] after `updates` gradient updates: lr · decay^⌊updates / decay_updates⌋."""
-    return jnp.asarray(lr * decay ** (updates // decay_updates))
+    return jnp.asarray(lr * decay ** (updates // decay_updates), jnp.float32)
 
 
 def priorities(values: Array, targets: Targets) -> Array:

@@ -152,7 +152,11 @@ def policy_loss(policy: Params, batch: Row, *, nets: Networks, clip: Array | flo
     def terms(row: Row, advantage: Array) -> tuple[Array, Array, Array]:
         dist = nets.dist(policy, row.obs)
         log_ratio = dist.log_prob(row.action) - row.log_prob
-        return losses.clipped_ratio_loss(jnp.exp(log_ratio), advantage, clip), dist.entropy(), log_ratio
+        return (
+            losses.clipped_ratio_loss(jnp.exp(log_ratio), advantage, clip),
+            dist.entropy().astype(jnp.float32),
+            log_ratio,
+        )
 
     surrogates, entropies, log_ratios = jax.vmap(terms)(batch, normalised(batch.advantage))
     loss = jnp.mean(surrogates)
@@ -282,7 +286,7 @@ def _normal(cfg: PPOConfig, spec: Spec) -> Networks:
     net = network(spec.obs, cfg.hidden, size, cfg.activation, "orthogonal", 0.01, cfg.channels)
 
     def init(key: Key) -> dict[str, Params]:
-        return {"mean": net.init(key), "log_std": jnp.zeros(size)}
+        return {"mean": net.init(key), "log_std": jnp.zeros(size, jnp.float32)}
 
     def dist(params: dict[str, Params], obs: Obs) -> Any:
         return dists.normal(net.apply(params["mean"], obs), params["log_std"])

@@ -64,7 +64,7 @@ def make(cfg: QLearningConfig, spec: Spec) -> Agent:
         transition = latest_transition(key, replay)
         visits = learner.visits.at[transition.obs, transition.action].add(1)
         q, error = q_backup(learner.q, visits, transition, lr=cfg.lr, decay=cfg.decay, gamma=cfg.gamma)
-        return Learner(q, visits), {"td_error": jnp.abs(error), "backups": jnp.ones(())}, ()
+        return Learner(q, visits), {"td_error": jnp.abs(error), "backups": jnp.ones((), jnp.float32)}, ()
 
     return Agent(init, lambda: (), act, update)
 

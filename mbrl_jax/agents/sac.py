@@ -260,7 +260,7 @@ def _discrete(cfg: SACConfig, spec: Spec) -> Networks:
         return jax.vmap(critic.apply, (0, None))(critics, obs)
 
     def q(critics: Params, obs: Obs, action: Array) -> Array:
-        return q_all(critics, obs) @ jax.nn.one_hot(action, num_actions)
+        return q_all(critics, obs) @ jax.nn.one_hot(action, num_actions, dtype=jnp.float32)
 
     def value(params: Params, critics: Params, alpha: Array, key: Key, obs: Obs) -> tuple[Array, Array]:
         del key
@@ -269,6 +269,6 @@ def _discrete(cfg: SACConfig, spec: Spec) -> Networks:
 
     def act(params: Params, key: Key, obs: Obs, explore: bool) -> Array:
         logits = policy.apply(params, obs)
-        return jax.random.categorical(key, logits) if explore else jnp.argmax(logits)
+        return (jax.random.categorical(key, logits) if explore else jnp.argmax(logits)).astype(jnp.int32)
 
     return Networks(policy, critic, q, value, act)

@@ -155,8 +155,8 @@ def random_action(key: Key, action: Array, legal: Array, *, share: Array | float
       the action [], and whether it is still the search's [] bool.
     """
     key_whether, key_which = jax.random.split(key)
-    from_search = ~jax.random.bernoulli(key_whether, share)
-    drawn = jax.random.categorical(key_which, jnp.where(legal, 0.0, -jnp.inf))
+    from_search = ~jax.random.bernoulli(key_whether, jnp.asarray(share, jnp.float32))
+    drawn = jax.random.categorical(key_which, jnp.where(legal, jnp.float32(0.0), -jnp.inf))
     return jnp.where(from_search, action, drawn).astype(action.dtype), from_search
 
 

@@ -68,8 +68,8 @@ def make(cfg: SweepingConfig, spec: Spec) -> Agent:
 
     def init(key: Key) -> Learner:
         del key
-        table, row = jnp.zeros((states, actions)), jnp.zeros(states * actions)
-        onward = jnp.zeros((states, states * actions))
+        table, row = jnp.zeros((states, actions), jnp.float32), jnp.zeros(states * actions, jnp.float32)
+        onward = jnp.zeros((states, states * actions), jnp.float32)
         q = initial_q(spec, value=policy.first_value)
         return Learner(q, table.astype(jnp.int32), table, onward, row, row)
 

@@ -136,7 +136,7 @@ def masked_mean(values: Array, mask: Array) -> Array:
 
 def step_weights(rho: Array | float, steps: int) -> Array:
     """The weights ρ^t of the steps of an unroll, [steps]."""
-    return rho ** jnp.arange(steps)
+    return (rho ** jnp.arange(steps, dtype=jnp.int32)).astype(jnp.float32)
 
 
 def td_targets(
@@ -186,7 +186,7 @@ def weigh_terms(
     }
     total = consistency_weight * means["consistency"] + reward_weight * means["reward"]
     total = total + value_weight * means["value"]
-    return total + termination_weight * means.get("termination", jnp.zeros(())), means
+    return total + termination_weight * means.get("termination", jnp.zeros((), jnp.float32)), means
 
 
 def world_loss_and_latents(
@@ -252,6 +252,25 @@ def world_loss(
     return loss, metrics
 
 
+def masked_percentiles(values: Array, mask: Array, percents: Array) -> Array:
+    """Percentiles of the values where the mask holds, linear between neighbours, [Q]; any number where it holds nowhere.
+
+    A NaN among the values counts as missing, as in `jnp.nanpercentile`; none is made.
+
+    Args:
+      values: [B].
+      mask: [B] bool.
+      percents: [Q] in [0, 100].
+    """
+    mask = mask & ~jnp.isnan(values)
+    ordered = jnp.sort(jnp.where(mask, values, jnp.finfo(values.dtype).max))
+    most = jnp.sum(mask, dtype=percents.dtype) - 1.0
+    place = percents / 100.0 * most
+    low, high = jnp.floor(place), jnp.ceil(place)
+    below, above = (ordered[jnp.maximum(0.0, jnp.minimum(x, most)).astype(jnp.int32)] for x in (low, high))
+    return below * (1.0 - (place - low)) + above * (place - low)
+
+
 def update_scale(scale: Array, values: Array, mask: Array, rate: Array | float) -> Array:
     """The running scale of values, [] without a gradient.
 
@@ -263,9 +282,9 @@ def update_scale(scale: Array, values: Array, mask: Array, rate: Array | float) 
       mask: [B] 0 for values that do not count; S stays where none counts.
       rate: κ.
     """
-    counted = jax.lax.stop_gradient(jnp.where(mask > 0.0, values, jnp.nan))
-    low, high = jnp.nanpercentile(counted, jnp.array([5.0, 95.0]))
-    return jnp.where(jnp.any(mask > 0.0), scale + rate * (jnp.maximum(1.0, high - low) - scale), scale)
+    counted = mask > 0.0
+    low, high = masked_percentiles(jax.lax.stop_gradient(values), counted, jnp.array([5.0, 95.0], jnp.float32))
+    return jnp.where(jnp.any(counted), scale + rate * (jnp.maximum(1.0, high - low) - scale), scale)
 
 
 def policy_loss(
@@ -305,7 +324,7 @@ def policy_loss(
     pair = sample_pair(key_pair, values)
     one = lambda key, state: policy_value(policy, key, state, nets=nets, pair=pair, dropout=dropout)  # noqa: E731
     value, scaled_entropy, entropy = jax.vmap(jax.vmap(one))(jax.random.split(key_value, mask.shape), latents)
-    scale = update_scale(jnp.asarray(scale), value[:, 0], mask[:, 0], scale_rate)
+    scale = update_scale(jnp.asarray(scale, jnp.float32), value[:, 0], mask[:, 0], scale_rate)
     gain = masked_mean(value / scale + entropy_weight * scaled_entropy, mask)
     metrics = {"value": masked_mean(value, mask)[0], "entropy": masked_mean(entropy, mask)[0], "scale": scale}
     return -jnp.mean(step_weights(rho, gain.shape[0]) * gain), metrics
@@ -440,7 +459,7 @@ def make(cfg: TDMPC2Config, spec: Spec, tasks: Tasks | None = None) -> Agent:
     def init(key: Key) -> Learner:
         params = nets.init(key)
         opt = (world_optimizer(cfg).init(params.world), policy_optimizer(cfg).init(params.policy))
-        return Learner(params, jax.tree.map(jnp.copy, params.world.values), jnp.ones(()), opt)
+        return Learner(params, jax.tree.map(jnp.copy, params.world.values), jnp.ones((), jnp.float32), opt)
 
     def act(key: Key, learner: Learner, carry: Array, obs: Obs, explore: bool) -> tuple[Array, Array, Tree]:
         key_values, key_plan = jax.random.split(key)

@@ -67,7 +67,7 @@ def prioritized(
     blocks = -(-total // width)
 
     def init(item: Transition) -> Prioritized:
-        return Prioritized(empty(item, rows, num_envs), jnp.zeros((blocks, width)), jnp.float32(1.0))
+        return Prioritized(empty(item, rows, num_envs), jnp.zeros((blocks, width), jnp.float32), jnp.float32(1.0))
 
     def sample(key: Key, data: Prioritized, n: int) -> Window:
         return sample_by_priority(key, data, n, length=length, beta=beta)
@@ -125,7 +125,7 @@ def sample_by_priority(key: Key, data: Prioritized, n: int, *, length: int, beta
     upto = jnp.cumsum(sums)
     whole = upto[-1]
     below_one = 1.0 - 2.0**-24
-    share = jnp.minimum((jnp.arange(n) + jax.random.uniform(key, (n,))) / n, below_one)
+    share = jnp.minimum((jnp.arange(n) + jax.random.uniform(key, (n,), jnp.float32)) / n, below_one)
     block, rest = _find(sums, upto, share * whole)
     inside = data.mass[block]
     place, _ = jax.vmap(_find)(inside, jnp.cumsum(inside, axis=1), rest)

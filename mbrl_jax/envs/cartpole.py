@@ -106,14 +106,14 @@ def continuous_cartpole(steps: int = 200) -> Env:
     """
 
     def reset(key: Key) -> tuple[Array, Array]:
-        state = jax.random.uniform(key, (4,), minval=-0.05, maxval=0.05)
+        state = jax.random.uniform(key, (4,), minval=-0.05, maxval=0.05, dtype=jnp.float32)
         return state, state
 
     def step(key: Key, state: Array, action: Array) -> tuple[Array, Array, Array, Array, Array]:
         del key
         state = euler(BALANCE, state, FORCE * jnp.clip(action[0], -1.0, 1.0), BALANCE_STEP)
         ended = (jnp.abs(state[0]) > X_LIMIT) | (jnp.abs(state[2]) > THETA_LIMIT)
-        return state, state, jnp.ones(()), 1.0 - ended.astype(jnp.float32), ended
+        return state, state, jnp.ones((), jnp.float32), 1.0 - ended.astype(jnp.float32), ended
 
     spec = Spec(Box((4,)), Box((1,), -1.0, 1.0), name="continuous-cartpole")
     return wrappers.time_limit(Env(spec, reset, step, observe=lambda state: state), steps)
@@ -160,7 +160,7 @@ def cartpole_swingup(steps: int = 200) -> Env:
         return jnp.stack([x, x_dot, jnp.sin(theta), jnp.cos(theta), theta_dot])
 
     def reset(key: Key) -> tuple[Array, Array]:
-        state = jnp.array([0.0, 0.0, jnp.pi, 0.0]) + 0.1 * jax.random.normal(key, (4,))
+        state = jnp.array([0.0, 0.0, jnp.pi, 0.0], jnp.float32) + 0.1 * jax.random.normal(key, (4,), jnp.float32)
         return state, observe(state)
 
     def step(key: Key, state: Array, action: Array) -> tuple[Array, Array, Array, Array, Array]:
@@ -169,7 +169,7 @@ def cartpole_swingup(steps: int = 200) -> Env:
         for _ in range(SWINGUP_SUBSTEPS):
             state = runge_kutta(SWINGUP, state, FORCE * action[0], SWINGUP_STEP / SWINGUP_SUBSTEPS)
         obs = observe(state)
-        return state, obs, swingup_reward(obs, action), jnp.ones(()), jnp.zeros((), bool)
+        return state, obs, swingup_reward(obs, action), jnp.ones((), jnp.float32), jnp.zeros((), bool)
 
     spec = Spec(Box((5,)), Box((1,), -1.0, 1.0), terminates=False, name="cartpole-swingup")
     return wrappers.time_limit(Env(spec, reset, step, observe), steps)

@@ -210,7 +210,7 @@ def four_rooms_mdp(**params: Any) -> MDP:
     def put(state: Any, i: Array) -> Any:
         return state.replace(pos=jnp.stack(jnp.divmod(i, FOUR_ROOMS_SIDE)))
 
-    mdp = _tables(env, put, slip=(1.0 - random) * jnp.eye(4) + random / 4)
+    mdp = _tables(env, put, slip=(1.0 - random) * jnp.eye(4, dtype=jnp.float32) + random / 4)
     if not params.get("resample_init_pos"):
         return mdp
     free = _entered(mdp) & ~mdp.terminal
@@ -305,16 +305,18 @@ def _tables(env: Env, put: Callable[[Any, Array], Any], slip: Any = None) -> MDP
         every = jnp.arange(n, dtype=jnp.int32), jnp.arange(actions, dtype=jnp.int32)
         led, reward, discount = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(*every)
         terminal = jnp.zeros(n, bool).at[led].max(discount == 0.0)
-        leads = jax.nn.one_hot(led, n)
+        leads = jax.nn.one_hot(led, n, dtype=jnp.float32)
         pays = leads * reward[..., None]
         if slip is not None:
-            leads, pays = (jnp.einsum("ab,sbt->sat", jnp.asarray(slip), x, precision="highest") for x in (leads, pays))
+            leads, pays = (
+                jnp.einsum("ab,sbt->sat", jnp.asarray(slip, jnp.float32), x, precision="highest") for x in (leads, pays)
+            )
         ended = terminal[:, None, None]
         return MDP(
-            transitions=jnp.where(ended, jnp.eye(n)[:, None], leads),
+            transitions=jnp.where(ended, jnp.eye(n, dtype=jnp.float32)[:, None], leads),
             rewards=jnp.where(ended | (leads == 0.0), 0.0, pays / jnp.where(leads == 0.0, 1.0, leads)),
             terminal=terminal,
-            start=jax.nn.one_hot(first, n),
+            start=jax.nn.one_hot(first, n, dtype=jnp.float32),
         )
 
     state, first = env.reset(key)

@@ -63,7 +63,7 @@ def versus(env: Env, opponent: Callable[[Key, Masked], Action]) -> Env:
         key_reset, key_side, key_move, key_step = jax.random.split(key, 4)
         state, seen = env.reset(key_reset)
         moved = env.step(key_step, state, opponent(key_move, seen))[:2]
-        return tree.where(jax.random.bernoulli(key_side), moved, (state, seen))
+        return tree.where(jax.random.bernoulli(key_side, jnp.float32(0.5)), moved, (state, seen))
 
     def step(key: Key, state: State, action: Action) -> tuple[State, Obs, Array, Array, Array]:
         key_own, key_move, key_reply = jax.random.split(key, 3)

@@ -59,13 +59,13 @@ def random_mdp(
     key_mass, key_order, key_reward = jax.random.split(key, 3)
     shape = (states, actions, states)
     order = jax.random.permutation(key_order, jnp.broadcast_to(jnp.arange(states), shape), axis=-1, independent=True)
-    mass = jnp.where(order < branching, jax.random.exponential(key_mass, shape), 0.0)
+    mass = jnp.where(order < branching, jax.random.exponential(key_mass, shape, jnp.float32), 0.0)
     terminal = jnp.arange(states) >= states - terminals
     return MDP(
         transitions=mass / mass.sum(-1, keepdims=True),
-        rewards=jax.random.uniform(key_reward, shape if by_successor else shape[:2]),
+        rewards=jax.random.uniform(key_reward, shape if by_successor else shape[:2], jnp.float32),
         terminal=terminal,
-        start=~terminal / jnp.sum(~terminal),
+        start=(~terminal).astype(jnp.float32) / jnp.sum(~terminal),
     )
 
 
@@ -134,7 +134,12 @@ def value_iteration(
         _, _, change, i = at
         return (gamma * change > tolerance * (1.0 - gamma)) & (i < iterations) | (i == 0)
 
-    first = (jnp.zeros(states), jnp.zeros((states, actions)), jnp.zeros(()), jnp.zeros((), jnp.int32))
+    first = (
+        jnp.zeros(states, jnp.float32),
+        jnp.zeros((states, actions), jnp.float32),
+        jnp.zeros((), jnp.float32),
+        jnp.zeros((), jnp.int32),
+    )
     values, q, _, _ = jax.lax.while_loop(not_done, sweep, first)
     return values, q
 
@@ -159,7 +164,7 @@ def policy_evaluation(mdp: MDP, policy: Array, gamma: Array | float) -> tuple[Ar
     weights = jnp.where(mdp.terminal[:, None], 0.0, policy)
     rewards, onward = _rewards(mdp), _onward(mdp)
     chain = jnp.einsum("sa,sat->st", weights, onward)
-    values = jnp.linalg.solve(jnp.eye(states) - gamma * chain, jnp.sum(weights * rewards, -1))
+    values = jnp.linalg.solve(jnp.eye(states, dtype=jnp.float32) - gamma * chain, jnp.sum(weights * rewards, -1))
     return values, jnp.where(mdp.terminal[:, None], 0.0, rewards + gamma * onward @ values)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mbrl_jax.core import Env, Key, Model, StepOut
+from mbrl_jax.core.precision import narrow_env
 from mbrl_jax.core.types import Action, State
 
 
@@ -16,6 +17,8 @@ def as_model(env: Env) -> Model:
     Returns:
       A model over the environment's states.
     """
+
+    env = narrow_env(env)
 
     def step(key: Key, state: State, action: Action) -> StepOut:
         state, _, reward, discount, _ = env.step(key, state, action)

@@ -63,7 +63,7 @@ def multitask(envs: Sequence[Env], only: int | None = None) -> tuple[Env, Tasks]
 
     def padded(task: Array, every: Sequence[Array]) -> Array:
         wide = [jnp.pad(jnp.asarray(obs, jnp.float32), (0, width - obs.shape[0])) for obs in every]
-        return jnp.concatenate([select(task, wide), jax.nn.one_hot(task, count)])
+        return jnp.concatenate([select(task, wide), jax.nn.one_hot(task, count, dtype=jnp.float32)])
 
     def reset(key: Key) -> tuple[MultitaskState, Array]:
         key_task, key_reset = jax.random.split(key)

@@ -24,7 +24,7 @@ def constant(continuous: bool = False) -> Env:
     Args:
       continuous: actions are vectors [1] in [-1, 1]; else one of two.
     """
-    return _one_step("probe-constant", continuous, _zero, lambda obs, action: jnp.ones(()))
+    return _one_step("probe-constant", continuous, _zero, lambda obs, action: jnp.ones((), jnp.float32))
 
 
 def random_observation(continuous: bool = False) -> Env:
@@ -68,7 +68,7 @@ def action_reward(continuous: bool = False) -> Env:
 
     def reward(obs: Array, action: Array) -> Array:
         del obs
-        return -jnp.square(action[0] - 0.5) if continuous else jnp.where(action == 0, 1.0, -1.0)
+        return -jnp.square(action[0] - 0.5) if continuous else jnp.where(action == 0, jnp.float32(1.0), -1.0)
 
     return _one_step("probe-action-reward", continuous, _zero, reward)
 
@@ -88,7 +88,7 @@ def observation_action_reward(continuous: bool = False) -> Env:
     def reward(obs: Array, action: Array) -> Array:
         if continuous:
             return -jnp.square(action[0] - 0.5 * obs[0])
-        return jnp.where((action == 1) == (obs[0] > 0), 1.0, -1.0)
+        return jnp.where((action == 1) == (obs[0] > 0), jnp.float32(1.0), -1.0)
 
     return _one_step("probe-observation-action-reward", continuous, _sign, reward)
 
@@ -105,7 +105,7 @@ PROBES: dict[str, Callable[[bool], Env]] = {
 
 def _zero(key: Key) -> Array:
     del key
-    return jnp.zeros(1)
+    return jnp.zeros(1, jnp.float32)
 
 
 def _sign(key: Key) -> Array:

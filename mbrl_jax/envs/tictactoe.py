@@ -62,7 +62,7 @@ def tictactoe(openings: int = 0) -> Env:
 
     def reset(key: Key) -> tuple[Board, Masked]:
         key_count, key_cells = jax.random.split(key)
-        count = jax.random.randint(key_count, (), 0, openings + 1)
+        count = jax.random.randint(key_count, (), 0, openings + 1, jnp.int32)
         order = jax.random.permutation(key_cells, CELLS)  # when each cell is taken, by the players alternately
         taken, mine = order < count, (order % 2) == (count % 2)
         board = Board(taken & mine, taken & ~mine, count % 2, jnp.zeros((), bool))
@@ -77,7 +77,7 @@ def tictactoe(openings: int = 0) -> Env:
         over = wins | illegal | jnp.all(stones | state.other)
         board = Board(state.other, stones, 1 - state.player, over)
         reward = wins.astype(jnp.float32) - illegal.astype(jnp.float32)
-        return board, observe(board), reward, jnp.where(over, 0.0, -1.0), over
+        return board, observe(board), reward, jnp.where(over, jnp.float32(0.0), -1.0), over
 
     spec = Spec(Box((3, 3, 2), 0.0, 1.0), Discrete(CELLS), time_limit=CELLS, name="TicTacToe")
     return Env(spec, reset, step, observe)
@@ -115,7 +115,9 @@ def perfect(key: Key, seen: Masked) -> Array:
     Returns:
       [] int32.
     """
-    number = jnp.sum(jnp.asarray(PLACES) * (seen.obs @ jnp.array([1.0, 2.0])).reshape(-1)).astype(jnp.int32)
+    number = jnp.sum(jnp.asarray(PLACES) * (seen.obs @ jnp.array([1.0, 2.0], jnp.float32)).reshape(-1)).astype(
+        jnp.int32
+    )
     values = jnp.asarray(solution(), jnp.float32)[number]
-    drawn = jax.random.uniform(key, (CELLS,))
+    drawn = jax.random.uniform(key, (CELLS,), jnp.float32)
     return jnp.argmax(jnp.where(values == jnp.max(values), drawn, -1.0)).astype(jnp.int32)

@@ -49,12 +49,12 @@ def init(states: int, actions: int) -> Table:
     pairs, triples = (states, actions), (states, actions, states)
     return Table(
         counts=jnp.zeros(triples, jnp.int32),
-        rewards=jnp.zeros(triples),
-        discounts=jnp.ones(triples),
+        rewards=jnp.zeros(triples, jnp.float32),
+        discounts=jnp.ones(triples, jnp.float32),
         last_tried=jnp.full(pairs, -1, jnp.int32),
         last_state=jnp.tile(jnp.arange(states, dtype=jnp.int32)[:, None], (1, actions)),
-        last_reward=jnp.zeros(pairs),
-        last_discount=jnp.ones(pairs),
+        last_reward=jnp.zeros(pairs, jnp.float32),
+        last_discount=jnp.ones(pairs, jnp.float32),
     )
 
 
@@ -188,7 +188,7 @@ def tables(params: Table) -> MDP:
     sink = jnp.broadcast_to(jnp.arange(states + 1) == states, (1, actions, states + 1)).astype(onward.dtype)
     return MDP(
         transitions=jnp.concatenate([jnp.concatenate([onward, ending], -1), sink]),
-        rewards=jnp.concatenate([rewards, jnp.zeros((1, actions))]),
+        rewards=jnp.concatenate([rewards, jnp.zeros((1, actions), jnp.float32)]),
         terminal=jnp.arange(states + 1) == states,
         start=jnp.where(jnp.arange(states + 1) < states, 1.0 / states, 0.0),
     )

@@ -90,7 +90,10 @@ def network(
         if min(height, width) < 1:
             raise ValueError(f"an image must be at least {WINDOW} x {WINDOW}, got {space}")
         mlp(height * width * channels, hidden, out, activation, kernel_init)  # for its checks
-        net = as_net(ConvMLP(tuple(hidden), out, activation, kernel_init, channels, layer_norm), jnp.zeros(space.shape))
+        net = as_net(
+            ConvMLP(tuple(hidden), out, activation, kernel_init, channels, layer_norm),
+            jnp.zeros(space.shape, jnp.float32),
+        )
     last = f"Dense_{len(hidden)}"
 
     def scale(path: tuple[Any, ...], leaf: Array) -> Array:

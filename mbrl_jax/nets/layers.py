@@ -41,7 +41,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         wide = x.astype(jnp.float32)
         mean = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         return (wide * (jax.lax.rsqrt(mean + 1e-4) * scale)).astype(x.dtype)
@@ -82,7 +82,7 @@ class Joint(nn.Module):
 
     def setup(self) -> None:
         self.kernel = self.param("kernel", scaled_init(), (sum(self.sizes), self.widths[0]))
-        self.bias = self.param("bias", nn.initializers.zeros, (self.widths[0],))
+        self.bias = self.param("bias", nn.initializers.zeros, (self.widths[0],), jnp.float32)
         self.first_norm = norm(self.norm)
         self.rest = Layers(self.widths[1:], self.out, self.activation, self.norm)
 
@@ -148,7 +148,7 @@ def layers(
     check_names(activation, norm)
     if min(size, *widths, 1) < 1 or out < 0 or not (widths or out):
         raise ValueError(f"sizes of layers must be at least 1, got {(size, *widths, out)}")
-    return as_net(Layers(tuple(widths), out, activation, norm, out_scale), jnp.zeros(size))
+    return as_net(Layers(tuple(widths), out, activation, norm, out_scale), jnp.zeros(size, jnp.float32))
 
 
 def joint(
@@ -163,7 +163,7 @@ def joint(
     if min(*sizes, out, *widths) < 1 or not widths:
         raise ValueError(f"sizes of layers must be at least 1, got {(*sizes, *widths, out)}")
     module = Joint(sizes, tuple(widths), out, activation, norm)
-    return as_staged(module, (jnp.zeros(sizes[0]),), jnp.zeros(sizes[1]))
+    return as_staged(module, (jnp.zeros(sizes[0], jnp.float32),), jnp.zeros(sizes[1], jnp.float32))
 
 
 def check_names(activation: str, norm: str) -> None:

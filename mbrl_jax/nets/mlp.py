@@ -103,4 +103,4 @@ def mlp(
         raise ValueError(f"kernel_init must be one of {', '.join(INITS)}, got {kernel_init!r}")
     if min(size, out, *hidden) < 1:
         raise ValueError(f"sizes of an MLP must be at least 1, got {(size, *hidden, out)}")
-    return as_net(MLP(tuple(hidden), out, activation, kernel_init, layer_norm), jnp.zeros(size))
+    return as_net(MLP(tuple(hidden), out, activation, kernel_init, layer_norm), jnp.zeros(size, jnp.float32))

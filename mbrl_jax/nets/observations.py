@@ -101,7 +101,7 @@ class ImageDecoder(nn.Module):
         rows, columns, channels = self.shape[0] // 16, self.shape[1] // 16, depths[-1]
         cells = rows * columns * channels
         kernel = self.param("blocks", scaled_init(), (GROUPS, h.shape[0] // GROUPS, cells // GROUPS))
-        of_h = by_blocks(h, kernel) + self.param("blocks_bias", nn.initializers.zeros, (cells,))
+        of_h = by_blocks(h, kernel) + self.param("blocks_bias", nn.initializers.zeros, (cells,), jnp.float32)
         # Each block of h has its own channels at every position.
         of_h = of_h.reshape(GROUPS, rows, columns, -1).transpose(1, 2, 0, 3).reshape(rows, columns, channels)
         of_z = Layers((2 * cfg.units,), cells, cfg.activation, cfg.norm)(z)
@@ -153,11 +153,11 @@ def encoder(space: Space, cfg: CoderConfig) -> Encoder:
     assert isinstance(space, Box)
     if which == "image":
         _need_depth(cfg)
-        net = as_net(ImageEncoder(cfg), jnp.zeros(space.shape))
+        net = as_net(ImageEncoder(cfg), jnp.zeros(space.shape, jnp.float32))
         size = math.prod(side // 16 for side in space.shape[:2]) * STAGES[-1] * cfg.depth
         return Encoder(_before(net, lambda obs: _floats(obs) / 255.0 - 0.5), size)
     if which == "planes" and cfg.depth:
-        return Encoder(_before(as_net(PlaneEncoder(cfg), jnp.zeros(space.shape)), _floats), cfg.units)
+        return Encoder(_before(as_net(PlaneEncoder(cfg), jnp.zeros(space.shape, jnp.float32)), _floats), cfg.units)
     net = layers(space.size, (cfg.units,) * cfg.layers, 0, cfg.activation, cfg.norm)
     squash = symlog if cfg.squash and which == "vector" else lambda x: x
     return Encoder(_before(net, lambda obs: squash(_floats(obs).reshape(-1))), cfg.units)
@@ -177,7 +177,7 @@ def decoder(space: Space, deter: int, stoch: int, cfg: CoderConfig) -> Decoder:
     check(cfg)
     which = kind(space)
     assert isinstance(space, Box)
-    state = jnp.zeros(deter), jnp.zeros(stoch)
+    state = jnp.zeros(deter, jnp.float32), jnp.zeros(stoch, jnp.float32)
     if which == "image":
         _need_depth(cfg)
         if deter % GROUPS:

@@ -62,10 +62,10 @@ class BlockGRU(nn.Module):
         one = (self.hidden,)
         self.of_h, self.of_z, self.of_a = (Layers(one, 0, self.activation, self.norm) for _ in range(3))
         self.mix = self.param("mix", scaled_blocks, (self.blocks, width, part))
-        self.mix_bias = self.param("mix_bias", nn.initializers.zeros, (self.deter,))
+        self.mix_bias = self.param("mix_bias", nn.initializers.zeros, (self.deter,), jnp.float32)
         self.mix_norm = norm(self.norm)
         self.gates = self.param("gates", scaled_blocks, (self.blocks, part, 3 * part))
-        self.gates_bias = self.param("gates_bias", nn.initializers.zeros, (3 * self.deter,))
+        self.gates_bias = self.param("gates_bias", nn.initializers.zeros, (3 * self.deter,), jnp.float32)
 
     def mixes(self) -> list[Array]:
         """The parts of W for a block's own state, for the summaries of h and z, and for that of a."""
@@ -124,7 +124,9 @@ def gru(deter: int, stoch: int, action: int, hidden: int, activation: str = "elu
     check_names(activation, norm)
     _check(deter, stoch, action, hidden)
     module = GRU(deter, (stoch, action), hidden, activation, norm)
-    return as_staged(module, (jnp.zeros(deter), jnp.zeros(stoch)), jnp.zeros(action))
+    return as_staged(
+        module, (jnp.zeros(deter, jnp.float32), jnp.zeros(stoch, jnp.float32)), jnp.zeros(action, jnp.float32)
+    )
 
 
 def block_gru(
@@ -150,7 +152,9 @@ def block_gru(
     if deter % blocks:
         raise ValueError(f"deter must be a multiple of blocks ({blocks}), got {deter}")
     module = BlockGRU(deter, (stoch, action), hidden, blocks, activation, norm)
-    return as_staged(module, (jnp.zeros(deter), jnp.zeros(stoch)), jnp.zeros(action))
+    return as_staged(
+        module, (jnp.zeros(deter, jnp.float32), jnp.zeros(stoch, jnp.float32)), jnp.zeros(action, jnp.float32)
+    )
 
 
 def _check(*sizes: int) -> None:

@@ -79,7 +79,7 @@ def encoder(shape: tuple[int, ...], channels: int, blocks: int) -> Net:
       ValueError: observations that are no planes, or a size out of range.
     """
     _check(shape, channels, blocks)
-    return as_net(Encoder(channels, blocks), jnp.zeros(shape))
+    return as_net(Encoder(channels, blocks), jnp.zeros(shape, jnp.float32))
 
 
 def transition(shape: tuple[int, ...], num_actions: int, blocks: int) -> Net:
@@ -95,7 +95,7 @@ def transition(shape: tuple[int, ...], num_actions: int, blocks: int) -> Net:
       ValueError: a size out of range.
     """
     _check(shape, num_actions, blocks)
-    return as_net(Transition(blocks), jnp.zeros(shape), jnp.zeros(num_actions))
+    return as_net(Transition(blocks), jnp.zeros(shape, jnp.float32), jnp.zeros(num_actions, jnp.float32))
 
 
 def _check(shape: tuple[int, ...], size: int, blocks: int) -> None:

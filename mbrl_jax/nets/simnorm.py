@@ -90,8 +90,8 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", nn.initializers.ones, x.shape)
-        return standardize(x) * scale + self.param("bias", nn.initializers.zeros, x.shape)
+        scale = self.param("scale", nn.initializers.ones, x.shape, jnp.float32)
+        return standardize(x) * scale + self.param("bias", nn.initializers.zeros, x.shape, jnp.float32)
 
 
 class NormedLayers(nn.Module):
@@ -134,4 +134,4 @@ def normed_layers(
     if group and out % group:
         raise ValueError(f"out must be a multiple of group ({group}), got {out}")
     module = NormedLayers(tuple(widths), out, group, out_scale)
-    return as_net(module, *(jnp.zeros(size) for size in sizes))
+    return as_net(module, *(jnp.zeros(size, jnp.float32) for size in sizes))

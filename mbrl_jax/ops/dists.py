@@ -6,6 +6,7 @@ import chex
 import distrax
 import jax.numpy as jnp
 
+from mbrl_jax.core.precision import narrow
 from mbrl_jax.core.types import Array, Key
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # Haarnoja et al. 2018, reference code
@@ -59,7 +60,7 @@ def sample_and_log_prob(dist: distrax.Distribution, key: Key) -> tuple[Array, Ar
       dist: any distribution.
       key: used once.
     """
-    return dist.sample_and_log_prob(seed=key)  # pyright: ignore[reportReturnType]
+    return narrow(dist.sample_and_log_prob(seed=key))  # pyright: ignore[reportReturnType]
 
 
 def categorical_entropy(logits: Array) -> Array:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbrl_jax.core import tree
+from mbrl_jax.core.precision import narrow
 from mbrl_jax.core.types import Array, Key
 
 SMALLEST = 1e-8  # lower bound of the eigenvalues of C, as in evosax
@@ -110,7 +111,7 @@ def make_strategy(kind: str, population: int, size: int) -> Any:
             del params
             values, basis = symmetric_eigen(state.C, state.B)
             scale = jnp.sqrt(jnp.maximum(values, SMALLEST))
-            drawn = (jax.random.normal(key, (self.population_size, self.num_dims)) * scale) @ basis.T
+            drawn = (jax.random.normal(key, (self.population_size, self.num_dims), jnp.float32) * scale) @ basis.T
             return state.mean + state.std * drawn, state.replace(B=basis, D=scale)
 
     return (JacobiCMA if kind == "cma" else Sep_CMA_ES)(population, np.zeros(size, np.float32))
@@ -147,16 +148,17 @@ def evolve(
         raise ValueError(f"population must be at least 2 and generations 1, got {population} and {generations}")
     with jax.ensure_compile_time_eval():  # the strategy's constants are numbers, also when made inside a trace
         strategy = make_strategy(kind, population, mean.shape[0])
-        constants = strategy.default_params
+        constants = narrow(strategy.default_params)
     constants = constants.replace(std_init=jnp.asarray(sigma, jnp.float32))
     key_init, key_run = jax.random.split(key)
-    start = tree.strip_weak_types(strategy.init(key_init, mean, constants))
+    start = narrow(tree.strip_weak_types(strategy.init(key_init, mean, constants)))
 
     def one(state: Any, i: Array) -> tuple[Any, tuple[Array, ...]]:
         key_ask, key_score, key_tell = jax.random.split(jax.random.fold_in(key_run, i), 3)
         candidates, state = strategy.ask(key_ask, state, constants)
         scores, centre = jnp.split(score(key_score, jnp.concatenate([candidates, state.mean[None]])), [population])
         state, _ = strategy.tell(key_tell, candidates, -scores, state, constants)
+        state = narrow(state)
         return state, (centre[0], jnp.max(scores), jnp.mean(scores), state.std)
 
     end, rows = jax.lax.scan(one, start, jnp.arange(generations))

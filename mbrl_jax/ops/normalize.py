@@ -21,7 +21,7 @@ class Normalizer(NamedTuple):
 
 def identity_normalizer(size: int) -> Normalizer:
     """The normaliser of mean 0 and deviation 1, which changes nothing, over vectors of `size` entries."""
-    return Normalizer(jnp.zeros(size), jnp.ones(size))
+    return Normalizer(jnp.zeros(size, jnp.float32), jnp.ones(size, jnp.float32))
 
 
 def fit_normalizer(rows: Array, mask: Array) -> Normalizer:

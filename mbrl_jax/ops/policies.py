@@ -22,7 +22,7 @@ def epsilon_greedy(key: Key, values: Array, epsilon: Array | float) -> Array:
     chex.assert_rank(values, 1)
     num_actions = values.shape[0]
     # One draw serves all three choices: random numbers are most of the cost of a tabular agent's step.
-    drawn = jax.random.uniform(key, (num_actions + 1,))
+    drawn = jax.random.uniform(key, (num_actions + 1,), jnp.float32)
     order, explore = drawn[:-1], drawn[-1] < epsilon
     # The argmax of independent uniform numbers is a uniform choice, among all actions or among the best.
     candidates = explore | (values == jnp.max(values))

@@ -36,7 +36,7 @@ def update(so_far: ReturnRange, returns: Array, rate: Array | float = 0.01) -> R
     Returns:
       the range after; no gradient flows into the returns.
     """
-    low, high = jnp.percentile(jax.lax.stop_gradient(returns), jnp.array([5.0, 95.0]))
+    low, high = jnp.percentile(jax.lax.stop_gradient(returns), jnp.array([5.0, 95.0], jnp.float32))
     return ReturnRange(so_far.low + rate * (low - so_far.low), so_far.high + rate * (high - so_far.high))
 
 

@@ -54,7 +54,7 @@ def policy_iteration(
 
     def improve(at: tuple[Array, Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array, Array]:
         proposed, _, _, _, _, i = at
-        values, q = policy_evaluation(mdp, jax.nn.one_hot(proposed, actions), gamma)
+        values, q = policy_evaluation(mdp, jax.nn.one_hot(proposed, actions, dtype=jnp.float32), gamma)
         current = jnp.take_along_axis(q, proposed[:, None], -1)[:, 0]
         better = q.max(-1) - current > tolerance * (1.0 + jnp.max(jnp.abs(q)))
         return jnp.where(better, q.argmax(-1), proposed).astype(jnp.int32), proposed, values, q, jnp.any(better), i + 1
@@ -66,8 +66,8 @@ def policy_iteration(
     start = (
         first,
         first,
-        jnp.zeros(states),
-        jnp.zeros((states, actions)),
+        jnp.zeros(states, jnp.float32),
+        jnp.zeros((states, actions), jnp.float32),
         jnp.ones((), bool),
         jnp.zeros((), jnp.int32),
     )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core import tree
+from mbrl_jax.core.precision import narrow_env
 from mbrl_jax.core.types import Agent, Array, Env, Key, Tree
 
 
@@ -24,7 +25,8 @@ def evaluate(agent: Agent, env: Env, key: Key, learner: Tree, episodes: int) -> 
       ValueError: the environment has no time limit, and `episodes` is above 0.
     """
     if episodes == 0:
-        return jnp.zeros(0), jnp.zeros(0, jnp.int32)
+        return jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.int32)
+    env = narrow_env(env)
     limit = env.spec.time_limit
     if limit is None:
         raise ValueError(f"{env.spec.name} has no time limit: evaluation needs one (wrappers.time_limit adds it)")
@@ -38,13 +40,14 @@ def evaluate(agent: Agent, env: Env, key: Key, learner: Tree, episodes: int) -> 
         action, carry, _ = act(keys[:, 0], carry, obs)
         state, obs, reward, _, last = jax.vmap(env.step)(keys[:, 1], state, action)
         total = total + jnp.where(done, 0.0, reward)
-        return state, obs, carry, done | last, total, length + jnp.where(done, 0, 1)
+        return state, obs, carry, done | last, total, length + (~done).astype(jnp.int32)
 
     def go_on(at: tuple) -> Array:
         i, (_, _, _, done, _, _) = at
         return (i < limit) & ~jnp.all(done)
 
     carry = tree.tile(agent.carry(), episodes)
-    start = (state, obs, carry, jnp.zeros(episodes, bool), jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32))
+    going, zero, none = jnp.zeros(episodes, bool), jnp.zeros(episodes, jnp.float32), jnp.zeros(episodes, jnp.int32)
+    start = (state, obs, carry, going, zero, none)
     _, end = jax.lax.while_loop(go_on, lambda at: (at[0] + 1, one(at[0], at[1])), (jnp.int32(0), start))
     return end[4], end[5]

@@ -68,14 +68,15 @@ def one_hot_policy(actions: int) -> Policy:
 
     def sample(key: Key, out: Array) -> Array:
         probs = jax.nn.softmax(out)
-        return jax.nn.one_hot(jax.random.categorical(key, out), actions) + probs - jax.lax.stop_gradient(probs)
+        drawn = jax.nn.one_hot(jax.random.categorical(key, out), actions, dtype=jnp.float32)
+        return drawn + probs - jax.lax.stop_gradient(probs)
 
     def entropy(out: Array) -> Array:
         return -jnp.sum(jax.nn.softmax(out) * jax.nn.log_softmax(out))
 
     return Policy(
         sample=sample,
-        mode=lambda out: jax.nn.one_hot(jnp.argmax(out), actions),
+        mode=lambda out: jax.nn.one_hot(jnp.argmax(out), actions, dtype=jnp.float32),
         log_prob=lambda out, action: jnp.sum(jax.lax.stop_gradient(action) * jax.nn.log_softmax(out)),
         entropy=entropy,
         to_env=lambda action: jnp.argmax(action).astype(jnp.int32),

@@ -86,9 +86,9 @@ def make_policy(space: Space, unimix: Array | float) -> Policy:
             return jnp.logaddexp(jax.nn.log_softmax(out) + jnp.log1p(-unimix), jnp.log(unimix / space.n))
 
         return Policy(
-            sample=lambda key, out: jax.random.categorical(key, logits(out)),
-            mode=jnp.argmax,
-            log_prob=lambda out, action: jnp.sum(jax.nn.one_hot(action, space.n) * logits(out)),
+            sample=lambda key, out: jax.random.categorical(key, logits(out)).astype(jnp.int32),
+            mode=lambda out: jnp.argmax(out).astype(jnp.int32),
+            log_prob=lambda out, action: jnp.sum(jax.nn.one_hot(action, space.n, dtype=jnp.float32) * logits(out)),
             entropy=lambda out: dists.categorical_entropy(logits(out)),
             to_env=lambda action: action,
             outputs=space.n,
@@ -102,7 +102,7 @@ def make_policy(space: Space, unimix: Array | float) -> Policy:
         sample=lambda key, out: normal(out).sample(seed=key),
         mode=lambda out: jnp.tanh(jnp.split(out, 2)[0]),
         log_prob=lambda out, action: normal(out).log_prob(action),
-        entropy=lambda out: normal(out).entropy(),
+        entropy=lambda out: normal(out).entropy().astype(jnp.float32),
         to_env=lambda action: jnp.clip(action, -1.0, 1.0),
         outputs=2 * space.size,
     )

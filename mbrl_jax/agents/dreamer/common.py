@@ -41,7 +41,7 @@ class ActorCarry(NamedTuple):
 
 def initial_carry(rssm: RSSM, space: Space) -> ActorCarry:
     """The carry before an episode: zeros, from which a step equals one marked as the first of an episode."""
-    return ActorCarry(rssm.start(), jnp.zeros(code_size(space)))
+    return ActorCarry(rssm.start(), jnp.zeros(code_size(space), jnp.float32))
 
 
 def observe_step(key: Key, params: Any, carry: ActorCarry, token: Array, *, rssm: RSSM) -> Tracked:

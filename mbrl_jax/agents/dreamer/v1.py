@@ -136,7 +136,7 @@ def tanh_normal(size: int, first_std: Array | float, mean_scale: Array | float) 
 
     def sample(key: Key, out: Array) -> Array:
         mean, std = parts(out)
-        return jnp.tanh(mean + std * jax.random.normal(key, mean.shape))
+        return jnp.tanh(mean + std * jax.random.normal(key, mean.shape, jnp.float32))
 
     def unused(*_: Any) -> Array:
         raise NotImplementedError("the first Dreamer's loss uses neither log-probabilities nor entropies")
@@ -156,8 +156,9 @@ def exploration_action(key: Key, action: Action, *, space: Space, noise: Array |
     random one with probability `noise`."""
     key_which, key_what = jax.random.split(key)
     if isinstance(space, Discrete):
-        return jnp.where(jax.random.bernoulli(key_which, noise), space.sample(key_what), action)
-    return jnp.clip(action + noise * jax.random.normal(key_what, action.shape), -1.0, 1.0)
+        random = jax.random.bernoulli(key_which, jnp.asarray(noise, jnp.float32))
+        return jnp.where(random, space.sample(key_what), action)
+    return jnp.clip(action + noise * jax.random.normal(key_what, action.shape, jnp.float32), -1.0, 1.0)
 
 
 def model_loss(

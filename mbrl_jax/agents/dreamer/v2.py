@@ -130,7 +130,7 @@ def clipped_normal(size: int) -> Policy:
         sample=sample,
         mode=lambda out: jnp.tanh(jnp.split(out, 2)[0]),
         log_prob=lambda out, action: dist(out).log_prob(jax.lax.stop_gradient(action)),
-        entropy=lambda out: dist(out).entropy(),
+        entropy=lambda out: dist(out).entropy().astype(jnp.float32),
         to_env=lambda action: action,
         outputs=2 * size,
     )
@@ -347,7 +347,8 @@ def make(cfg: DreamerV2Config, spec: Spec) -> Agent:
         at = observe_step(key_latent, learner.model.rssm, carry, token, rssm=nets.rssm)
         latent: Latent = at.states
         if not explore:
-            latent = latent._replace(stoch=jax.nn.one_hot(jnp.argmax(at.posterior, -1), latent.stoch.shape[-1]))
+            likeliest = jnp.argmax(at.posterior, -1)
+            latent = latent._replace(stoch=jax.nn.one_hot(likeliest, latent.stoch.shape[-1], dtype=jnp.float32))
         out = heads.actor.apply(learner.actor, features(latent))
         action = policy.to_env(policy.sample(key_action, out) if explore else policy.mode(out))
         return action, ActorCarry(latent, action_code(spec.action, action)), ()

@@ -304,9 +304,9 @@ def explore_action(
     """
     key_which, key_action = jax.random.split(key)
     if isinstance(space, Discrete):
-        replaced = jax.random.uniform(key_which) < epsilon
+        replaced = jax.random.uniform(key_which, dtype=jnp.float32) < epsilon
         return jnp.where(replaced, space.sample(key_action), action)
-    return jnp.clip(action + noise * jax.random.normal(key_action, action.shape), -1.0, 1.0)
+    return jnp.clip(action + noise * jax.random.normal(key_action, action.shape, jnp.float32), -1.0, 1.0)
 
 
 def make(cfg: WorldModelsConfig, spec: Spec) -> Agent:
@@ -328,7 +328,9 @@ def make(cfg: WorldModelsConfig, spec: Spec) -> Agent:
     def init(key: Key) -> Learner:
         key_memory, key_vision = jax.random.split(key)
         memory, vision = nets.memory.init(key_memory), nets.vision.init(key_vision)
-        return Learner(memory, optimizer.init(memory), vision, vision_optimizer.init(vision), jnp.zeros(size))
+        return Learner(
+            memory, optimizer.init(memory), vision, vision_optimizer.init(vision), jnp.zeros(size, jnp.float32)
+        )
 
     def act(key: Key, learner: Learner, carry: Memory, obs: Obs, explore: bool) -> tuple[Action, Memory, Tree]:
         z = nets.vision.encode(learner.vision, obs).mean

@@ -91,7 +91,7 @@ def dream_returns(
             out = model.step(jax.random.fold_in(key, i), state, action)
             return out.state, weight * out.discount, total + weight * out.reward
 
-        start = DreamState(z, dynamics.start()), jnp.ones(()), jnp.zeros(())
+        start = DreamState(z, dynamics.start()), jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
         return jax.lax.fori_loop(0, horizon, one, start)[2]
 
     keys = jax.random.split(key, starts.shape[0])
@@ -145,7 +145,7 @@ def evolve_controller(
     if tries == 1:
         return evolve(key, controller, score, sigma, *sizes)
     key_evolve, key_choose = jax.random.split(key)
-    starts = jnp.zeros((tries, *controller.shape)).at[0].set(controller)
+    starts = jnp.zeros((tries, *controller.shape), jnp.float32).at[0].set(controller)
     run = jax.vmap(lambda key, start: evolve(key, start, score, sigma, *sizes))
     found = run(jax.random.split(key_evolve, tries), starts)
     return tree.take(found, jnp.argmax(score(key_choose, found.mean)))

@@ -54,7 +54,7 @@ def adapt(inner: Any, name: str, time_limit: int | None = None) -> Env:
     def step(key: Key, state: State, action: Action) -> tuple[State, Masked, Array, Array, Array]:
         mover = state.current_player
         state = tree.strip_weak_types(inner.step(state, action, key))
-        goes_on = jnp.where(state.current_player == mover, 1.0, -1.0)
+        goes_on = jnp.where(state.current_player == mover, jnp.float32(1.0), -1.0)
         discount = jnp.where(state.terminated, 0.0, goes_on)
         last = jnp.logical_or(state.terminated, state.truncated)
         return state, observe(state), state.rewards[mover], discount, last

@@ -62,7 +62,7 @@ def sizes(spec: Spec) -> tuple[int, int]:
 
 def features(spec: Spec, obs: Obs, action: Action) -> Array:
     """x of one observation and action, [D_x], not yet scaled."""
-    code = jax.nn.one_hot(action, spec.action.n) if isinstance(spec.action, Discrete) else action
+    code = jax.nn.one_hot(action, spec.action.n, dtype=jnp.float32) if isinstance(spec.action, Discrete) else action
     return jnp.concatenate([obs, code]).astype(jnp.float32)
 
 
@@ -186,12 +186,14 @@ def termination_logit(
 
 def termination_cross_entropy(logit: Array | None, row: Transition) -> Array:
     """Cross-entropy [] of one row's termination, CE(z, terminated); 0 without a termination network."""
-    return jnp.zeros(()) if logit is None else binary_cross_entropy(logit, terminated(row))
+    return jnp.zeros((), jnp.float32) if logit is None else binary_cross_entropy(logit, terminated(row))
 
 
 def half_square(net: Params) -> Array:
     """1/2 Σ ‖W‖² over the weight matrices of one network, biases left out; []."""
-    return 0.5 * sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(net) if leaf.ndim > 1), jnp.zeros(()))
+    return 0.5 * sum(
+        (jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(net) if leaf.ndim > 1), jnp.zeros((), jnp.float32)
+    )
 
 
 def prediction_error(mean: Array, y: Array, logit: Array | None, end: Array) -> Array:
@@ -228,7 +230,7 @@ def step_out(nets: Networks, params: Any, obs: Obs, action: Action, y: Array) ->
     """
     next_obs, reward = decode_target(params.scales, obs, y)
     logit = termination_logit(nets, params.termination, params.scales, obs, action, next_obs)
-    return StepOut(next_obs, reward, jnp.ones(()) if logit is None else jax.nn.sigmoid(-logit))
+    return StepOut(next_obs, reward, jnp.ones((), jnp.float32) if logit is None else jax.nn.sigmoid(-logit))
 
 
 def observation_model(nets: Networks, init: Any, loss: Any, mean: Any, step: Any) -> WorldModel:

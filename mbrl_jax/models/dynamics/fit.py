@@ -211,7 +211,7 @@ def holdout_errors(params: Params, replay: Replay, split: Split, *, model: World
         error = jax.vmap(errors, (0, None))(params, replay.take(row_at(split, place)))
         return total + jnp.sum(jnp.where(place < split.held_out, error, 0.0), axis=1)
 
-    return jax.lax.fori_loop(0, -(-split.held_out // batch), add, jnp.zeros(members)) / split.held_out
+    return jax.lax.fori_loop(0, -(-split.held_out // batch), add, jnp.zeros(members, jnp.float32)) / split.held_out
 
 
 def member_batches(replay: Replay, split: Split, drawn: Array, orders: Array, i: Array, *, batch: int) -> Transition:
@@ -270,7 +270,7 @@ def epoch(
         (loss, _), grads = value_and_grad(params, jax.random.fold_in(key_loss, i), data)
         return *descend(optimizer, grads, opt, params), total + loss
 
-    params, opt, total = jax.lax.fori_loop(0, batches, step, (params, opt, jnp.zeros(())))
+    params, opt, total = jax.lax.fori_loop(0, batches, step, (params, opt, jnp.zeros((), jnp.float32)))
     return params, opt, total / (batches * members)
 
 
@@ -327,7 +327,9 @@ def fit_ensemble(
         return after._replace(params=params, opt=opt, epochs=at.epochs + 1, loss=loss)
 
     zero = jnp.zeros((), jnp.int32)
-    start = Progress(params, state.opt, params, jnp.full(cfg.members, WORST), zero, zero, jnp.zeros(()))
+    start = Progress(
+        params, state.opt, params, jnp.full(cfg.members, WORST, jnp.float32), zero, zero, jnp.zeros((), jnp.float32)
+    )
     end = jax.lax.while_loop(unfinished, one_epoch, start)
     elites = jnp.argsort(end.best)[: cfg.elites].astype(jnp.int32)
     metrics = {
@@ -349,7 +351,7 @@ def init_ensemble(key: Key, *, model: WorldModel, cfg: FitConfig) -> FitState:
     """
     params = ensemble(model, cfg.members).init(key)
     elites = jnp.arange(cfg.elites, dtype=jnp.int32)
-    return FitState(params, optax.adam(cfg.lr).init(params), elites, jnp.full(cfg.members, WORST))
+    return FitState(params, optax.adam(cfg.lr).init(params), elites, jnp.full(cfg.members, WORST, jnp.float32))
 
 
 def trainer(model: WorldModel, cfg: FitConfig) -> Trainer:

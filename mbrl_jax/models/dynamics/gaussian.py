@@ -137,7 +137,7 @@ def gaussian(cfg: GaussianConfig, spec: Spec) -> WorldModel:
     outputs = common.sizes(spec)[1]
 
     def init(key: Key) -> GaussianParams:
-        bounds = Bounds(jnp.full(outputs, -10.0), jnp.full(outputs, 0.5))
+        bounds = Bounds(jnp.full(outputs, -10.0, jnp.float32), jnp.full(outputs, 0.5, jnp.float32))
         key_net, key_end = jax.random.split(key)
         termination = () if nets.termination is None else nets.termination.init(key_end)
         return GaussianParams(nets.dynamics.init(key_net), termination, bounds, common.identity_scales(spec))
@@ -158,7 +158,7 @@ def gaussian(cfg: GaussianConfig, spec: Spec) -> WorldModel:
 
     def step(params: GaussianParams, key: Key, state: Obs, action: Action) -> StepOut:
         out = predict(params, state, action, nets=nets)
-        y = out.mean + jnp.exp(0.5 * out.log_var) * jax.random.normal(key, (outputs,))
+        y = out.mean + jnp.exp(0.5 * out.log_var) * jax.random.normal(key, (outputs,), jnp.float32)
         return common.step_out(nets, params, state, action, y)
 
     return common.observation_model(nets, init, loss, mean, step)

@@ -161,7 +161,7 @@ def inverse(cfg: InverseConfig, spec: Spec) -> Inverse:
     head, obs_size = nets.head, common.sizes(spec)[1] - 1
 
     def init(key: Key) -> InverseParams:
-        low, high = jnp.full(head.size, -10.0), jnp.full(head.size, 0.5)
+        low, high = jnp.full(head.size, -10.0, jnp.float32), jnp.full(head.size, 0.5, jnp.float32)
         scales = identity_normalizer(2 * obs_size), identity_normalizer(head.size)
         return InverseParams(nets.net.init(key), low, high, *scales)
 
@@ -226,7 +226,7 @@ def _discrete(spec: Spec) -> ActionHead:
     n = spec.num_actions
 
     def error(params: InverseParams, out: Array, action: Action) -> Array:
-        return jnp.mean(jnp.square(jax.nn.softmax(out) - jax.nn.one_hot(action, n)))
+        return jnp.mean(jnp.square(jax.nn.softmax(out) - jax.nn.one_hot(action, n, dtype=jnp.float32)))
 
     return ActionHead(
         width=n,

@@ -85,7 +85,7 @@ def n_step_returns(
     chex.assert_rank([reward, discount, last, from_search, value], 1)
     chex.assert_equal_shape([reward, discount, last, from_search, value])
     rows = reward.shape[0] - n
-    total, weight, running = jnp.zeros(rows), jnp.ones(rows), jnp.ones(rows, bool)
+    total, weight, running = jnp.zeros(rows, jnp.float32), jnp.ones(rows, jnp.float32), jnp.ones(rows, bool)
     for i in range(1, n + 1):
         at, to = slice(i - 1, rows + i - 1), slice(i, rows + i)
         cut = running & (~from_search[at] | (last[to] & (discount[to] != 0.0)))
@@ -172,7 +172,7 @@ def unroll_terms(unrolled: Unrolled, targets: Targets, *, bins: Array) -> dict[s
       "policy", "value" and "reward", each Σ_k w_k H_k [] in nats.
     """
     steps = targets.reward.shape[0]
-    weights = jnp.full(steps + 1, 1.0 / steps).at[0].set(1.0)
+    weights = jnp.full(steps + 1, 1.0 / steps, jnp.float32).at[0].set(1.0)
     of_policy = -jnp.sum(targets.policy * jax.nn.log_softmax(unrolled.policy), axis=-1)
     of_number = jax.vmap(partial(two_hot_cross_entropy, bins=bins, transform=signed_hyperbolic))
     return {
@@ -257,5 +257,5 @@ def muzero_loss(
     terms = jax.vmap(one, (1, 0))(obs, targets)
     means = {name: jnp.mean(weight * term) for name, term in terms.items()}
     weights = {"value": value_weight, "consistency": consistency_weight}
-    loss = sum((weights.get(name, 1.0) * mean for name, mean in means.items()), jnp.zeros(()))
+    loss = sum((weights.get(name, 1.0) * mean for name, mean in means.items()), jnp.zeros((), jnp.float32))
     return loss, {f"{name}_loss": mean for name, mean in means.items()}

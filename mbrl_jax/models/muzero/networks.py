@@ -111,7 +111,9 @@ def muzero(cfg: MuZeroNetConfig, spec: Spec) -> Networks:
         return unit_range(encoder.apply(params["encoder"], obs))
 
     def advance(params: Params, features: Array, action: Action) -> tuple[Array, Array]:
-        after = unit_range(dynamics.apply(params["dynamics"], features, jax.nn.one_hot(action, num_actions)))
+        after = unit_range(
+            dynamics.apply(params["dynamics"], features, jax.nn.one_hot(action, num_actions, dtype=jnp.float32))
+        )
         return after, nets["reward"].apply(params["reward"], after)
 
     def predict(params: Params, features: Array) -> tuple[Array, Array]:

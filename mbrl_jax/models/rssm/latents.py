@@ -55,7 +55,7 @@ def gaussian(stoch: int, least: float = 0.1) -> Latents:
         (stoch,),
         2 * stoch,
         dist,
-        lambda key, steps: jax.random.normal(key, (steps, stoch)),
+        lambda key, steps: jax.random.normal(key, (steps, stoch), jnp.float32),
         lambda dist, noise: dist.mean + dist.std * noise,
         lambda p, q: gaussian_kl(*p, *q),
     )
@@ -87,17 +87,17 @@ def categorical(stoch: int, classes: int, unimix: Array | float | None = None) -
             probs = jnp.exp(dist.T)
             cumulative = list(itertools.accumulate(probs[:-1]))
             chosen = sum((noise >= bound for bound in cumulative), jnp.zeros(stoch, jnp.int32))
-            return (jax.nn.one_hot(chosen, classes, axis=0) + probs - jax.lax.stop_gradient(probs)).T
+            return (jax.nn.one_hot(chosen, classes, axis=0, dtype=jnp.float32) + probs - jax.lax.stop_gradient(probs)).T
         probs = jnp.exp(dist)
-        cumulative = probs @ jnp.triu(jnp.ones((classes, classes)))  # one matrix product: faster than a cumsum
+        cumulative = probs @ jnp.triu(jnp.ones((classes, classes), jnp.float32))  # faster than a cumsum
         chosen = jnp.sum(noise[:, None] >= cumulative[:, :-1], axis=1)
-        return jax.nn.one_hot(chosen, classes) + probs - jax.lax.stop_gradient(probs)
+        return jax.nn.one_hot(chosen, classes, dtype=jnp.float32) + probs - jax.lax.stop_gradient(probs)
 
     return Latents(
         (stoch, classes),
         stoch * classes,
         dist,
-        lambda key, steps: jax.random.uniform(key, (steps, stoch)),
+        lambda key, steps: jax.random.uniform(key, (steps, stoch), jnp.float32),
         sample,
         categorical_kl,
     )

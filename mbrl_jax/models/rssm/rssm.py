@@ -106,7 +106,7 @@ class RSSM(NamedTuple):
 
 def initial_state(deter: int, stoch: tuple[int, ...]) -> Latent:
     """The state before an episode: zeros of the sizes of h and z."""
-    return Latent(jnp.zeros(deter), jnp.zeros(stoch))
+    return Latent(jnp.zeros(deter, jnp.float32), jnp.zeros(stoch, jnp.float32))
 
 
 def features(state: Latent) -> Array:
@@ -128,7 +128,8 @@ def action_code(space: Space, action: Action) -> Array:
     A vector for a discrete action passes unchanged, so that gradients can flow through it.
     """
     if isinstance(space, Discrete):
-        return jax.nn.one_hot(action, space.n) if jnp.issubdtype(jnp.result_type(action), jnp.integer) else action
+        is_index = jnp.issubdtype(jnp.result_type(action), jnp.integer)
+        return jax.nn.one_hot(action, space.n, dtype=jnp.float32) if is_index else action
     action = jnp.reshape(action, -1)
     return action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
 

@@ -117,7 +117,7 @@ def tdmpc(cfg: TDMPCNetConfig, spec: Spec, masks: Any = None) -> Networks:
         value=normed_layers(inputs, two, cfg.bins, out_scale=0.0),
         policy=normed_layers((size.latent, e), two, 2 * actions),
         termination=normed_layers((size.latent, e), two, 1) if spec.terminates else None,
-        bins=jnp.linspace(-VALUE_RANGE, VALUE_RANGE, cfg.bins),
+        bins=jnp.linspace(-VALUE_RANGE, VALUE_RANGE, cfg.bins, dtype=jnp.float32),
         sizes=size,
         num_actions=actions,
         tasks=cfg.tasks,
@@ -138,7 +138,7 @@ def encode(nets: Networks, world: WorldParams, obs: Obs) -> Latent:
     """
     obs = jnp.asarray(obs, jnp.float32)
     if not nets.tasks:
-        task = jnp.zeros(0)
+        task = jnp.zeros(0, jnp.float32)
         return Latent(nets.encoder.apply(world.encoder, obs, task), task, None)
     obs, one_hot = obs[: -nets.tasks], obs[-nets.tasks :]
     row = one_hot @ world.task
@@ -262,7 +262,7 @@ def sample_squashed(key: Key, mean: Array, raw: Array, mask: Array) -> PolicySam
     """
     low, high = LOG_STD
     log_std = low + 0.5 * (high - low) * (jnp.tanh(raw) + 1.0)
-    eps = jax.random.normal(key, mean.shape)
+    eps = jax.random.normal(key, mean.shape, jnp.float32)
     mean, log_std, eps = mean * mask, log_std * mask, eps * mask
     action = jnp.tanh(mean + jnp.exp(log_std) * eps)
     log_normal = jnp.sum(mask * (-0.5 * jnp.square(eps) - log_std - 0.5 * math.log(2.0 * math.pi)))
@@ -294,8 +294,8 @@ def bind(nets: Networks, params: TDMPCParams, key: Key | None = None) -> Model:
         del key
         reward = decode(nets, reward_logits(nets, world, state, action))
         state = next_latent(nets, world, state, action)
-        logit = jnp.zeros(()) if nets.termination is None else termination_logit(nets, world, state)
-        return StepOut(state, reward, jnp.where(logit > 0.0, 0.0, 1.0))
+        logit = jnp.zeros((), jnp.float32) if nets.termination is None else termination_logit(nets, world, state)
+        return StepOut(state, reward, jnp.where(logit > 0.0, jnp.float32(0.0), 1.0))
 
     def value(key: Key, state: Latent) -> Array:
         return jnp.mean(decode_values(nets, value_logits(nets, values, state, prior(key, state))))
@@ -307,4 +307,4 @@ def bind(nets: Networks, params: TDMPCParams, key: Key | None = None) -> Model:
 
 
 def _uniform(key: Key, shape: tuple[int, ...]) -> Array:
-    return jax.random.uniform(key, shape, minval=-0.02, maxval=0.02)
+    return jax.random.uniform(key, shape, minval=-0.02, maxval=0.02, dtype=jnp.float32)

@@ -137,11 +137,11 @@ def sample(key: Key, mixture: Mixture) -> Array:
     key_which, key_noise = jax.random.split(key)
     size, components = mixture.mean.shape
     # By the inverse of the cumulated chances, in one product: one number for each entry where Gumbel noise needs K.
-    upto = jax.nn.softmax(mixture.logits) @ jnp.triu(jnp.ones((components, components)))
-    which = jnp.sum(jax.random.uniform(key_which, (size, 1)) >= upto[:, :-1], axis=1)
-    chosen = jax.nn.one_hot(which, components)
+    upto = jax.nn.softmax(mixture.logits) @ jnp.triu(jnp.ones((components, components), jnp.float32))
+    which = jnp.sum(jax.random.uniform(key_which, (size, 1), jnp.float32) >= upto[:, :-1], axis=1)
+    chosen = jax.nn.one_hot(which, components, dtype=jnp.float32)
     mean, log_std = jnp.sum(chosen * mixture.mean, 1), jnp.sum(chosen * mixture.log_std, 1)
-    return mean + jnp.exp(log_std) * jax.random.normal(key_noise, (size,))
+    return mean + jnp.exp(log_std) * jax.random.normal(key_noise, (size,), jnp.float32)
 
 
 class MDNRNN(NamedTuple):
@@ -165,16 +165,16 @@ class MDNRNN(NamedTuple):
         hidden = self.cfg.hidden
         kernel = scaled_init()(key_cell, (self.inputs + hidden, 4 * hidden))
         return MDNRNNParams(
-            LSTM(kernel, jnp.zeros(4 * hidden)),
+            LSTM(kernel, jnp.zeros(4 * hidden, jnp.float32)),
             self.mixture.init(key_mixture),
             self.outcome.init(key_outcome),
             identity_normalizer(1),
-            jnp.array([-jnp.inf, jnp.inf]),
+            jnp.array([-jnp.inf, jnp.inf], jnp.float32),
         )
 
     def start(self) -> Memory:
         """The memory before an episode: zeros."""
-        return Memory(jnp.zeros(self.cfg.hidden), jnp.zeros(self.cfg.hidden))
+        return Memory(jnp.zeros(self.cfg.hidden, jnp.float32), jnp.zeros(self.cfg.hidden, jnp.float32))
 
     def lstm_input(self, z: Array, action: Action) -> Array:
         """x = [z, code of the action], [X]."""
@@ -285,7 +285,7 @@ def window_loss(params: MDNRNNParams, rows: Rows, *, model: MDNRNN) -> tuple[Arr
         name: jnp.mean(jnp.where(counted, term, 0.0))
         for name, term in {"latent": of_latent, "reward": of_reward, "end": of_end}.items()
     }
-    return sum(means.values(), jnp.zeros(())), means | {"counted": jnp.mean(counted.astype(jnp.float32))}
+    return sum(means.values(), jnp.zeros((), jnp.float32)), means | {"counted": jnp.mean(counted.astype(jnp.float32))}
 
 
 def mdn_rnn_loss(params: MDNRNNParams, rows: Rows, weight: Array, *, model: MDNRNN) -> tuple[Array, Metrics]:

@@ -61,7 +61,7 @@ class VAE(NamedTuple):
 
 def sample_latent(key: Key, posterior: Posterior) -> Array:
     """A draw of the latent [Z]: μ + σ ε."""
-    return posterior.mean + posterior.std * jax.random.normal(key, posterior.mean.shape)
+    return posterior.mean + posterior.std * jax.random.normal(key, posterior.mean.shape, jnp.float32)
 
 
 def vae_loss(params: Any, key: Key, obs: Obs, *, model: VAE, tolerance: Array | float) -> tuple[Array, Metrics]:
@@ -87,7 +87,7 @@ def vae_loss(params: Any, key: Key, obs: Obs, *, model: VAE, tolerance: Array | 
     def one(key: Key, obs: Obs) -> tuple[Array, Metrics]:
         posterior = model.encode(params, obs)
         of_obs = error(params, sample_latent(key, posterior), obs)
-        kl = gaussian_kl(*posterior, jnp.zeros(model.size), jnp.ones(model.size))
+        kl = gaussian_kl(*posterior, jnp.zeros(model.size, jnp.float32), jnp.ones(model.size, jnp.float32))
         return of_obs + jnp.maximum(tolerance * model.size, kl), {"reconstruction": of_obs, "kl": kl}
 
     return jax.tree.map(jnp.mean, jax.vmap(one)(jax.random.split(key, obs.shape[0]), obs))
@@ -125,7 +125,7 @@ def vae(cfg: VAEConfig, space: Space) -> VAE:
         return Posterior(mean, jnp.exp(0.5 * log_var))
 
     def predict(params: VAEParams, z: Array) -> Array:
-        return picture.net.apply(params.decoder, z if both else jnp.zeros(0), z)
+        return picture.net.apply(params.decoder, z if both else jnp.zeros(0, jnp.float32), z)
 
     def error(params: VAEParams, z: Array, obs: Obs) -> Array:
         return picture.loss(predict(params, z), obs)

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.precision import narrow_planner
 from mbrl_jax.core.types import Array, Key, Model, Planner, Spec, State, Tree
 from mbrl_jax.planners.mcts import search, tree
 from mbrl_jax.planners.mcts.backup import back_up
@@ -104,7 +105,7 @@ def gumbel(cfg: Gumbel, spec: Spec, state: State = None, *, keep_tree: bool = Fa
         key_gumbel, key_model = jax.random.split(key)
         key_prior, key_value = jax.random.split(jax.random.fold_in(key_model, cfg.simulations))
         prior = log_prior(model, key_prior, state, num_actions)
-        noise = cfg.gumbel_scale * jax.random.gumbel(key_gumbel, (num_actions,))
+        noise = cfg.gumbel_scale * jax.random.gumbel(key_gumbel, (num_actions,), jnp.float32)
         legal = prior > 0.5 * FORBIDDEN
         row = tree.new_node(num_actions, probabilities(prior), search.value_at(model, key_value, state))
         t = search.begin(tree.new_tree(row, state, cfg.simulations + keep + 1), warm, num_actions)
@@ -122,7 +123,7 @@ def gumbel(cfg: Gumbel, spec: Spec, state: State = None, *, keep_tree: bool = Fa
         warm = search.remember(t, action, num_actions, keep)
         return action, warm, search.summary(t, num_actions, policy, completed(root), keep_tree)
 
-    return Planner(lambda: search.memory(keep, num_actions, state), plan)
+    return narrow_planner(Planner(lambda: search.memory(keep, num_actions, state), plan))
 
 
 # The rounds of a search ---------------------------------------------------------------------------------------------

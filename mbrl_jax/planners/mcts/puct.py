@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.precision import narrow_planner
 from mbrl_jax.core.types import Array, Key, Model, Planner, Spec, State, Tree
 from mbrl_jax.planners.mcts import search, tree
 from mbrl_jax.planners.mcts.backup import back_up
@@ -79,7 +80,9 @@ def puct(cfg: PUCT, spec: Spec, state: State = None, *, keep_tree: bool = False)
         key_noise, key_model = jax.random.split(key)
         key_prior, key_value = jax.random.split(jax.random.fold_in(key_model, cfg.simulations))
         # All random numbers of the root in one draw, which is cheaper than many small ones.
-        drawn = jax.random.uniform(key_noise, (2 + noise_rows(), num_actions), minval=jnp.finfo(jnp.float32).tiny)
+        drawn = jax.random.uniform(
+            key_noise, (2 + noise_rows(), num_actions), minval=jnp.finfo(jnp.float32).tiny, dtype=jnp.float32
+        )
 
         def prior_of(key: Key, state: State) -> Array:
             legal = search.legal_at(model, state, num_actions)
@@ -115,7 +118,7 @@ def puct(cfg: PUCT, spec: Spec, state: State = None, *, keep_tree: bool = False)
         warm = search.remember(t, action, num_actions, keep)
         return action, warm, search.summary(t, num_actions, policy, q, keep_tree)
 
-    return Planner(lambda: search.memory(keep, num_actions, state), plan)
+    return narrow_planner(Planner(lambda: search.memory(keep, num_actions, state), plan))
 
 
 def probabilities(logits: Array, legal: Array) -> Array:

@@ -21,8 +21,10 @@ def empty(width: int, state: State, keep: int) -> Tree:
       keep: largest number of kept nodes, without the root.
     """
     states = jax.tree.map(lambda leaf: jnp.zeros((keep + 1, *leaf.shape), leaf.dtype), jax.eval_shape(lambda: state))
-    infinity = jnp.full((), jnp.inf)
-    return Tree(jnp.zeros((keep + 1, width)), states, infinity, -infinity, jnp.zeros((1, 1, 6)))
+    infinity = jnp.full((), jnp.inf, jnp.float32)
+    return Tree(
+        jnp.zeros((keep + 1, width), jnp.float32), states, infinity, -infinity, jnp.zeros((1, 1, 6), jnp.float32)
+    )
 
 
 def resume(start: Tree, kept: Tree, num_actions: int) -> Tree:
@@ -78,4 +80,4 @@ def kept_below(tree: Tree, action: Array, num_actions: int, keep: int) -> Tree:
     moved = place[node.child.astype(jnp.int32)]
     renumbered = jnp.where((node.child > 0) & (moved <= keep), moved, 0).astype(rows.dtype)
     states = jax.tree.map(lambda leaf: leaf[old], tree.states)
-    return Tree(pack(node._replace(child=renumbered)), states, tree.low, tree.high, jnp.zeros((1, 1, 6)))
+    return Tree(pack(node._replace(child=renumbered)), states, tree.low, tree.high, jnp.zeros((1, 1, 6), jnp.float32))

@@ -46,12 +46,12 @@ def legal_at(model: Model, state: State, num_actions: int) -> Array:
 
 def logits_at(model: Model, key: Key, state: State, num_actions: int) -> Array:
     """Logits [A] of the model's prior; 0 where it has none."""
-    return jnp.zeros(num_actions) if model.prior is None else model.prior(key, state)
+    return jnp.zeros(num_actions, jnp.float32) if model.prior is None else model.prior(key, state)
 
 
 def value_at(model: Model, key: Key, state: State) -> Array:
     """The model's value []; 0 where it has none."""
-    return jnp.zeros(()) if model.value is None else model.value(key, state)
+    return jnp.zeros((), jnp.float32) if model.value is None else model.value(key, state)
 
 
 def evaluator(

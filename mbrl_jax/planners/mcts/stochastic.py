@@ -78,7 +78,9 @@ def chance(cfg: PUCT, spec: Spec, outcomes: int, *, keep_tree: bool = False) -> 
     max_depth = min(cfg.max_depth or cfg.simulations, cfg.simulations)
 
     def plan(key: Key, model: ChanceModel, state: State, warm: Tree) -> tuple[Array, Tree, SearchInfo]:
-        drawn = jax.random.uniform(key, (2 + noise_rows(), num_actions), minval=jnp.finfo(jnp.float32).tiny)
+        drawn = jax.random.uniform(
+            key, (2 + noise_rows(), num_actions), minval=jnp.finfo(jnp.float32).tiny, dtype=jnp.float32
+        )
         evaluate = partial(
             step_edge, model=model, gamma=cfg.gamma, num_actions=num_actions, outcomes=outcomes, edges=edges
         )
@@ -89,7 +91,7 @@ def chance(cfg: PUCT, spec: Spec, outcomes: int, *, keep_tree: bool = False) -> 
             drawn[2:], legal_prior(model, state, num_actions), cfg.dirichlet_fraction, cfg.dirichlet_alpha
         )
         row = tree.new_node(edges, node_prior(prior, edges, decision=True), model.value(state))
-        ties = jnp.concatenate([cfg.tie_noise * drawn[0], jnp.zeros(edges - num_actions)])
+        ties = jnp.concatenate([cfg.tie_noise * drawn[0], jnp.zeros(edges - num_actions, jnp.float32)])
         weights = prior_weights(cfg.simulations + 1, cfg.c1, cfg.c2)
         start = tree.new_tree(row, NodeState(state, afterstate, jnp.ones((), bool)), cfg.simulations + 1)
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.precision import narrow_planner
 from mbrl_jax.core.types import Array, Key, Model, Planner, Spec, State, Tree
 from mbrl_jax.planners.mcts import search, tree
 from mbrl_jax.planners.mcts.backup import back_up, onward
@@ -64,7 +65,8 @@ def uct(cfg: UCT, spec: Spec, state: State = None, *, keep_tree: bool = False) -
 
         def order(key: Key, state: State) -> Array:
             """[A] in [0, 1), the largest is tried first; -1 for an illegal action."""
-            return jnp.where(search.legal_at(model, state, num_actions), jax.random.uniform(key, (num_actions,)), -1.0)
+            drawn = jax.random.uniform(key, (num_actions,), jnp.float32)
+            return jnp.where(search.legal_at(model, state, num_actions), drawn, -1.0)
 
         def value(key: Key, state: State) -> Array:
             if model.value is not None:
@@ -95,7 +97,7 @@ def uct(cfg: UCT, spec: Spec, state: State = None, *, keep_tree: bool = False) -
         warm = search.remember(t, action, num_actions, keep)
         return action, warm, search.summary(t, num_actions, policy, q, keep_tree)
 
-    return Planner(lambda: search.memory(keep, num_actions, state), plan)
+    return narrow_planner(Planner(lambda: search.memory(keep, num_actions, state), plan))
 
 
 def upper_bounds(node: tree.Node, q: Array, c: Array | float) -> Array:
@@ -125,7 +127,7 @@ def rollout(model: Model, key: Key, state: State, num_actions: int, gamma: Array
         if model.legal is None:
             action = jax.random.randint(key_action, (), 0, num_actions, jnp.int32)
         else:
-            drawn = jax.random.uniform(key_action, (num_actions,))
+            drawn = jax.random.uniform(key_action, (num_actions,), jnp.float32)
             action = tree.first_max(jnp.where(model.legal(state), drawn, -1.0))
         out = model.step(key_step, state, action)
         total = total + onward(weight, out.reward)
@@ -135,5 +137,5 @@ def rollout(model: Model, key: Key, state: State, num_actions: int, gamma: Array
         t, _, weight, _ = at
         return (t < depth) & any_in_batch(weight != 0.0)
 
-    start = (jnp.zeros((), jnp.int32), state, jnp.ones(()), jnp.zeros(()))
+    start = (jnp.zeros((), jnp.int32), state, jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32))
     return jax.lax.while_loop(going, step, start)[3]

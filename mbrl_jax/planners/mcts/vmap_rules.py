@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 
 from mbrl_jax.core.types import Array
@@ -107,7 +108,8 @@ def _slice_at(axis: int, column: int, table: Array, rows: Array, at: Array) -> A
     @custom_vmap
     def one(table: Array, rows: Array, at: Array) -> Array:
         behind = [column, *[0] * table.ndim][: table.ndim - axis - 1]
-        return jax.lax.dynamic_update_slice(table, rows, [*[0] * axis, at, *behind])
+        before, behind = ([np.int32(i) for i in ends] for ends in ([0] * axis, behind))
+        return jax.lax.dynamic_update_slice(table, rows, [*before, at.astype(jnp.int32), *behind])
 
     @one.def_vmap
     def over(axis_size: int, batched: list[bool], table: Array, rows: Array, at: Array) -> tuple[Array, bool]:

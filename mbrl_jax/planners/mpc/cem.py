@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.precision import narrow_planner
 from mbrl_jax.core.types import Action, Array, Box, Key, Model, Planner, Spec, State
 from mbrl_jax.planners.mpc import common
 from mbrl_jax.planners.mpc.common import Bounds, PlanInfo
@@ -117,7 +118,7 @@ def _gaussian(cfg: CEM, spec: Spec) -> Planner:
         def iterate(at: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], Array]:
             mean, variance = at
             key_draw, key_score = jax.random.split(jax.random.fold_in(key_iterations, i))
-            noise = jax.random.truncated_normal(key_draw, -2.0, 2.0, (cfg.population, *shape))
+            noise = jax.random.truncated_normal(key_draw, -2.0, 2.0, (cfg.population, *shape), jnp.float32)
             # Clipped for the rounding of a mean that lies next to a bound.
             samples = box.clip(mean + spread_within(mean, variance, box) * noise).astype(dtype)
             samples = replace_last(samples, proposed)
@@ -129,7 +130,7 @@ def _gaussian(cfg: CEM, spec: Spec) -> Planner:
         chosen = mean.astype(dtype)
         return chosen[0], common.shift(mean, box.centre), PlanInfo(chosen, best[-1])
 
-    return Planner(init, plan)
+    return narrow_planner(Planner(init, plan))
 
 
 def _categorical(cfg: CEM, spec: Spec) -> Planner:
@@ -152,7 +153,7 @@ def _categorical(cfg: CEM, spec: Spec) -> Planner:
         start = common.mixed_with_uniform(warm, WIDENED)
         table, best = jax.lax.scan(iterate, start, jnp.arange(cfg.iterations))
         chosen = jnp.argmax(common.legal_start(model, state, table), -1).astype(jnp.int32)
-        last = jnp.full(spec.num_actions, 1.0 / spec.num_actions)
+        last = jnp.full(spec.num_actions, 1.0 / spec.num_actions, jnp.float32)
         return chosen[0], common.shift(table, last), PlanInfo(chosen, best[-1])
 
-    return Planner(init, plan)
+    return narrow_planner(Planner(init, plan))

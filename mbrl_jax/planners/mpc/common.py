@@ -119,7 +119,7 @@ def new_or_old(weights: Array, new: Array, old: Array) -> Array:
 
 def uniform_table(spec: Spec, horizon: int) -> Array:
     """Equal probabilities of all actions in every step, [H, A]."""
-    return jnp.full((horizon, spec.num_actions), 1.0 / spec.num_actions)
+    return jnp.full((horizon, spec.num_actions), 1.0 / spec.num_actions, jnp.float32)
 
 
 def mixed_with_uniform(table: Array, share: Array | float) -> Array:
@@ -159,4 +159,4 @@ def frequencies(weights: Array, actions: Array, num_actions: int) -> Array:
     Returns:
       [H, A].
     """
-    return average(weights, jax.nn.one_hot(actions, num_actions))
+    return average(weights, jax.nn.one_hot(actions, num_actions, dtype=jnp.float32))

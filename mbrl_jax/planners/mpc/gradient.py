@@ -27,6 +27,7 @@ import optax
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.precision import narrow_planner
 from mbrl_jax.core.rollout import discounted_return, unroll
 from mbrl_jax.core.types import Action, Array, Key, Model, Planner, Spec, State, StepOut
 from mbrl_jax.planners.mpc.common import Bounds, bounds, shift
@@ -97,7 +98,7 @@ def objective(model: Model, key: Key, state: State, actions: Array, gamma: Array
         weights = jnp.concatenate([jnp.ones_like(out.discounts[:1]), jnp.cumprod(out.discounts, axis=0)])
         rewards = jnp.where(weights[:horizon] == 0.0, 0.0, out.rewards)  # after termination they may be NaN
         if member.value is None:
-            bootstraps = jnp.zeros((particles, sequences))
+            bootstraps = jnp.zeros((particles, sequences), jnp.float32)
         else:
             keys = jax.random.split(jax.random.fold_in(key_value, i), particles)
             bootstraps = jax.vmap(jax.vmap(member.value, (None, 0)))(keys, ends)
@@ -123,7 +124,7 @@ def random_sequences(key: Key, box: Bounds, count: int, horizon: int, smoothness
     Returns:
       [count, horizon, *A].
     """
-    noise = jax.random.normal(key, (horizon, count, *box.low.shape))
+    noise = jax.random.normal(key, (horizon, count, *box.low.shape), jnp.float32)
     fresh = jnp.sqrt(1.0 - jnp.square(smoothness))
 
     def one(last: Array, new: Array) -> tuple[Array, Array]:
@@ -211,7 +212,7 @@ def gradient(cfg: Gradient, spec: Spec) -> Planner:
 
         others = random_sequences(key_restarts, box, cfg.restarts - 1, cfg.horizon, cfg.smoothness)
         first = jnp.concatenate([shift(warm, warm[-1])[None], others.astype(dtype)])
-        blank = jnp.full(cfg.restarts, -jnp.inf)
+        blank = jnp.full(cfg.restarts, -jnp.inf, jnp.float32)
         start = Ascent(first, adam.init(first), first, blank, jnp.ones(cfg.restarts, bool))
         end, _ = jax.lax.scan(one, start, None, cfg.iterations)
         scores = score(end.actions)
@@ -220,4 +221,4 @@ def gradient(cfg: Gradient, spec: Spec) -> Planner:
         chosen = best_actions[winner]
         return chosen[0], chosen, Info(chosen, best_scores[winner], best_scores)
 
-    return Planner(init, plan)
+    return narrow_planner(Planner(init, plan))

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.precision import narrow_planner
 from mbrl_jax.core.types import Action, Array, Box, Key, Model, Planner, Spec, State
 from mbrl_jax.planners.mpc import common
 from mbrl_jax.planners.mpc.common import Bounds, PlanInfo
@@ -182,4 +183,4 @@ def icem(cfg: ICEM, spec: Spec) -> Planner:
         chosen = at.chosen.astype(dtype)
         return chosen[0], Memory(common.shift(at.mean, at.mean[-1]), later, at.scored), PlanInfo(chosen, at.score)
 
-    return Planner(init, plan)
+    return narrow_planner(Planner(init, plan))

@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.precision import narrow_planner
 from mbrl_jax.core.types import Action, Array, Box, Key, Model, Planner, Spec, State
 from mbrl_jax.planners.mpc import common
 from mbrl_jax.planners.mpc.common import PlanInfo
@@ -111,7 +112,7 @@ def _gaussian(cfg: MPPI, spec: Spec) -> Planner:
 
         def iterate(mean: Array, i: Array) -> tuple[Array, Array]:
             key_draw, key_score = jax.random.split(jax.random.fold_in(key_iterations, i))
-            noise = cfg.sigma * box.half * jax.random.normal(key_draw, (cfg.population, *shape))
+            noise = cfg.sigma * box.half * jax.random.normal(key_draw, (cfg.population, *shape), jnp.float32)
             samples = box.clip(smoothed(warm.action, mean + noise, cfg.beta)).astype(dtype)
             samples = replace_last(samples, proposed)
             scores = score(model, key_score, state, samples, cfg.gamma, cfg.particles)
@@ -122,7 +123,7 @@ def _gaussian(cfg: MPPI, spec: Spec) -> Planner:
         chosen = mean.astype(dtype)
         return chosen[0], Memory(common.shift(mean, mean[-1]), mean[0]), PlanInfo(chosen, best[-1])
 
-    return Planner(init, plan)
+    return narrow_planner(Planner(init, plan))
 
 
 def _categorical(cfg: MPPI, spec: Spec) -> Planner:
@@ -144,10 +145,10 @@ def _categorical(cfg: MPPI, spec: Spec) -> Planner:
 
         table, best = jax.lax.scan(iterate, warm, jnp.arange(cfg.iterations))
         chosen = jnp.argmax(common.legal_start(model, state, table), -1).astype(jnp.int32)
-        last = jnp.full(spec.num_actions, 1.0 / spec.num_actions)
+        last = jnp.full(spec.num_actions, 1.0 / spec.num_actions, jnp.float32)
         return chosen[0], common.shift(table, last), PlanInfo(chosen, best[-1])
 
-    return Planner(init, plan)
+    return narrow_planner(Planner(init, plan))
 
 
 @config
@@ -196,7 +197,7 @@ def mppi_elites(cfg: MPPIElites, spec: Spec) -> Planner:
         def iterate(at: tuple[Array, ...], i: Array) -> tuple[tuple[Array, ...], None]:
             mean, std, *_ = at
             key_draw, key_score = jax.random.split(jax.random.fold_in(key_iterations, i))
-            noise = jax.random.normal(key_draw, (cfg.population, *shape))
+            noise = jax.random.normal(key_draw, (cfg.population, *shape), jnp.float32)
             samples = replace_last(box.clip(mean + std * noise).astype(dtype), proposed)
             scores = score(model, key_score, state, samples, cfg.gamma, cfg.particles)
             index, finite = common.elites(scores, cfg.elites)
@@ -209,13 +210,13 @@ def mppi_elites(cfg: MPPIElites, spec: Spec) -> Planner:
 
         widest = jnp.broadcast_to(cfg.max_std * box.half, shape)
         blank = jnp.zeros((cfg.elites, *shape), dtype)
-        start = (warm, widest, blank, jnp.zeros(cfg.elites), jnp.float32(-jnp.inf))
+        start = (warm, widest, blank, jnp.zeros(cfg.elites, jnp.float32), jnp.float32(-jnp.inf))
         (mean, std, top, weights, best), _ = jax.lax.scan(iterate, start, jnp.arange(cfg.iterations))
         # Without a finite score there is no elite to draw: the unchanged mean is the plan.
         drawn = jax.random.categorical(key_elite, jnp.log(weights))
         chosen = common.new_or_old(weights, top[drawn], mean).astype(dtype)
-        noise = cfg.explore * std[0] * jax.random.normal(key_noise, shape[1:])
+        noise = cfg.explore * std[0] * jax.random.normal(key_noise, shape[1:], jnp.float32)
         action = box.clip(chosen[0] + noise).astype(dtype)
         return action, common.shift(mean, box.centre), PlanInfo(chosen, best)
 
-    return Planner(init, plan)
+    return narrow_planner(Planner(init, plan))

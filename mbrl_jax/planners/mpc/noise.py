@@ -32,14 +32,14 @@ def coloured(key: Key, beta: Array | float, shape: tuple[int, ...], horizon: int
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1, got {horizon}")
     if horizon == 1:
-        return jax.random.normal(key, (*shape, 1))
+        return jax.random.normal(key, (*shape, 1), jnp.float32)
     frequency = np.fft.rfftfreq(horizon)
     frequency[0] = frequency[1]
     real = np.zeros(len(frequency), bool)
     real[0], real[-1] = True, horizon % 2 == 0
     # Relative to the lowest, so that no power overflows.
     power = jnp.asarray(frequency / frequency[1], jnp.float32) ** -jnp.asarray(beta, jnp.float32)
-    parts = jax.random.normal(key, (2, *shape, len(frequency))) * jnp.sqrt(power)
+    parts = jax.random.normal(key, (2, *shape, len(frequency)), jnp.float32) * jnp.sqrt(power)
     spectrum = jax.lax.complex(jnp.where(real, jnp.sqrt(2.0), 1.0) * parts[0], jnp.where(real, 0.0, parts[1]))
     variance = jnp.sum(jnp.where(real, 2.0, 4.0) * power) / horizon**2
     return jnp.fft.irfft(spectrum, horizon, axis=-1) / jnp.sqrt(variance)

@@ -69,7 +69,7 @@ def _returns(model: Model, key: Key, state: State, actions: Action, gamma: Array
         totals = totals + _weighted(weights, out.reward)
         return (out.state, weights * gamma * out.discount, totals), None
 
-    start = (tree.tile(state, rollouts), jnp.ones(rollouts), jnp.zeros(rollouts))
+    start = (tree.tile(state, rollouts), jnp.ones(rollouts, jnp.float32), jnp.zeros(rollouts, jnp.float32))
     (states, weights, totals), _ = jax.lax.scan(one, start, (jnp.arange(horizon), taken))
     if model.value is not None:
         totals = totals + _weighted(weights, jax.vmap(model.value)(jax.random.split(key_value, rollouts), states))
@@ -86,7 +86,7 @@ def _returns_resampled(
 
     def shuffle(key: Key, flat: Tree) -> Tree:
         """The rollouts [members x N x share], shuffled within each candidate."""
-        order = jnp.argsort(jax.random.uniform(key, (candidates, particles)), axis=1)
+        order = jnp.argsort(jax.random.uniform(key, (candidates, particles), jnp.float32), axis=1)
 
         def one(leaf: Array) -> Array:
             by_candidate = leaf.reshape(members, candidates, share, *leaf.shape[1:]).swapaxes(0, 1)
@@ -107,7 +107,7 @@ def _returns_resampled(
         totals = totals + _weighted(weights, out.reward)
         return (out.state, weights * gamma * out.discount, totals), None
 
-    start = (tree.tile(state, rollouts), jnp.ones(rollouts), jnp.zeros(rollouts))
+    start = (tree.tile(state, rollouts), jnp.ones(rollouts, jnp.float32), jnp.zeros(rollouts, jnp.float32))
     (states, weights, totals), _ = jax.lax.scan(one, start, jnp.arange(horizon))
     if model.value is not None:
         totals = totals + _weighted(weights, jax.vmap(model.value)(jax.random.split(key_value, rollouts), states))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.precision import narrow_planner
 from mbrl_jax.core.types import Action, Array, Box, Key, Model, Planner, Spec, State, Tree
 from mbrl_jax.planners.mpc.common import PlanInfo, bounds, draw, is_discrete, legal_start, need_below, uniform_table
 from mbrl_jax.planners.mpc.proposals import propose, replace_last
@@ -58,4 +59,4 @@ def shooting(cfg: Shooting, spec: Spec) -> Planner:
         chosen = tree.take(samples, best)
         return chosen[0], warm, PlanInfo(chosen, scores[best])
 
-    return Planner(lambda: (), plan)
+    return narrow_planner(Planner(lambda: (), plan))
