@@ -152,11 +152,8 @@ def policy_loss(policy: Params, batch: Row, *, nets: Networks, clip: Array | flo
     def terms(row: Row, advantage: Array) -> tuple[Array, Array, Array]:
         dist = nets.dist(policy, row.obs)
         log_ratio = dist.log_prob(row.action) - row.log_prob
-        return (
-            losses.clipped_ratio_loss(jnp.exp(log_ratio), advantage, clip),
-            dist.entropy().astype(jnp.float32),
-            log_ratio,
-        )
+        entropy = dist.entropy().astype(jnp.float32)
+        return losses.clipped_ratio_loss(jnp.exp(log_ratio), advantage, clip), entropy, log_ratio
 
     surrogates, entropies, log_ratios = jax.vmap(terms)(batch, normalised(batch.advantage))
     loss = jnp.mean(surrogates)

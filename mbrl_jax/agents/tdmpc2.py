@@ -253,7 +253,7 @@ def world_loss(
 
 
 def masked_percentiles(values: Array, mask: Array, percents: Array) -> Array:
-    """Percentiles of the values where the mask holds, linear between neighbours, [Q]; any number where it holds nowhere.
+    """Percentiles of the values where the mask holds, linear between neighbours, [Q]; arbitrary where it holds nowhere.
 
     A NaN among the values counts as missing, as in `jnp.nanpercentile`; none is made.
 

@@ -1,8 +1,8 @@
 """32 bits throughout, also where a user's script sets `jax_enable_x64`.
 
-All of this package computes in float32 and int32. What comes from outside, an environment's or a model's numbers, may
-be in 64 bits under that setting (`jnp.zeros(4)` is), and is rounded to 32 where it enters. Without the setting there are
-no such numbers, and nothing here does anything.
+All of this package computes in float32 and int32. Numbers from outside, such as those of a user's environment or model,
+may have 64 bits under that setting (`jnp.zeros(4)` has), and are rounded to 32 where they enter. Without the setting
+there are none, and nothing here does anything.
 """
 
 from __future__ import annotations

@@ -308,9 +308,8 @@ def _tables(env: Env, put: Callable[[Any, Array], Any], slip: Any = None) -> MDP
         leads = jax.nn.one_hot(led, n, dtype=jnp.float32)
         pays = leads * reward[..., None]
         if slip is not None:
-            leads, pays = (
-                jnp.einsum("ab,sbt->sat", jnp.asarray(slip, jnp.float32), x, precision="highest") for x in (leads, pays)
-            )
+            mix = jnp.asarray(slip, jnp.float32)
+            leads, pays = (jnp.einsum("ab,sbt->sat", mix, x, precision="highest") for x in (leads, pays))
         ended = terminal[:, None, None]
         return MDP(
             transitions=jnp.where(ended, jnp.eye(n, dtype=jnp.float32)[:, None], leads),

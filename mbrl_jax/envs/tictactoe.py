@@ -115,9 +115,8 @@ def perfect(key: Key, seen: Masked) -> Array:
     Returns:
       [] int32.
     """
-    number = jnp.sum(jnp.asarray(PLACES) * (seen.obs @ jnp.array([1.0, 2.0], jnp.float32)).reshape(-1)).astype(
-        jnp.int32
-    )
+    stones = seen.obs @ jnp.array([1.0, 2.0], jnp.float32)
+    number = jnp.sum(jnp.asarray(PLACES) * stones.reshape(-1)).astype(jnp.int32)
     values = jnp.asarray(solution(), jnp.float32)[number]
     drawn = jax.random.uniform(key, (CELLS,), jnp.float32)
     return jnp.argmax(jnp.where(values == jnp.max(values), drawn, -1.0)).astype(jnp.int32)

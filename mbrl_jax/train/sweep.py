@@ -89,7 +89,7 @@ def over_seeds_until(
         width = min(slots, count)
         states = jax.vmap(init)(jax.tree.map(lambda leaf: leaf[:width], seeds))
         results = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), keep(tree.take(states, 0)))
-        owner = jnp.arange(width)  # the seed in each slot; past the end where none is left
+        owner = jnp.arange(width, dtype=jnp.int32)  # the seed in each slot; past the end where none is left
 
         def one(at: tuple[S, Array, Array, B]) -> tuple[S, Array, Array, B]:
             states, owner, following, results = at
@@ -99,9 +99,9 @@ def over_seeds_until(
             results = jax.tree.map(
                 lambda old, new: old.at[index].set(new, mode="drop"), results, jax.vmap(keep)(states)
             )
-            owner = jnp.where(ended, following + jnp.cumsum(ended) - 1, owner)
+            owner = jnp.where(ended, following + jnp.cumsum(ended, dtype=jnp.int32) - 1, owner)
             fresh = jax.vmap(init)(tree.take(seeds, jnp.minimum(owner, count - 1)))
-            return tree.where(ended, fresh, states), owner, following + jnp.sum(ended), results
+            return tree.where(ended, fresh, states), owner, following + jnp.sum(ended, dtype=jnp.int32), results
 
         start = states, owner, jnp.int32(width), results
         return jax.lax.while_loop(lambda at: jnp.any(at[1] < count), one, start)[3]

@@ -51,7 +51,8 @@ def make(name: str, **params: Any) -> Env:
     Raises:
       ValueError: no environment of this name, no setting of that name, or a time limit below 1.
     """
-    import gymnax  # slow to import
+    with jax.enable_x64(False):  # gymnax mixes default and fixed dtypes, in constants of its modules too
+        import gymnax  # slow to import
 
     known = list(gymnax.registered_envs)
     if name not in known:
@@ -59,7 +60,7 @@ def make(name: str, **params: Any) -> Env:
         hint = f"; close to it: {', '.join(near)}" if near else ""
         raise ValueError(f"env must be one of {', '.join(known)}; got {name!r}{hint}")
 
-    with jax.ensure_compile_time_eval():  # bounds must be numbers, also when called inside a trace
+    with jax.enable_x64(False), jax.ensure_compile_time_eval():  # bounds must be numbers, also inside a trace
         return _adapt(name, params)
 
 
@@ -69,19 +70,22 @@ def _adapt(name: str, settings: dict[str, Any]) -> Env:
         inner = inner.with_transition_gradients()
 
     def reset(key: Key) -> tuple[State, Obs]:
-        obs, state = inner.reset_env(key, params)
-        return tree.strip_weak_types((state, obs))
+        with jax.enable_x64(False):
+            obs, state = inner.reset_env(key, params)
+            return tree.strip_weak_types((state, obs))
 
     def step(key: Key, state: State, action: Action) -> tuple[State, Obs, Array, Array, Array]:
-        obs, state, reward, terminated, _ = inner.step_env(key, state, action, params)
-        state, obs = tree.strip_weak_types((state, obs))
-        discount = 1.0 - jnp.asarray(terminated, jnp.float32)
-        last = jnp.logical_or(terminated, inner.is_truncated(state, params))
-        return state, obs, jnp.asarray(reward, jnp.float32), discount, last
+        with jax.enable_x64(False):
+            obs, state, reward, terminated, _ = inner.step_env(key, state, action, params)
+            state, obs = tree.strip_weak_types((state, obs))
+            discount = 1.0 - jnp.asarray(terminated, jnp.float32)
+            last = jnp.logical_or(terminated, inner.is_truncated(state, params))
+            return state, obs, jnp.asarray(reward, jnp.float32), discount, last
 
     def observe(state: State) -> Obs:
-        obs = inner.observe(jax.random.key(0), state, None, params)  # none of those allowed here uses the key
-        return tree.strip_weak_types(obs)
+        with jax.enable_x64(False):
+            obs = inner.observe(jax.random.key(0), state, None, params)  # none of those allowed here uses the key
+            return tree.strip_weak_types(obs)
 
     limit = int(params.max_steps_in_episode)
     if limit < 1:

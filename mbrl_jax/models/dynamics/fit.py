@@ -327,9 +327,8 @@ def fit_ensemble(
         return after._replace(params=params, opt=opt, epochs=at.epochs + 1, loss=loss)
 
     zero = jnp.zeros((), jnp.int32)
-    start = Progress(
-        params, state.opt, params, jnp.full(cfg.members, WORST, jnp.float32), zero, zero, jnp.zeros((), jnp.float32)
-    )
+    worst = jnp.full(cfg.members, WORST, jnp.float32)
+    start = Progress(params, state.opt, params, worst, zero, zero, jnp.zeros((), jnp.float32))
     end = jax.lax.while_loop(unfinished, one_epoch, start)
     elites = jnp.argsort(end.best)[: cfg.elites].astype(jnp.int32)
     metrics = {

@@ -64,16 +64,16 @@ def kept_below(tree: Tree, action: Array, num_actions: int, keep: int) -> Tree:
     size = tree.rows.shape[0]
     child = unpack(tree.rows, num_actions).child.astype(jnp.int32)  # [M, A]
     # Each node's parent, then by doubling every node's ancestors 2, 4, 8 ... levels up; the old root is its own.
-    parents = jnp.broadcast_to(jnp.arange(size)[:, None], child.shape)
+    parents = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32)[:, None], child.shape)
     above = jnp.zeros(size + 1, jnp.int32).at[jnp.where(child > 0, child, size)].set(parents)[:size]
     top = child[0, action]
-    below = (jnp.arange(size) == top) & (top > 0)
+    below = (jnp.arange(size, dtype=jnp.int32) == top) & (top > 0)
     for _ in range(max(1, math.ceil(math.log2(size)))):
         below, above = below | below[above], above[above]
     # The new root has the smallest row of its subtree, so it comes first.
-    place = jnp.cumsum(below) - 1
+    place = jnp.cumsum(below, dtype=jnp.int32) - 1
     place = jnp.where(below & (place <= keep), place, keep + 1)
-    old = jnp.zeros(keep + 2, jnp.int32).at[place].set(jnp.arange(size))[: keep + 1]
+    old = jnp.zeros(keep + 2, jnp.int32).at[place].set(jnp.arange(size, dtype=jnp.int32))[: keep + 1]
     used = jnp.arange(keep + 1) < jnp.sum(below)
     rows = jnp.where(used[:, None], tree.rows[old], 0.0)
     node = unpack(rows, num_actions)
