@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.precision import narrow_env
 from mbrl_jax.core.types import Agent, Array, Buffer, Env, Key, Metrics, Transition, Tree
 from mbrl_jax.train.evaluate import evaluate
 
@@ -115,7 +116,7 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env:
       ValueError: a setting out of its range, or evaluation in an environment without a time limit.
     """
     check(cfg, "loop.")
-    eval_env = env if eval_env is None else eval_env
+    env, eval_env = narrow_env(env), narrow_env(env if eval_env is None else eval_env)
     if cfg.eval_episodes and eval_env.spec.time_limit is None:
         raise ValueError(f"loop.eval_episodes must be 0: {eval_env.spec.name} has no time limit to end an episode")
 
@@ -153,7 +154,7 @@ def initial_state(key: Key, agent: Agent, env: Env, buffer: Buffer, cfg: LoopCon
     learner = agent.init(key_learner)
     env_state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, cfg.num_envs))
     carry = tree.tile(agent.carry(), cfg.num_envs)
-    actors = tree.strip_weak_types(Actors(env_state, obs, carry, jnp.zeros(cfg.num_envs)))
+    actors = tree.strip_weak_types(Actors(env_state, obs, carry, jnp.zeros(cfg.num_envs, jnp.float32)))
     rows = jax.eval_shape(lambda: step_envs(key_run, learner, actors, agent, env, cfg, random=True)[1])
     item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
     state = LoopState(key_run, tree.strip_weak_types(learner), buffer.init(item), actors)
@@ -197,6 +198,7 @@ def step_envs(
         action, new_carry, extras = agent.act(key_act, learner, carry, obs, True)
         if random:
             action = env.spec.action.sample(key_random if key_repeated is None else key_repeated)
+        action = jnp.asarray(action, env.spec.action.dtype)
         new_state, new_obs, reward, discount, last = env.step(key_step, env_state, action)
         row = Transition(obs, action, reward, discount, new_obs, last, extras)
         total = so_far + reward
