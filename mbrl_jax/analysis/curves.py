@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mbrl_jax.analysis.run_files import read_config, read_rows
 from mbrl_jax.analysis.statistics import bootstrap_interval, interquartile_mean, median_steps, steps_to_threshold
 from mbrl_jax.train.log import write_atomic
 
@@ -44,26 +43,20 @@ def load(folder: Path | str, label: str | None = None) -> Curve:
       folder: a run's folder.
       label: the curve's name in the legend; the algorithm's name if None.
     Raises:
-      ValueError: the folder holds no run, or one without results yet.
+      ValueError: the folder holds no run, one without results yet, or a file that is not as a run writes it, which is
+        named with its line.
     """
     folder = Path(folder)
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        with open(folder / "metrics.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise ValueError(f"{folder} holds no results of a run: {error.filename}: {error.strerror}") from error
-    if not rows:
-        raise ValueError(f"{folder} holds no results yet")
-    seeds = sorted({int(row["seed"]) for row in rows})
-    steps = sorted({int(row["env_steps"]) for row in rows})
-    evaluated = any(row["eval_return"] for row in rows)
+    config, rows = read_config(folder), read_rows(folder)
+    seeds = sorted({row.seed for row in rows})
+    steps = sorted({row.env_steps for row in rows})
+    evaluated = any(row.eval_return is not None for row in rows)
     scores = np.full((len(seeds), len(steps)), np.nan)
     missing = np.ones((len(seeds), len(steps)), bool)
     for row in rows:
-        at = seeds.index(int(row["seed"])), steps.index(int(row["env_steps"]))
-        text = row["eval_return" if evaluated else "return"]
-        missing[at], scores[at] = not text, float(text or "nan")
+        score = row.eval_return if evaluated else row.training
+        at = seeds.index(row.seed), steps.index(row.env_steps)
+        missing[at], scores[at] = score is None, np.nan if score is None else score
     if not evaluated:  # where no training episode ended, the last known return continues; a return of NaN does not
         for t in range(1, len(steps)):
             scores[:, t] = np.where(missing[:, t], scores[:, t - 1], scores[:, t])

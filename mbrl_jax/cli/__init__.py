@@ -6,6 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from mbrl_jax.cli.guard import interruptible
+
 __all__ = ["main"]
 
 COMMANDS = {
@@ -25,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
-        return importlib.import_module(COMMANDS[words[0]][0]).main(words[1:], prog=f"mbrl-jax {words[0]}")
+        with interruptible():
+            return importlib.import_module(COMMANDS[words[0]][0]).main(words[1:], prog=f"mbrl-jax {words[0]}")
     if words and words[0] == "--version":
         from mbrl_jax import __version__
 

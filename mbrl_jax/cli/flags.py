@@ -8,6 +8,7 @@ import difflib
 import io
 import math
 import os
+import re
 import typing
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
@@ -56,7 +57,7 @@ def parse(
     except SystemExit as stop:
         if helps:
             return None
-        raise ValueError(_one_line(said.getvalue(), [*flat(whole())])) from stop
+        raise ValueError(_one_line(said.getvalue(), _flags(flat(whole())))) from stop
     parsed = SimpleNamespace(**{option.name: getattr(made, option.name) for option in options})
     for name, value in flat(made).items():
         if isinstance(value, float) and math.isinf(value):
@@ -65,6 +66,24 @@ def parse(
     for name, value in configs.items():
         setattr(parsed, name, _config(getattr(made, name), value))
     return parsed
+
+
+def flagged(message: str, names: Sequence[str]) -> str:
+    """A message in which every option or setting is called by its full flag: "agent.lr" becomes "--agent.lr".
+
+    Args:
+      message: about a command; names of options count where they begin it and "must" or "is" follows.
+      names: of options and settings, with dots.
+    """
+    dotted = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True) if "." in name)
+    plain = "|".join(re.escape(name) for name in names if "." not in name)
+
+    def flag(match: re.Match[str]) -> str:
+        return "--" + match[0].replace("_", "-")
+
+    if dotted:
+        message = re.sub(rf"(?<![\w./~-])(?:{dotted})(?![\w./-]*[\w/])", flag, message)
+    return re.sub(rf"^(?:{plain})(?= must |: )", flag, message) if plain else message
 
 
 def like(word: str, known: Sequence[str]) -> str:
@@ -128,6 +147,16 @@ def _caught(said: io.StringIO) -> Iterator[None]:
             os.environ["COLUMNS"] = old
 
 
+def _flags(values: dict[str, Any]) -> list[str]:
+    """The flags that exist: what is on already can only be turned off, by `--x.no-name`."""
+
+    def flag(name: str, value: Any) -> str:
+        path, _, last = name.replace("_", "-").rpartition(".")
+        return "--" + (f"{path}." if path else "") + ("no-" if value is True else "") + last
+
+    return [flag(name, value) for name, value in values.items()]
+
+
 def _one_line(box: str, known: list[str]) -> str:
     """What tyro says in a box, as one line; a flag that does not exist is named with the nearest one that does."""
     lines = [line.strip("│ ") for line in box.splitlines() if line.strip() and not line.startswith(("╭", "╰"))]
@@ -137,7 +166,7 @@ def _one_line(box: str, known: list[str]) -> str:
     message = " ".join(lines[:rule])
     if message.startswith("Unrecognized options: "):
         wrong = message.removeprefix("Unrecognized options: ").split(", ")[0]
-        near = like(wrong.replace("_", "-"), ["--" + name.replace("_", "-") for name in known])
+        near = like(wrong.partition("=")[0].replace("_", "-"), known)
         return f"{wrong} is not an option{near}; --help lists them all"
     if message.startswith("Error parsing "):
         flag, _, why = message.removeprefix("Error parsing ").partition(": ")

@@ -4,37 +4,41 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 PACKAGE = Path(__file__).parents[1]
 
 
-def guarded(work: Callable[[], int]) -> int:
+def guarded(work: Callable[[], int], wording: Callable[[str], str] = str) -> int:
     """Runs a command; a mistake in the program itself keeps its traceback.
 
     Args:
       work: the command; returns its exit code, and raises ValueError or OSError for what the user can mend.
+      wording: (message of a ValueError) -> the message in the command line's words.
     Returns:
-      the exit code; 2 where the command cannot be carried out. KeyboardInterrupt ends the process with 130.
+      the exit code; 2 where the command cannot be carried out, 1 where the memory did not suffice. SIGINT ends the
+      process with 130, at any time from the first import on.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a character that the terminal does not have ends no run
             stream.reconfigure(errors="replace")
     try:
-        return work()
+        with interruptible():
+            return work()
     except KeyboardInterrupt:
-        print("stopped; --resume goes on from the last checkpoint, if there is one", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(130)  # compiled code may still be at work on another thread, and cannot be called off
+        interrupted()
     except ValueError as error:
         last = traceback.extract_tb(error.__traceback__)[-1].filename
         if PACKAGE not in Path(last).resolve().parents:
             raise
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print("error: " + wording(" ".join(str(error).split())), file=sys.stderr)
     except BrokenPipeError:  # who read the output has gone, `head` say: nothing can be printed any more, at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -42,4 +46,38 @@ def guarded(work: Callable[[], int]) -> int:
         if error.filename is None:
             raise
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"error: out of memory: {' '.join(str(error).split())[:200]}", file=sys.stderr)
+        return 1
     return 2
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A context in which SIGINT ends the process at once, with 130 and one line.
+
+    An exception would not do: raised while modules are imported, it can be lost in a library's callback. What is
+    written is safe, for every file is replaced in one step. A run handles the signal itself while it lasts.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def interrupted(*_: Any) -> NoReturn:
+    """Ends the process: compiled code may still be at work on another thread, and cannot be called off."""
+    os.write(2, b"stopped; --resume goes on from the last checkpoint, if there is one\n")
+    try:
+        sys.stdout.flush()
+    finally:
+        os._exit(130)

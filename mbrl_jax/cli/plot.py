@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import typing
 from collections.abc import Sequence
@@ -62,8 +63,12 @@ def _plot(words: list[str], prog: str) -> int:
         return 0
     if args.labels and len(args.labels) != len(args.runs):
         raise ValueError(f"--labels must name each of the {len(args.runs)} runs, got {len(args.labels)}")
+    if args.threshold is not None and not math.isfinite(args.threshold):
+        raise ValueError(f"--threshold must be finite, got {args.threshold}")
     from mbrl_jax.analysis import curves
+    from mbrl_jax.analysis.run_files import check_labels
 
+    check_labels(args.labels or [])
     print(curves.draw(args.out, args.runs, args.labels, args.threshold, args.log))
     print(f"picture in {args.out}")
     return 0
@@ -75,6 +80,12 @@ def _imagine(args: Any) -> None:
         raise ValueError(f"--gif must end in .gif, got {args.gif}")
     if min(args.context, args.horizon, args.samples) < 1 or args.key < 0:
         raise ValueError("--context, --horizon and --samples must be at least 1, and --key at least 0")
+    if args.key >= 2**32:
+        raise ValueError(f"--key must be below 2**32, got {args.key}")
+    most = {"context": 100_000, "horizon": 100_000, "samples": 1_000}
+    for name, limit in most.items():
+        if getattr(args, name) > limit:
+            raise ValueError(f"--{name} must be at most {limit}, got {getattr(args, name)}")
     import jax
     import numpy as np
 

@@ -33,10 +33,18 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
       the exit code: 0 done, 1 every seed diverged, 2 a command that cannot be carried out, 130 stopped by a signal.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: _train(words, prog))
+    names: list[str] = ["env", "agent_module"]
+    return guarded(lambda: _train(words, prog, names), lambda message: _in_flags(message, names))
 
 
-def _train(words: list[str], prog: str) -> int:
+def _in_flags(message: str, names: list[str]) -> str:
+    from mbrl_jax.cli.flags import flagged
+
+    return flagged(message, names)
+
+
+def _train(words: list[str], prog: str, names: list[str]) -> int:
+    """Trains as a command line says; adds the names of all its settings to `names`."""
     algo, env, module, rest = _first_words(words)
     if algo is None:
         print(_overview(prog))
@@ -48,12 +56,17 @@ def _train(words: list[str], prog: str) -> int:
     from mbrl_jax import presets
     from mbrl_jax.analysis import curves
     from mbrl_jax.cli.flags import parse
+    from mbrl_jax.presets.checks import checked, names_and_values
+    from mbrl_jax.presets.restore import check_resumable
     from mbrl_jax.train.compilation import enable_compilation_cache
     from mbrl_jax.train.run import Job, check_folder, run
 
+    env = env or presets.default_env(algo)
     known = presets.preset(algo, env)
+    given = _options(algo, env, known.steps)
+    names += [*(option.name for option in given), *names_and_values(known.agent, known.loop)]
     options = parse(
-        _options(algo, env, known.steps),
+        given,
         {"agent": known.agent, "loop": known.loop},
         rest,
         prog=f"{prog} {algo}",
@@ -70,10 +83,14 @@ def _train(words: list[str], prog: str) -> int:
     job = Job(
         algo, env, agent, loop_cfg, options.steps, options.seed, options.seeds, wave, devices, limit, command, module
     )
-    out = Path(options.out).expanduser() if options.out else _default_out(algo, env, options.seed, options.resume)
+    out = _folder(options.out) if options.out else _default_out(algo, env, options.seed, options.resume)
+    if options.resume:
+        check_resumable(out, algo, agent, loop_cfg)
     check_folder(job, out, options.resume)
     enable_compilation_cache()
-    loop = presets.build(algo, env, agent, loop_cfg)
+    loop, memory = checked(presets.build(algo, env, agent, loop_cfg), job)
+    if not options.quiet:
+        print(memory, flush=True)
 
     def draw(folder: Path) -> None:
         curves.draw(folder / "curve.png", [folder], None, limit)
@@ -87,10 +104,19 @@ def _train(words: list[str], prog: str) -> int:
     return 0 if result.finished else 130
 
 
+def _folder(out: str) -> Path:
+    """A run's folder, "~" resolved."""
+    try:
+        return Path(out).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"--out {out} is in the home of a user who does not exist") from error
+
+
 def _first_words(words: list[str]) -> tuple[str | None, str, str | None, list[str]]:
     """The algorithm, the environment, the module of the user's agents and the other words.
 
-    There is no algorithm where only help is asked for. The module is imported, so that its agents are known.
+    There is no algorithm where only help is asked for; the environment is "" where none is named. The module is
+    imported, so that its agents are known.
     """
     if not words or words[0] in ("-h", "--help"):
         if words:
@@ -105,7 +131,7 @@ def _first_words(words: list[str]) -> tuple[str | None, str, str | None, list[st
         from mbrl_jax.cli.flags import like
 
         raise ValueError(f"algo must be one of {', '.join(AGENTS)}, got {algo!r}{like(algo, list(AGENTS))}")
-    env = _value_of(rest, "--env", f"a name, one of {', '.join(ENVS)}") or next(iter(ENVS))
+    env = _value_of(rest, "--env", f"a name, one of {', '.join(ENVS)}") or ""
     return algo, env, module, rest
 
 
@@ -147,7 +173,7 @@ def _options(algo: str, env: str, steps: int) -> list[Option]:
     return [
         Option("env", str, env, f"environment: {', '.join(ENVS)}, or one of gymnax's"),
         Option("seeds", int, 1, "seeds trained side by side in one program", {"low": 1}),
-        Option("seed", int, 0, "the first seed; seed i of the run is seed + i", {"low": 0}),
+        Option("seed", int, 0, "the first seed; seed i of the run is seed + i", {"low": 0, "high": 2**32 - 1}),
         Option("steps", int, steps, "real environment steps of each seed, random ones included", {"low": 1}),
         Option("out", str, "", f"the run's folder, new or empty; where none is given, a new runs/{algo}-{env}-SEED"),
         Option("resume", bool, False, "go on with the run in --out; --steps may be larger than it was"),

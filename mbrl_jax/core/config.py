@@ -7,11 +7,16 @@ compiles for. `setting` gives a field its default and its allowed range, and `ch
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
+
+LARGEST: dict[type, float] = {int: 2**31 - 1, float: float(np.finfo(np.float32).max)}
+"""The largest numbers in the types that compiled code counts and computes in, int32 and float32."""
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -125,6 +130,8 @@ def _mapped(cfg: Any, prefix: str, change: Any) -> Any:
 def check(cfg: Any, prefix: str = "") -> None:
     """Tests every concrete value of a config against what is allowed; traced values pass.
 
+    Integers without a limit of their own must fit into int32, numbers into float32.
+
     Args:
       cfg: the config.
       prefix: put before the names in messages, "agent." for example.
@@ -141,6 +148,10 @@ def check(cfg: Any, prefix: str = "") -> None:
         for item in value if isinstance(value, tuple) else (value,):
             if not _allowed(item, limits):
                 raise ValueError(f"{name} must be {describe(limits)}, got {item!r}")
+            if type(item) in LARGEST and not {"high", "below", "choices"} & {*limits}:
+                most = LARGEST[type(item)]
+                if not -most <= item <= most and item not in (math.inf, -math.inf):
+                    raise ValueError(f"{name} must be at most {most:.10g}, got {item!r}")
 
 
 def _allowed(value: Any, limits: dict[str, Any]) -> bool:
@@ -167,4 +178,4 @@ def describe(limits: dict[str, Any]) -> str:
     if "choices" in limits:
         return "one of " + ", ".join(str(choice) for choice in limits["choices"])
     words = {"low": "at least", "above": "above", "high": "at most", "below": "below"}
-    return " and ".join(f"{words[name]} {limit:g}" for name, limit in limits.items()) or "a number"
+    return " and ".join(f"{words[name]} {limit:.10g}" for name, limit in limits.items()) or "a number"

@@ -48,6 +48,10 @@ EVAL_ENVS: dict[str, Callable[[], Env]] = {"TicTacToe": lambda: perfect_opponent
 """What evaluation episodes are played in, where that is not the environment of the training, by its spec's name."""
 
 
+LONGEST_NAME, MOST_REPEATS = 200, 10_000
+"""Characters of an environment's name, and repetitions of an action where no time limit ends an episode, at most."""
+
+
 def register_env(name: str, factory: str | Callable[..., Env], **kwargs: Any) -> None:
     """Adds a user's environment to `ENVS`.
 
@@ -112,7 +116,7 @@ def make_env(name: str) -> Env:
     gymnax's observations are flattened, but for numbered states and for planes [height, width, channels].
 
     Raises:
-      ValueError: no environment has this name.
+      ValueError: no environment has this name, or it repeats an action for longer than an episode.
     """
     if name in ENVS:
         factory, kwargs = ENVS[name]
@@ -120,11 +124,17 @@ def make_env(name: str) -> Env:
             module, _, function = factory.partition(":")
             factory = getattr(importlib.import_module(module), function)
         return factory(**kwargs)  # pyright: ignore[reportCallIssue]
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"env must be a name of at most {LONGEST_NAME} characters, got one of {len(name)}")
     base, times = repetition(name)
     if times > 1:
         from mbrl_jax.envs import wrappers
 
-        env = wrappers.repeat_action(make_env(base), times)
+        env = make_env(base)
+        most = env.spec.time_limit or MOST_REPEATS
+        if times > most:
+            raise ValueError(f"env must repeat an action at most {most} times, an episode of {base}, got {name!r}")
+        env = wrappers.repeat_action(env, times)
         return env._replace(spec=env.spec._replace(name=name))
     if name.endswith("-pgx"):
         from mbrl_jax.envs.adapters import pgx

@@ -1,5 +1,6 @@
 from . import api as api
 from . import builder as builder
+from . import checks as checks
 from . import latent as latent
 from . import loops as loops
 from . import model_free as model_free
@@ -16,10 +17,12 @@ from .builder import Preset as Preset
 from .builder import algorithm as algorithm
 from .builder import buffer as buffer
 from .builder import build as build
+from .builder import default_env as default_env
 from .builder import default_wave as default_wave
 from .builder import learner as learner
 from .builder import preset as preset
 from .builder import suited as suited
+from .checks import checked as checked
 from .registry import AGENTS as AGENTS
 from .registry import Algorithm as Algorithm
 from .registry import register_agent as register_agent

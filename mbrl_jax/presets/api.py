@@ -11,7 +11,8 @@ from mbrl_jax.core.config import replace
 from mbrl_jax.core.types import Env
 from mbrl_jax.envs.registry import make_env
 from mbrl_jax.presets.builder import build, default_wave, preset
-from mbrl_jax.presets.restore import Loaded, load_run
+from mbrl_jax.presets.checks import checked
+from mbrl_jax.presets.restore import Loaded, check_resumable, load_run
 from mbrl_jax.train.compilation import enable_compilation_cache
 from mbrl_jax.train.devices import devices_for
 from mbrl_jax.train.run import Job, Result, check_folder, run
@@ -48,11 +49,13 @@ def train(
     Returns:
       the state of all seeds, the summary, and whether the run came to its end.
     Raises:
-      ValueError: a name that does not exist, a setting out of range or at odds with another, or a folder that cannot
-        be used.
+      ValueError: a name that does not exist, a setting out of range or at odds with another, a folder that cannot
+        be used, or more memory needed than there is.
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
+    if not 0 <= seed <= 2**32 - seeds:
+        raise ValueError(f"seed must be at least 0 and at most 2**32 - seeds = {2**32 - seeds}, got {seed}")
     known = preset(algo, env)
     agent_cfg, loop_cfg = replace(known.agent, dict(agent or {})), replace(known.loop, dict(loop or {}))
     made = make_env(env) if isinstance(env, str) else env
@@ -68,9 +71,13 @@ def train(
         devices=devices_for(0, seeds),
         threshold=known.threshold if math.isfinite(known.threshold) else None,
     )
+    if resume:
+        check_resumable(out, algo, agent_cfg, loop_cfg)
     check_folder(job, out, resume)
     enable_compilation_cache()
-    program = build(algo, made, agent_cfg, loop_cfg)
+    program, memory = checked(build(algo, made, agent_cfg, loop_cfg), job)
+    if not quiet:
+        print(memory, flush=True)
 
     def draw(folder: Path) -> None:
         from mbrl_jax.analysis import curves

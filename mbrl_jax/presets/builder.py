@@ -11,8 +11,9 @@ from mbrl_jax.buffers.uniform import uniform
 from mbrl_jax.core.config import check, flat, replace
 from mbrl_jax.core.types import Agent, Buffer, Discrete, Env, no_refresh
 from mbrl_jax.envs import games, wrappers
-from mbrl_jax.envs.registry import EVAL_ENVS, make_env, repetition
+from mbrl_jax.envs.registry import ENVS, EVAL_ENVS, make_env, repetition
 from mbrl_jax.presets import loops, settings
+from mbrl_jax.presets.checks import check_together, named
 from mbrl_jax.presets.registry import AGENTS, Algorithm
 from mbrl_jax.train.loop import Loop, LoopConfig, make_loop
 
@@ -62,6 +63,24 @@ def suited(algo: str, env: Env) -> Env:
         return _as_arrays(env)
     rank = len(spec.obs.shape)
     return env if rank == 1 or (rank == 3 and entry.planes) else wrappers.flatten(env)
+
+
+def default_env(algo: str) -> str:
+    """The first environment of `ENVS` that an agent can handle.
+
+    Raises:
+      ValueError: no agent has this name, or it can handle none of them.
+    """
+    for name in ENVS:
+        try:
+            made = make_env(name)
+            learner(algo, made, preset(algo, name).agent)
+        except ValueError:
+            if algo not in AGENTS:
+                raise
+            continue
+        return name
+    raise ValueError(f"env must be given: {algo} can handle none of {', '.join(ENVS)}")
 
 
 def _as_arrays(env: Env) -> Env:
@@ -121,7 +140,7 @@ def learner(algo: str, env: str | Env, agent: Any) -> tuple[Agent, Env]:
     try:
         return entry.make(agent, _as_arrays(raw) if entry.simulator else env.spec), env
     except ValueError as error:
-        raise ValueError(f"agent: {error}") from error
+        raise ValueError(named(error, flat(agent, "agent."))) from error
 
 
 def buffer(algo: str, agent: Any, loop: LoopConfig) -> Buffer:
@@ -149,6 +168,26 @@ def _refuse_ignored(algo: str, agent: Any) -> None:
             raise ValueError(f"agent.{name} has no effect in {algo}: {why}")
 
 
+def _check_batches(entry: Algorithm, agent: Any, loop: LoopConfig) -> None:
+    """Raises ValueError where a batch is larger than what the replay buffer can hold; traced values pass."""
+    most, what = loop.capacity, "loop.capacity"
+    if entry.replay == "latest":
+        return
+    if entry.window is not None:
+        rows = entry.window(agent)
+        most = loop.num_envs * max(0, loop.capacity // loop.num_envs - rows + 1)
+        what = f"the windows of {rows} rows that loop.capacity = {loop.capacity} holds,"
+        if most < 1:
+            least = loop.num_envs * rows
+            raise ValueError(
+                f"loop.capacity must be at least loop.num_envs x {rows} = {least}, a window of each environment, "
+                f"got {loop.capacity}"
+            )
+    for name, value in flat(agent, "agent.").items():
+        if name.endswith(".batch") and type(value) is int and value > most:
+            raise ValueError(f"{name} must be at most {what} = {most}, got {value}".replace(", =", " ="))
+
+
 def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
     """The compiled loop of an agent in an environment.
 
@@ -163,6 +202,7 @@ def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
     entry = algorithm(algo)
     check(agent, "agent.")
     check(loop, "loop.")
+    check_together(agent)
     _refuse_ignored(algo, agent)
     raw = make_env(env) if isinstance(env, str) else env
     if entry.table and (loop.num_envs, loop.unroll, loop.updates) != (1, 1, 1):
@@ -171,9 +211,7 @@ def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
     rows = loop.num_envs * loop.unroll
     if loop.capacity < rows:
         raise ValueError(f"loop.capacity must be at least loop.num_envs x loop.unroll = {rows}, got {loop.capacity}")
-    for name, value in flat(agent, "agent.").items():
-        if entry.replay == "transitions" and name.endswith(".batch") and value > loop.capacity:
-            raise ValueError(f"{name} must be at most loop.capacity = {loop.capacity}, got {value}")
+    _check_batches(entry, agent, loop)
     made, suited_env = learner(algo, raw, agent)
     if made.refresh is not no_refresh and loop.warmup < 1:
         raise ValueError(f"loop.warmup must be at least 1 for {algo}, whose model needs rows, got {loop.warmup}")

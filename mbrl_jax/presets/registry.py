@@ -232,7 +232,10 @@ def import_agents(where: str) -> str:
                 raise  # the module is there, and imports one that is not
             raise ValueError(f"agent_module: there is no module {where!r}") from error
         return where
-    path = Path(where).expanduser().resolve()
+    try:
+        path = Path(where).expanduser().resolve()
+    except RuntimeError as error:  # "~name" of a user who does not exist
+        raise ValueError(f"agent_module: {where} is in the home of a user who does not exist") from error
     name = path.stem
     if not path.is_file():
         raise ValueError(f"agent_module: there is no file {where}")

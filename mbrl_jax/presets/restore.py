@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from mbrl_jax import __version__
 from mbrl_jax.core import tree
-from mbrl_jax.core.config import replace
+from mbrl_jax.core.config import flat, replace
 from mbrl_jax.core.types import Agent, Env
 from mbrl_jax.presets import builder
 from mbrl_jax.presets.registry import AGENTS, import_agents
@@ -37,12 +38,10 @@ def load_run(folder: Path | str, seed: int = 0) -> Loaded:
       folder: of a run.
       seed: which of its seeds, counted from 0.
     Raises:
-      ValueError: there is no run in the folder, no checkpoint, or no such seed.
+      ValueError: there is no run in the folder, one of a version with other settings, no checkpoint, or no such seed.
     """
     folder = Path(folder)
-    if not (folder / "config.json").exists():
-        raise ValueError(f"no run in {folder} (no config.json)")
-    saved = read_json(folder / "config.json")
+    saved = saved_settings(folder)
     algo, name, module = saved["algo"], saved["env"], saved.get("agent_module")
     if module is not None and algo not in AGENTS:
         import_agents(module)
@@ -52,8 +51,9 @@ def load_run(folder: Path | str, seed: int = 0) -> Loaded:
     if chunk is None:
         raise ValueError(f"{folder} has no checkpoint; runs keep theirs in {folder / 'checkpoints'}")
     entry = builder.algorithm(algo)
-    known = {key: tuple(value) if isinstance(value, list) else value for key, value in saved["agent"].items()}
-    config, loop_cfg = replace(entry.config(), known), LoopConfig(**saved["loop"])
+    file = folder / "config.json"
+    config = replace(entry.config(), _known(saved["agent"], entry.config(), "agent.", file))
+    loop_cfg = replace(LoopConfig(), _known(saved["loop"], LoopConfig(), "loop.", file))
     loop = builder.build(algo, name, config, loop_cfg)
     keys = seed_keys(saved["seed"], saved["seeds"])
     like = jax.eval_shape(lambda keys: tree.strip_weak_types(jax.vmap(loop.init)(keys)), keys)
@@ -61,3 +61,85 @@ def load_run(folder: Path | str, seed: int = 0) -> Loaded:
     state = jax.tree.map(lambda leaf: leaf[seed], states)
     agent, env = builder.learner(algo, name, config)
     return Loaded(algo, name, config, agent, env, state, chunk)
+
+
+KINDS: dict[str, Any] = {"algo": str, "env": str, "seed": int, "seeds": int, "steps": int, "agent": dict, "loop": dict}
+"""What `config.json` must hold, with the types in it."""
+
+
+def saved_settings(folder: Path | str) -> dict[str, Any]:
+    """The settings in a run's `config.json`.
+
+    Args:
+      folder: of a run.
+    Raises:
+      ValueError: there is no run in the folder, or its `config.json` is of another form.
+    """
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise ValueError(f"no run in {folder} (no config.json)")
+    try:
+        saved = read_json(path)
+    except RecursionError as error:
+        raise ValueError(f"cannot read {path}: nested too deeply") from error
+    for name, kind in KINDS.items():
+        if type(saved.get(name)) is not kind:
+            what = {str: "text", int: "a whole number", dict: "an object"}[kind]
+            raise ValueError(f"{path}: {name} must be {what}, got {_shown(saved.get(name))}")
+    if not 0 < saved["seeds"] <= 2**32 - saved["seed"] <= 2**32:
+        raise ValueError(f"{path}: there cannot be {saved['seeds']} seeds from {saved['seed']} on")
+    if not isinstance(saved.get("agent_module"), str | None):
+        raise ValueError(f"{path}: agent_module must be text, got {_shown(saved['agent_module'])}")
+    return saved
+
+
+def check_resumable(folder: Path | str, algo: str, agent: Any, loop: LoopConfig) -> None:
+    """Checks that this version knows every setting of a run that is to be resumed.
+
+    Args:
+      folder: of the run; nothing is checked where it holds none, or one of another agent.
+      algo: the agent's name.
+      agent: settings of the agent.
+      loop: settings of the loop.
+    Raises:
+      ValueError: `config.json` is of another form, or names a setting that is not known.
+    """
+    path = Path(folder) / "config.json"
+    if path.exists():
+        saved = saved_settings(folder)
+        for part, cfg in (("agent", agent), ("loop", loop)) if saved["algo"] == algo else ():
+            _all_known(saved[part], cfg, f"{part}.", path)
+
+
+def _all_known(saved: dict[str, Any], cfg: Any, prefix: str, path: Path) -> None:
+    known = flat(cfg)
+    for name in saved:
+        if name not in known:
+            raise ValueError(
+                f"{path}: {prefix}{name} is no setting of this version, {__version__}; "
+                "a run needs the version that wrote it"
+            )
+
+
+def _known(saved: dict[str, Any], cfg: Any, prefix: str, path: Path) -> dict[str, Any]:
+    """Saved settings in the types of a config; those that were added since keep their defaults."""
+    _all_known(saved, cfg, prefix, path)
+    defaults = flat(cfg)
+    return {name: _as(value, defaults[name], f"{path}: {prefix}{name}") for name, value in saved.items()}
+
+
+def _as(value: Any, default: Any, name: str) -> Any:
+    if isinstance(default, tuple):
+        if isinstance(value, list) and all(type(item) is int for item in value):
+            return tuple(value)
+        raise ValueError(f"{name} must be a list of whole numbers, got {_shown(value)}")
+    kinds = (float, int) if type(default) is float else (type(default),)
+    if type(value) in kinds:
+        return value
+    words = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+    raise ValueError(f"{name} must be {words.get(type(default), type(default).__name__)}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -134,7 +134,7 @@ def test_other_environments_of_gymnax_get_general_settings():
     [
         ({"policy.lr": -1.0}, {}, r"agent\.policy\.lr must be above 0, got -1"),
         ({"policy.batch": 4000}, {}, r"agent\.policy\.batch must be at most loop\.capacity = 3000, got 4000"),
-        ({"rollouts": 511}, {}, r"agent: rollouts must be a multiple of fit\.elites \(4\), got 511"),
+        ({"rollouts": 511}, {}, r"agent\.rollouts must be a multiple of agent\.fit\.elites \(4\), got 511"),
         ({}, {"warmup": 0}, r"loop\.warmup must be at least 1 for mbpo"),
         (
             {},

@@ -1,0 +1,171 @@
+"""All that can be wrong with settings, found and named in full before a run writes anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mbrl_jax.core import tree
+from mbrl_jax.core.config import LARGEST, flat
+from mbrl_jax.planners.mpc.icem import ICEM, populations
+from mbrl_jax.presets.registry import AGENTS
+from mbrl_jax.train import memory
+from mbrl_jax.train.loop import Loop, LoopConfig, chunks_for, env_steps, updates
+from mbrl_jax.train.run import Job
+
+PACKAGE = Path(__file__).parents[1]
+
+BELOW = (("elites", "population"), ("proposals", "population"))
+AT_MOST = (("elites", "members"), ("kept", "elites"))
+"""Pairs of settings of one part, of which the first must be below, or at most, the second."""
+
+REPEATED = ("layers", "blocks", "iterations", "depth", "restarts")
+MOST_REPEATED = 100_000
+"""Settings that a program is written out for, or that no machine can hold more of, and their largest value."""
+
+
+def names_and_values(agent: Any, loop: LoopConfig) -> dict[str, Any]:
+    """All settings of a run by their full names: "agent.lr", "loop.capacity"."""
+    return flat(agent, "agent.") | flat(loop, "loop.")
+
+
+def check_together(agent: Any) -> None:
+    """Tests the settings of every part of an agent against each other, also of parts that are not chosen.
+
+    Args:
+      agent: the agent's settings.
+    Raises:
+      ValueError: names both settings and their values.
+    """
+    for prefix, part in _parts(agent, "agent."):
+        for first, second in (*BELOW, *AT_MOST):
+            low, high = getattr(part, first, None), getattr(part, second, None)
+            if type(low) is not int or type(high) is not int:
+                continue
+            words = "below" if (first, second) in BELOW else "at most"
+            if low > high or (low == high and words == "below"):
+                raise ValueError(f"{prefix}{first} must be {words} {prefix}{second} = {high}, got {low}")
+        for name in REPEATED:
+            value = getattr(part, name, None)
+            if type(value) is int and value > MOST_REPEATED:
+                raise ValueError(f"{prefix}{name} must be at most {MOST_REPEATED}, got {value}")
+        if isinstance(part, ICEM) and part.kept + part.proposals + 1 >= min(populations(part)):
+            raise ValueError(
+                f"{prefix}kept + {prefix}proposals + 1 must be below the smallest population "
+                f"({min(populations(part))}), got {part.kept + part.proposals + 1}"
+            )
+
+
+def _parts(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """A config of the library and all configs in it, with their prefixes."""
+    if type(config).__module__.startswith("mbrl_jax."):
+        yield prefix, config
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _parts(value, f"{prefix}{field.name}.")
+
+
+def named(error: Exception, settings: Mapping[str, Any], where: str = "agent") -> str:
+    """What a part says of its settings, with their full names.
+
+    A part knows a setting as "elites", say; the command line as "agent.planner.cem.elites". The first word of a
+    message, words with dots and words with a value in brackets are looked up; of planners, that of the chosen kind.
+
+    Args:
+      error: what a part raised.
+      settings: all, by their full names.
+      where: what a message begins with whose first word is no setting.
+    """
+    chosen = [name for name in settings if not _of_another_kind(name, settings)]
+
+    def full(match: re.Match[str]) -> str:
+        word = match[0]
+        found = [name for name in chosen if name == word or name.endswith(f".{word}")]
+        shortest = [name for name in found if name.count(".") == min(other.count(".") for other in found)]
+        return shortest[0] if len(shortest) == 1 else word
+
+    text = str(error)
+    begun = re.sub(r"^[a-z_]+(\.[a-z_]+)*(?= must| needs)", full, text)
+    if begun == text and not text.startswith(("agent.", "loop.")):
+        begun = f"{where}: {text}"
+    return re.sub(r"(?<![\w.-])[a-z_]+((\.[a-z_]+)+(?![\w(])|(\.[a-z_]+)*(?= \(\d))", full, begun)
+
+
+def _of_another_kind(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a setting is of a part that is not the chosen one: `x.cem.elites` where `x.kind` is "icem"."""
+    words = name.split(".")
+    for i in range(1, len(words) - 1):
+        kind = settings.get(".".join([*words[:i], "kind"]))
+        if isinstance(kind, str) and any(other.startswith(".".join([*words[:i], kind, ""])) for other in settings):
+            return words[i] != kind
+    return False
+
+
+def checked(loop: Loop, job: Job) -> tuple[Loop, str]:
+    """Traces a run's loop, so that whatever is wrong with its settings shows, and reckons the memory it needs.
+
+    Args:
+      loop: one seed's loop.
+      job: what is to run.
+    Returns:
+      the same loop, whose functions keep their traces, so that compiling does not trace them anew; a line on memory.
+    Raises:
+      ValueError: a setting at odds with another, too many steps to count, or more memory than there is.
+    """
+    settings = names_and_values(job.agent, job.loop)
+    _check_counts(job)
+    init, chunk = jax.jit(loop.init, inline=True), jax.jit(loop.chunk, inline=True)
+    with _Named(settings):
+        state = jax.eval_shape(lambda key: tree.strip_weak_types(init(key)), jax.random.key(job.seed))
+        program = chunk.trace(state).jaxpr
+    at_once = min(job.wave, -(-job.seeds // job.devices)) * job.devices
+    need, have = memory.reckon(state, program, job.seeds, at_once), memory.available(job.devices)
+    entry = AGENTS.get(job.algo)
+    memory.check_fits(need, have, settings, "" if entry is None or entry.replay == "latest" else "loop.capacity")
+    return loop._replace(init=init, chunk=chunk), memory.describe(need, have)
+
+
+class _Named:
+    """A context in which a part's ValueErrors get full names, and sizes beyond all bounds become ValueErrors."""
+
+    def __init__(self, settings: Mapping[str, Any]):
+        self.settings = settings
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, OverflowError | MemoryError):
+            sizes = {name: value for name, value in self.settings.items() if type(value) is int}
+            name = max(sizes, key=sizes.__getitem__)
+            raise ValueError(f"{name} must be lower than {sizes[name]}: arrays become too large") from error
+        if isinstance(error, ValueError):
+            last = traceback.extract_tb(trace)[-1].filename
+            if PACKAGE in Path(last).resolve().parents:
+                raise ValueError(named(error, self.settings, "settings")) from error
+
+
+def _check_counts(job: Job) -> None:
+    """Refuses runs whose counts of steps and updates do not fit into int32."""
+    loop, most = job.loop, LARGEST[int]
+    sizes = {f"loop.{name}": getattr(loop, name) for name in ("inner", "cycles", "num_envs", "unroll", "warmup")}
+    chunks = chunks_for(loop, job.steps)
+    if env_steps(loop, chunks) > most:
+        name = "steps" if job.steps > max(sizes.values()) else max(sizes, key=sizes.__getitem__)
+        value = sizes.get(name, job.steps)
+        raise ValueError(
+            f"{name} must be lower than {value}: a seed would take {env_steps(loop, chunks)} steps, "
+            f"{most} can be counted"
+        )
+    if updates(loop, chunks) > most:
+        raise ValueError(
+            f"loop.updates must be lower than {loop.updates}: a seed would make {updates(loop, chunks)} updates, "
+            f"{most} can be counted"
+        )

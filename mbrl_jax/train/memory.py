@@ -1,0 +1,154 @@
+"""The memory of a run, reckoned from shapes before anything is allocated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from mbrl_jax.core.types import Array, Tree
+from mbrl_jax.train.loop import LoopState
+
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Files that hold the memory limit of a container, in bytes, or "max"."""
+
+
+class Need(NamedTuple):
+    """The bytes that a run needs at least."""
+
+    parts: dict[str, int]  # of all seeds: "replay", "learner", "environments", and the "largest array" of an update
+    shapes: dict[str, tuple[int, ...]]  # of the largest array in each part, for one seed
+    seeds: int
+
+    @property
+    def total(self) -> int:
+        """The sum of the parts."""
+        return sum(self.parts.values())
+
+
+def reckon(state: LoopState, chunk: Any, seeds: int = 1, at_once: int = 1) -> Need:
+    """The memory of a run of several seeds.
+
+    Args:
+      state: shapes of one seed's state (`jax.eval_shape` of `Loop.init`).
+      chunk: the jaxpr of one seed's chunk.
+      seeds: whose states are in memory.
+      at_once: seeds whose chunks run at the same time: those under one `vmap`, times the devices.
+    Returns:
+      what they need at least: compiled code keeps some arrays more.
+    """
+    trees = {"replay": state.buffer, "learner": state.learner, "environments": state.actors}
+    parts = {name: seeds * sum(_bytes(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in trees.items()}
+    shapes = {name: _largest(jax.tree.leaves(tree)) for name, tree in trees.items()}
+    kept = {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)}  # changed in place
+    made = max((array for array in _arrays(chunk) if (array.shape, array.dtype) not in kept), key=_bytes, default=None)
+    parts["largest array"] = 0 if made is None else at_once * _bytes(made)
+    shapes["largest array"] = () if made is None else tuple(made.shape)
+    return Need(parts, shapes, seeds)
+
+
+def available(devices: int = 1) -> int | None:
+    """The memory for a run in bytes: the machine's, its container's limit, or that of the accelerators in use.
+
+    Args:
+      devices: how many share the seeds.
+    Returns:
+      None where it cannot be told.
+    """
+    first = jax.devices()[0]
+    if first.platform != "cpu":
+        limit = (first.memory_stats() or {}).get("bytes_limit")
+        return None if limit is None else devices * int(limit)
+    try:
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # no such call on this system
+        return None
+    for path in LIMITS:
+        try:
+            machine = min(machine, int(Path(path).read_text()))
+        except (OSError, ValueError):  # no such file, or no limit
+            continue
+    return machine if machine > 0 else None
+
+
+def describe(need: Need, have: int | None) -> str:
+    """`memory: 1.2 GB of 24 GB: replay 1.0 GB, learner 0.2 GB`; parts below a hundredth are left out."""
+    parts = sorted(need.parts.items(), key=lambda part: -part[1])
+    told = ", ".join(f"{name} {size(count)}" for name, count in parts if count * 100 >= need.total > 0)
+    return f"memory: {size(need.total)}" + (f" of {size(have)}" if have else "") + (f": {told}" if told else "")
+
+
+def check_fits(need: Need, have: int | None, settings: Mapping[str, Any], replay: str = "loop.capacity") -> None:
+    """Refuses a run that cannot fit into memory.
+
+    Args:
+      need: of the run.
+      have: bytes, None where they are not known.
+      settings: of agent and loop by their full names, to name the one that is too large.
+      replay: the setting that decides how large the replay buffer is, "" where several do.
+    Raises:
+      ValueError: it needs more than there is; the message names the setting to lower.
+    """
+    if have is None or need.total <= have:
+        return
+    needs = f"a run needs {describe(need, None).removeprefix('memory: ')}; there are {size(have)}"
+    most = max(need.parts, key=need.parts.__getitem__)
+    if need.seeds > 1 and need.total <= have * need.seeds:  # one seed alone would fit
+        raise ValueError(f"seeds must be lower than {need.seeds}: {needs}")
+    name = replay if most == "replay" and replay else behind(need.shapes[most], settings)
+    if name is None:
+        raise ValueError(f"memory: {needs}")
+    raise ValueError(f"{name} must be lower than {settings[name]}: {needs}")
+
+
+def behind(shape: tuple[int, ...], settings: Mapping[str, Any]) -> str | None:
+    """The setting that most probably gave an array its size: the largest one that divides one of its dimensions.
+
+    Args:
+      shape: of the array.
+      settings: by name; those that are no integers, or tuples of them, count for nothing.
+    Returns:
+      its name, None where none divides.
+    """
+    best, found = 1, None
+    for name, value in settings.items():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if type(item) is int and item > best and any(count and count % item == 0 for count in shape):
+                best, found = item, name
+    return found
+
+
+def size(count: float) -> str:
+    """Bytes in words: `1.2 GB`, `24 GB`, `310 MB`."""
+    for unit in ("kB", "MB", "GB", "TB"):
+        count /= 1000
+        if count < 999.5 or unit == "TB":
+            break
+    return f"{count:.1f} {unit}" if count < 9.95 else f"{count:,.0f} {unit}"
+
+
+def _bytes(leaf: Any) -> int:
+    count = 1
+    for side in leaf.shape:
+        count *= int(side)
+    return count * int(getattr(leaf.dtype, "itemsize", 8))  # a random key's type may not tell: two integers
+
+
+def _largest(leaves: list[Array]) -> tuple[int, ...]:
+    return tuple(max(leaves, key=_bytes).shape) if leaves else ()
+
+
+def _arrays(jaxpr: Tree) -> Iterator[Any]:
+    """The type and shape of every array that a jaxpr makes, in its loops and calls as well."""
+    for equation in jaxpr.eqns:
+        for made in equation.outvars:
+            if hasattr(made.aval, "shape") and hasattr(made.aval, "dtype"):
+                yield made.aval
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                body = getattr(inner, "jaxpr", inner)  # of a closed jaxpr
+                if hasattr(body, "eqns"):
+                    yield from _arrays(body)
