@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 
-LARGEST: dict[type, float] = {int: 2**31 - 1, float: float(np.finfo(np.float32).max)}
+LARGEST: dict[type, float] = {int: 2**31 - 1, float: 3.4028234663852886e38}
 """The largest numbers in the types that compiled code counts and computes in, int32 and float32."""
 
 T = TypeVar("T")

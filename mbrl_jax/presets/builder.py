@@ -13,7 +13,7 @@ from mbrl_jax.core.types import Agent, Buffer, Discrete, Env, no_refresh
 from mbrl_jax.envs import games, wrappers
 from mbrl_jax.envs.registry import ENVS, EVAL_ENVS, make_env, repetition
 from mbrl_jax.presets import loops, settings
-from mbrl_jax.presets.checks import check_together, named
+from mbrl_jax.presets.checks import check_learner, check_together, named
 from mbrl_jax.presets.registry import AGENTS, Algorithm
 from mbrl_jax.train.loop import Loop, LoopConfig, make_loop
 
@@ -212,6 +212,7 @@ def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
     if loop.capacity < rows:
         raise ValueError(f"loop.capacity must be at least loop.num_envs x loop.unroll = {rows}, got {loop.capacity}")
     _check_batches(entry, agent, loop)
+    check_learner(lambda: learner(algo, raw, agent)[0], flat(agent, "agent."))
     made, suited_env = learner(algo, raw, agent)
     if made.refresh is not no_refresh and loop.warmup < 1:
         raise ValueError(f"loop.warmup must be at least 1 for {algo}, whose model needs rows, got {loop.warmup}")

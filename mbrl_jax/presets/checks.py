@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import jax
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import LARGEST, flat
+from mbrl_jax.core.types import Agent, Key
 from mbrl_jax.planners.mpc.icem import ICEM, populations
 from mbrl_jax.presets.registry import AGENTS
 from mbrl_jax.train import memory
@@ -130,6 +131,33 @@ def checked(loop: Loop, job: Job) -> tuple[Loop, str]:
     entry = AGENTS.get(job.algo)
     memory.check_fits(need, have, settings, "" if entry is None or entry.replay == "latest" else "loop.capacity")
     return loop._replace(init=init, chunk=chunk), memory.describe(need, have)
+
+
+LARGE = 2**16
+"""A size from which on an agent is reckoned before it is made, as that may allocate arrays."""
+
+
+def check_learner(make: Callable[[], Agent], settings: Mapping[str, Any]) -> None:
+    """Refuses an agent with a large setting whose parameters cannot fit into memory.
+
+    Args:
+      make: () -> Agent; called within a trace, where nothing is allocated.
+      settings: the agent's, by their full names.
+    Raises:
+      ValueError: what `make` refuses, or more memory than there is.
+    """
+    sizes = [item for value in settings.values() for item in (value if isinstance(value, tuple) else (value,))]
+    if max((size for size in sizes if type(size) is int), default=0) < LARGE:
+        return
+
+    def shapes(key: Key) -> Any:
+        agent = make()
+        return agent.init(key), agent.carry()
+
+    with _Named(settings):
+        learner = jax.eval_shape(shapes, jax.random.key(0))
+    need = memory.reckon_parts({"learner": learner})
+    memory.check_fits(need, memory.available(), settings)
 
 
 class _Named:

@@ -41,12 +41,18 @@ def reckon(state: LoopState, chunk: Any, seeds: int = 1, at_once: int = 1) -> Ne
       what they need at least: compiled code keeps some arrays more.
     """
     trees = {"replay": state.buffer, "learner": state.learner, "environments": state.actors}
-    parts = {name: seeds * sum(_bytes(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in trees.items()}
-    shapes = {name: _largest(jax.tree.leaves(tree)) for name, tree in trees.items()}
+    parts, shapes, _ = reckon_parts(trees, seeds)
     kept = {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)}  # changed in place
     made = max((array for array in _arrays(chunk) if (array.shape, array.dtype) not in kept), key=_bytes, default=None)
     parts["largest array"] = 0 if made is None else at_once * _bytes(made)
     shapes["largest array"] = () if made is None else tuple(made.shape)
+    return Need(parts, shapes, seeds)
+
+
+def reckon_parts(trees: Mapping[str, Tree], seeds: int = 1) -> Need:
+    """The memory of trees of arrays or shapes, by their names, for several seeds."""
+    parts = {name: seeds * sum(_bytes(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in trees.items()}
+    shapes = {name: _largest(jax.tree.leaves(tree)) for name, tree in trees.items()}
     return Need(parts, shapes, seeds)
 
 
@@ -105,7 +111,8 @@ def check_fits(need: Need, have: int | None, settings: Mapping[str, Any], replay
 
 
 def behind(shape: tuple[int, ...], settings: Mapping[str, Any]) -> str | None:
-    """The setting that most probably gave an array its size: the largest one that divides one of its dimensions.
+    """The setting that most probably gave an array its size: the largest one that divides one of its dimensions, or one
+    a hundred times as large.
 
     Args:
       shape: of the array.
@@ -113,12 +120,16 @@ def behind(shape: tuple[int, ...], settings: Mapping[str, Any]) -> str | None:
     Returns:
       its name, None where none divides.
     """
-    best, found = 1, None
-    for name, value in settings.items():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if type(item) is int and item > best and any(count and count % item == 0 for count in shape):
-                best, found = item, name
-    return found
+    sizes = [
+        (item, name)
+        for name, value in settings.items()
+        for item in (value if isinstance(value, tuple | list) else (value,))
+        if type(item) is int and 1 < item <= max(shape, default=0)
+    ]
+    exact = [(item, name) for item, name in sizes if any(count and count % item == 0 for count in shape)]
+    best = max(exact, default=(1, None), key=lambda size: size[0])
+    most = max(sizes, default=best, key=lambda size: size[0])  # a sum with others divides nothing
+    return most[1] if most[0] >= 100 * best[0] else best[1]
 
 
 def size(count: float) -> str:

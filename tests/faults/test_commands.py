@@ -43,6 +43,8 @@ LARGE = [
     (f"sac --wave {'9' * 27}", "--wave must be at most 2147483647"),
     ("sac --agent.lr 1e39", "--agent.lr must be at most 3.40282"),
     ("sac --seed 4294967295 --seeds 2", "--seed must be at most 2**32 - seeds"),
+    ("dreamer_v2 --env CartPole-v1 --agent.net.deter 2000000000", "--agent.net.deter must be lower than 2000000000"),
+    ("dreamer_v2 --env CartPole-v1 --agent.net.stoch 2000000000", "--agent.net.stoch must be lower than 2000000000"),
     ("dreamer_v2 --env CartPole-v1 --agent.net.layers 2000000000", "--agent.net.layers must be at most 100000"),
 ]
 
