@@ -86,7 +86,7 @@ def test_the_largest_array_of_a_loop_within_a_loop_counts_for_all_seeds_at_once(
     ],
 )
 def test_the_setting_that_is_too_large_is_named(algo, env, agent, loop, rest, field, monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda devices: 16 * 10**9)
+    monkeypatch.setattr(memory, "available", lambda devices=1: 16 * 10**9)
     job = job_of(algo, env, agent, loop, **rest)._replace(steps=10)
     with pytest.raises(ValueError, match=rf"^{field} must be lower than .*: (a run needs|a seed would)"):
         checked(presets.build(algo, env, job.agent, job.loop), job)
