@@ -133,7 +133,7 @@ def make_search(
     def search(key: Key, model: Model, state: State) -> tuple[Array, SearchTargets]:
         action, _, info = planner.plan(key, model, state, planner.init())
         if cfg.kind == "puct" and not explore:
-            action = greedy(info.visits)
+            action = greedy(info.policy)
         from_search = jnp.ones((), bool)
         if explore:
             legal = jnp.ones(spec.num_actions, bool) if model.legal is None else model.legal(state)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from mbrl_jax.core.types import Array, StepOut
-from mbrl_jax.planners.mcts.tree import SCALARS, Leaf, Rule, Tree
+from mbrl_jax.planners.mcts.tree import SCALARS, WORST, Leaf, Rule, Tree, broken, onward, unpack
 from mbrl_jax.planners.mcts.vmap_rules import read, write
 from mbrl_jax.planners.mcts.xla_cpu import put, while_loop
 
@@ -33,12 +33,15 @@ def back_up(
     returned = out.reward + onward(out.discount, value)
     has_child = (visits == 0.0) & (out.discount != 0.0)
     child = jnp.where(has_child, new.astype(tree.rows.dtype), 0.0)
-    carried = beside(visits + 1.0, q + (returned - q) / (visits + 1.0), returned, child)
+    q = jnp.where(broken(q) | broken(returned), WORST, q + (returned - q) / (visits + 1.0))
+    carried = beside(visits + 1.0, q, returned, jnp.where(broken(q), 0.0, child))
+    breaks = broken(q) & _all_broken(tree.rows, leaf, rule)
 
     class At(NamedTuple):
         level: Array  # [] of the node below, the same for the whole batch
         rows: Array  # as of `Tree`
         carried: Array  # [k, 4] of the edge below: its visits, its Q, the return through it, its child if that is new
+        breaks: Array  # [k] bool: that edge breaks the one above
         low: Array
         high: Array
 
@@ -46,6 +49,7 @@ def back_up(
         if not bounds:
             return at.low, at.high
         q = at.carried[:, 1]
+        on = on & ~broken(q)
         low = jnp.minimum(at.low, jnp.min(jnp.where(on, q, jnp.inf)))
         return low, jnp.maximum(at.high, jnp.max(jnp.where(on, q, -jnp.inf)))
 
@@ -56,21 +60,33 @@ def back_up(
         value, total, reward, discount = (entry[:, i] for i in range(2, 6))
         on = node > 0
         visits, q, returned, child = (at.carried[:, i] for i in range(4))
+        returned = jnp.where(broken(q), value, returned)  # which leaves the mean as it was
         mean = (value * total + returned) / (total + 1.0)
         own = jnp.full_like(action, width - SCALARS)
         place = jnp.where(on, node, size)
-        places = beside(place, place, jnp.where(child > 0.0, place, size), place, place)
+        places = beside(place, place, jnp.where((child > 0.0) | broken(q), place, size), place, place)
         columns = beside(action, many + action, 2 * many + action, own, own + 1)
         numbers = beside(visits, q, child, mean, total + 1.0)
         rows = put(at.rows, places, columns, numbers)
-        above = (total + 1.0, reward + onward(discount, mean), reward + onward(discount, returned), 0.0 * total)
+        mean = jnp.where(at.breaks, WORST, reward + onward(discount, mean))
+        above = (total + 1.0, mean, reward + onward(discount, returned), 0.0 * total)
         carried = jnp.where(on[:, None], beside(*above), at.carried)
-        return At(level, rows, carried, *widened(at, on))
+        return At(level, rows, carried, at.breaks & ~on, *widened(at, on))
 
-    end = At(leaf.levels, tree.rows, carried, tree.low, tree.high)
+    end = At(leaf.levels, tree.rows, carried, breaks, tree.low, tree.high)
     end = while_loop(lambda at: at.level > 1, up, end, "level", 5 * new.size)  # that is how many `put` writes
     low, high = widened(end, leaf.active)
     return tree._replace(rows=_root_after(end.rows, leaf, many, end.carried), low=low, high=high)
+
+
+def _all_broken(rows: Array, leaf: Leaf, rule: Rule) -> Array:
+    """[k] whether the leaves' edges, if broken, break the edges into their parents: all other legal ones are."""
+    row = jnp.take(rows, leaf.parent, axis=0, mode="clip")
+    node = unpack(row, rule.num_actions)
+    others = jnp.arange(rule.num_actions, dtype=jnp.int32) != leaf.action[:, None]
+    left = others & rule.legal(node.prior[:, : rule.num_actions]) & ~broken(node.q)
+    every = ~jnp.any(left, -1)
+    return every if rule.all_break is None else every | rule.all_break(row)
 
 
 def _root_after(rows: Array, leaf: Leaf, many: int, carried: Array) -> Array:
@@ -81,18 +97,15 @@ def _root_after(rows: Array, leaf: Leaf, many: int, carried: Array) -> Array:
     mine = lambda place: leaf.active[:, None] & (columns == place)  # noqa: E731
     at_place = lambda place, numbers: jnp.max(jnp.where(mine(place[:, None]), numbers[:, None], -jnp.inf), 0)  # noqa: E731
     count = jnp.sum(leaf.active.astype(row.dtype))
-    returned = jnp.sum(jnp.where(leaf.active, carried[:, 2], 0.0))
+    returned = jnp.sum(jnp.where(leaf.active, jnp.where(broken(carried[:, 1]), row[own], carried[:, 2]), 0.0))
     value = (row[own] * row[own + 1] + returned) / (row[own + 1] + count)
     new = jnp.maximum(at_place(leaf.first, carried[:, 0]), at_place(many + leaf.first, carried[:, 1]))
-    new = jnp.maximum(new, at_place(2 * many + leaf.first, carried[:, 3]))
+    child = jnp.where(broken(carried[:, 1]), -1.0, carried[:, 3])  # -1 to remove it, 0 to keep what there is
+    new = jnp.maximum(new, at_place(2 * many + leaf.first, child))
     new = jnp.where(columns == own, value, jnp.where(columns == own + 1, row + count, new))
-    kept = (new == -jnp.inf) | ((columns >= 2 * many) & (columns < 3 * many) & (new == 0.0))
-    return write(rows, jnp.where(kept, row, new)[None], 0)
-
-
-def onward(discount: Array, value: Array) -> Array:
-    """Discount times value, and 0 where the discount is 0: past the end even NaN has no effect."""
-    return jnp.where(discount == 0.0, 0.0, discount * value)
+    children = (columns >= 2 * many) & (columns < 3 * many)
+    kept = (new == -jnp.inf) | (children & (new == 0.0))
+    return write(rows, jnp.where(kept, row, jnp.where(children, jnp.maximum(new, 0.0), new))[None], 0)
 
 
 def beside(*columns: Array) -> Array:

@@ -33,12 +33,12 @@ from mbrl_jax.core.precision import narrow_planner
 from mbrl_jax.core.types import Array, Key, Model, Planner, Spec, State, Tree
 from mbrl_jax.planners.mcts import search, tree
 from mbrl_jax.planners.mcts.backup import back_up
-from mbrl_jax.planners.mcts.search import SearchInfo
+from mbrl_jax.planners.mcts.search import FORBIDDEN, SearchInfo
 from mbrl_jax.planners.mcts.vmap_rules import any_in_batch, on_flat_batch
 
 EPSILON = 1e-8  # smallest range of values that is scaled to [0, 1]
 LEAST = 1e-30  # smallest probability that a node keeps of a legal action
-FORBIDDEN = -1e9  # logit of an illegal action
+SHUNNED = 1e-35  # largest prior of a broken edge where a node chooses
 
 
 @config
@@ -107,7 +107,8 @@ def gumbel(cfg: Gumbel, spec: Spec, state: State = None, *, keep_tree: bool = Fa
         prior = log_prior(model, key_prior, state, num_actions)
         noise = cfg.gumbel_scale * jax.random.gumbel(key_gumbel, (num_actions,), jnp.float32)
         legal = prior > 0.5 * FORBIDDEN
-        row = tree.new_node(num_actions, probabilities(prior), search.value_at(model, key_value, state))
+        start_value = search.root_value(search.value_at(model, key_value, state))
+        row = tree.new_node(num_actions, probabilities(prior), start_value)
         t = search.begin(tree.new_tree(row, state, cfg.simulations + keep + 1), warm, num_actions)
         before = root_of(t, num_actions).visits
         rule = improved_policy_rule(cfg, num_actions, model.legal is not None)
@@ -118,10 +119,11 @@ def gumbel(cfg: Gumbel, spec: Spec, state: State = None, *, keep_tree: bool = Fa
         else:
             t = (parallel_rounds if model.legal is None else masked_parallel_rounds)(context, t)
         root = root_of(t, num_actions)
-        action = tree.first_max(rank(context, root, jnp.max(jnp.where(legal, root.visits - before, 0.0))))
-        policy = jax.nn.softmax(prior + sigma(root, cfg.c_visit, cfg.c_scale))
+        able = search.playable(root, legal)
+        action = tree.first_max(rank(context, root, jnp.max(jnp.where(able, root.visits - before, 0.0)), able))
+        policy = jax.nn.softmax(jnp.where(legal & ~able, FORBIDDEN, prior) + sigma(root, cfg.c_visit, cfg.c_scale))
         warm = search.remember(t, action, num_actions, keep)
-        return action, warm, search.summary(t, num_actions, policy, completed(root), keep_tree)
+        return action, warm, search.summary(t, num_actions, policy, shown_q(root), keep_tree)
 
     return narrow_planner(Planner(lambda: search.memory(keep, num_actions, state), plan))
 
@@ -228,12 +230,28 @@ def root_of(t: tree.Tree, num_actions: int) -> tree.Node:
     return tree.unpack(t.rows[0], num_actions)
 
 
-def rank(context: Context, root: tree.Node, visits: Array | int) -> Array:
-    """[A] g + logits + σ(q̂) of the legal actions visited that often in this search; minus infinity for the others."""
+def rank(context: Context, root: tree.Node, visits: Array | int, among: Array | None = None) -> Array:
+    """[A] g + logits + σ(q̂) of the legal actions visited that often in this search; minus infinity for the others.
+
+    Args:
+      context: of the search.
+      root: its node.
+      visits: how often.
+      among: [A] bool; the legal actions if None.
+    """
     score = jnp.maximum(
         FORBIDDEN, context.noise + context.prior + sigma(root, context.cfg.c_visit, context.cfg.c_scale)
     )
-    return jnp.where(context.legal & (root.visits - context.visits_before == visits), score, -jnp.inf)
+    score = jnp.where(tree.broken(root.q), FORBIDDEN, score)
+    among = context.legal if among is None else among
+    return jnp.where(among & (root.visits - context.visits_before == visits), score, -jnp.inf)
+
+
+def shown_q(root: tree.Node) -> Array:
+    """[A] q̂ of the root's actions; of a broken edge the least of them."""
+    q = completed(root)
+    bad = tree.broken(root.q)
+    return jnp.where(bad, jnp.minimum(root.value, jnp.min(jnp.where(bad, jnp.inf, q))), q)
 
 
 # The equations ------------------------------------------------------------------------------------------------------
@@ -242,7 +260,7 @@ def rank(context: Context, root: tree.Node, visits: Array | int) -> Array:
 def log_prior(model: Model, key: Key, state: State, num_actions: int) -> Array:
     """[A] log-probabilities of the model's prior over the legal actions; `FORBIDDEN` for the others."""
     legal = search.legal_at(model, state, num_actions)
-    raw = search.logits_at(model, key, state, num_actions)
+    raw = search.logits_at(model, key, state, num_actions, legal)
     return jnp.where(legal, jax.nn.log_softmax(jnp.where(legal, raw, FORBIDDEN)), FORBIDDEN)
 
 
@@ -264,7 +282,7 @@ def improved_policy_rule(cfg: Gumbel, num_actions: int, masked: bool) -> tree.Ru
         constants = (jnp.broadcast_to(jnp.float32(c), rows.shape[:1]) for c in (cfg.c_visit, cfg.c_scale))
         return on_flat_batch(partial(best_below, num_actions, size, masked), rows, *constants)
 
-    return tree.Rule(num_actions, best)
+    return tree.Rule(num_actions, best, lambda prior: prior > 0.0)
 
 
 def best_below(
@@ -282,6 +300,8 @@ def best_below(
       c_visit, c_scale: [k] of σ.
     """
     node = jax.tree.map(jnp.transpose, tree.unpack(rows, num_actions))
+    bad = tree.broken(node.q)
+    node = node._replace(prior=jnp.where(bad, jnp.minimum(node.prior, SHUNNED), node.prior))
     weights = improved(node, c_visit, c_scale, masked)
     # The rule's scores times the sum of the weights, which changes no order.
     scores = weights - node.visits * (jnp.sum(weights, 0) / node.total)
@@ -305,8 +325,8 @@ def improved(node: tree.Node, c_visit: Array | float, c_scale: Array | float, ma
 
 
 def completed(node: tree.Node) -> Array:
-    """q̂ [A, ...]: Q where tried, v_mix where not; the node's fields are [A, ...] and [...]."""
-    tried = node.visits > 0
+    """q̂ [A, ...]: Q where tried, v_mix where not or where broken; the node's fields are [A, ...] and [...]."""
+    tried = (node.visits > 0) & ~tree.broken(node.q)
     weights = jnp.where(tried, node.prior, 0.0)
     total = jnp.sum(weights, 0)
     mean = jnp.sum(weights * node.q, 0) / jnp.where(total > 0.0, total, 1.0)

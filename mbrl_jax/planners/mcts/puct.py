@@ -86,7 +86,7 @@ def puct(cfg: PUCT, spec: Spec, state: State = None, *, keep_tree: bool = False)
 
         def prior_of(key: Key, state: State) -> Array:
             legal = search.legal_at(model, state, num_actions)
-            return probabilities(search.logits_at(model, key, state, num_actions), legal)
+            return probabilities(search.logits_at(model, key, state, num_actions, legal), legal)
 
         def value(key: Key, state: State) -> Array:
             return search.value_at(model, key, state)
@@ -95,7 +95,7 @@ def puct(cfg: PUCT, spec: Spec, state: State = None, *, keep_tree: bool = False)
         ties = cfg.tie_noise * drawn[0]
         # With `reuse` visits add up over moves; beyond this many the weight stays constant.
         weights = prior_weights((50 if cfg.reuse else 1) * (cfg.simulations + 1), cfg.c1, cfg.c2)
-        row = tree.new_node(num_actions, prior, value(key_value, state))
+        row = tree.new_node(num_actions, prior, search.root_value(value(key_value, state)))
         start = search.begin(tree.new_tree(row, state, cfg.simulations + keep + 1), warm, num_actions)
 
         def simulate(i: Array, t: tree.Tree) -> tree.Tree:
@@ -112,8 +112,7 @@ def puct(cfg: PUCT, spec: Spec, state: State = None, *, keep_tree: bool = False)
 
         t = jax.lax.fori_loop(0, cfg.simulations, simulate, tree.with_paths(start, max_depth))
         root = tree.unpack(t.rows[0], num_actions)
-        policy = root.visits / jnp.sum(root.visits)
-        q = jnp.where(root.visits > 0, root.q, root.value)
+        policy, q = search.shares(root, root.prior >= 0.0), search.shown_q(root)
         action = draw(drawn[1], policy, cfg.temperature)
         warm = search.remember(t, action, num_actions, keep)
         return action, warm, search.summary(t, num_actions, policy, q, keep_tree)
@@ -132,17 +131,22 @@ def probabilities(logits: Array, legal: Array) -> Array:
 
 
 def by_siblings(node: tree.Node) -> Array:
-    """Q scaled by the smallest and largest of V(s) and the tried actions' Q; [..., A], 0 where never tried."""
-    tried = node.visits > 0
+    """Q scaled by the smallest and largest of V(s) and the tried actions' Q; [..., A], 0 where never tried.
+
+    That of a broken edge is not scaled.
+    """
+    bad = tree.broken(node.q)
+    tried = (node.visits > 0) & ~bad
     known = jnp.where(tried, node.q, node.value[..., None])
     low = jnp.minimum(node.value, jnp.min(known, -1))[..., None]
     high = jnp.maximum(node.value, jnp.max(known, -1))[..., None]
-    return (jnp.where(tried, node.q, low) - low) / jnp.maximum(high - low, EPSILON)
+    return jnp.where(bad, tree.WORST, (jnp.where(tried, node.q, low) - low) / jnp.maximum(high - low, EPSILON))
 
 
 def by_tree(node: tree.Node, low: Array, high: Array) -> Array:
-    """Q scaled by the smallest and largest Q in the tree; [..., A], 0 where never tried."""
-    return jnp.where(node.visits > 0, (node.q - low) / jnp.maximum(high - low, EPSILON), 0.0)
+    """Q scaled by the smallest and largest Q in the tree; [..., A], 0 where never tried. Of a broken edge not scaled."""
+    scaled = jnp.where(node.visits > 0, (node.q - low) / jnp.maximum(high - low, EPSILON), 0.0)
+    return jnp.where(tree.broken(node.q), tree.WORST, scaled)
 
 
 def prior_weights(visits: int, c1: Array | float, c2: Array | float) -> Array:

@@ -10,7 +10,10 @@ import jax.numpy as jnp
 
 from mbrl_jax.core.types import Array, Key, Model, State, StepOut
 from mbrl_jax.planners.mcts import reuse
-from mbrl_jax.planners.mcts.tree import SCALARS, Node, Tree, first_max, unpack
+from mbrl_jax.planners.mcts.tree import LARGEST, SCALARS, Node, Tree, broken, first_max, unpack
+
+FORBIDDEN = -1e9  # logit of an illegal action
+UNLIKELY = -1e8  # logit of a legal action in place of NaN
 
 
 class SearchInfo(NamedTuple):
@@ -44,14 +47,72 @@ def legal_at(model: Model, state: State, num_actions: int) -> Array:
     return model.legal(state).astype(bool)
 
 
-def logits_at(model: Model, key: Key, state: State, num_actions: int) -> Array:
-    """Logits [A] of the model's prior; 0 where it has none."""
-    return jnp.zeros(num_actions, jnp.float32) if model.prior is None else model.prior(key, state)
+def logits_at(model: Model, key: Key, state: State, num_actions: int, legal: Array | None = None) -> Array:
+    """Logits [A] of the model's prior, by `usable_logits`; 0 where it has none.
+
+    Raises:
+      ValueError: the prior is not of shape [A].
+    """
+    if model.prior is None:
+        return jnp.zeros(num_actions, jnp.float32)
+    logits = model.prior(key, state)
+    need_shape("prior", logits, (num_actions,), "logits of all actions")
+    return usable_logits(logits, legal)
+
+
+def usable_logits(logits: Array, legal: Array | None = None) -> Array:
+    """Logits [A] of which a softmax makes probabilities, whatever a model gave.
+
+    NaN and infinity become the least likely; where no legal action has a logit above 0.5 `FORBIDDEN`, all become 0.
+
+    Args:
+      logits: [A].
+      legal: [A] bool; all actions if None.
+    """
+    logits = jnp.where(logits < jnp.inf, logits, UNLIKELY)  # False for NaN
+    likely = logits > 0.5 * FORBIDDEN
+    return jnp.where(jnp.any(likely if legal is None else likely & legal), logits, 0.0)
 
 
 def value_at(model: Model, key: Key, state: State) -> Array:
-    """The model's value []; 0 where it has none."""
-    return jnp.zeros((), jnp.float32) if model.value is None else model.value(key, state)
+    """The model's value []; 0 where it has none.
+
+    Raises:
+      ValueError: it is not a scalar.
+    """
+    if model.value is None:
+        return jnp.zeros((), jnp.float32)
+    value = model.value(key, state)
+    need_shape("value", value, (), "a scalar")
+    return value
+
+
+def root_value(value: Array) -> Array:
+    """The root's value []; 0 where it is not finite, for it is only what other values are compared with."""
+    return jnp.where(jnp.abs(value) <= LARGEST, value, 0.0)
+
+
+def need_shape(field: str, array: Any, shape: tuple[int, ...], meaning: str) -> None:
+    """Checks what a function of a model returned.
+
+    Raises:
+      ValueError: an array of another shape, or no array.
+    """
+    if jnp.shape(array) != shape:
+        raise ValueError(f"model.{field} must return {meaning}, shape {shape}, got shape {jnp.shape(array)}")
+
+
+def checked_step(out: Any, field: str = "step") -> StepOut:
+    """What `model.step`, or another function of a model, returned, after a check.
+
+    Raises:
+      ValueError: it is no `StepOut`, or its reward or discount is no scalar.
+    """
+    if not isinstance(out, StepOut):
+        raise ValueError(f"model.{field} must return a StepOut(state, reward, discount), got a {type(out).__name__}")
+    need_shape(field, out.reward, (), "a scalar reward")
+    need_shape(field, out.discount, (), "a scalar discount")
+    return out
 
 
 def evaluator(
@@ -72,7 +133,7 @@ def evaluator(
     """
 
     def one(keys: Key, state: State, action: Array) -> tuple[StepOut, Array, Array]:
-        out = model.step(keys[0], state, action)
+        out = checked_step(model.step(keys[0], state, action))
         return out, prior(keys[1], out.state), value(keys[2], out.state)
 
     def every(states: State, actions: Array) -> tuple[StepOut, Array, Array]:
@@ -95,9 +156,30 @@ def summary(tree: Tree, num_actions: int, policy: Array, q: Array, keep_tree: bo
     return SearchInfo(policy, root.value, root.visits.astype(jnp.int32), q, root.raw, tree if keep_tree else ())
 
 
-def most_visited(root: Node, q: Array) -> Array:
-    """The most visited action, among equals the one of the highest value; [] int32."""
-    return first_max(jnp.where(root.visits == jnp.max(root.visits), q, -jnp.inf))
+def playable(root: Node, legal: Array) -> Array:
+    """[A] bool: the legal actions whose edge is not broken; all legal ones where every edge is."""
+    sound = legal & ~broken(root.q)
+    return jnp.where(jnp.any(sound), sound, legal)
+
+
+def shares(root: Node, legal: Array) -> Array:
+    """[A] each action's share of the visits of playable actions; equal shares where none of those was visited."""
+    able = playable(root, legal)
+    counted = jnp.where(able, root.visits, 0.0)
+    counted = jnp.where(jnp.any(counted > 0.0), counted, able.astype(counted.dtype))
+    return counted / jnp.sum(counted)
+
+
+def shown_q(root: Node) -> Array:
+    """[A] Q where tried, V where not; of a broken edge the least of them, for no number says how bad it is."""
+    q = jnp.where(root.visits > 0, root.q, root.value)
+    bad = broken(q)
+    return jnp.where(bad, jnp.minimum(root.value, jnp.min(jnp.where(bad, jnp.inf, q))), q)
+
+
+def most_shared(policy: Array, q: Array) -> Array:
+    """The action of the largest share, among equals the one of the highest value; [] int32."""
+    return first_max(jnp.where(policy == jnp.max(policy), q, -jnp.inf))
 
 
 def rows_kept(reused: bool, simulations: int, state: State) -> int:

@@ -33,7 +33,7 @@ from mbrl_jax.planners.mcts.puct import (
     probabilities,
     with_noise,
 )
-from mbrl_jax.planners.mcts.search import SearchInfo, summary
+from mbrl_jax.planners.mcts.search import SearchInfo, checked_step, need_shape, root_value, shares, shown_q, summary, usable_logits
 
 
 class ChanceModel(NamedTuple):
@@ -90,7 +90,9 @@ def chance(cfg: PUCT, spec: Spec, outcomes: int, *, keep_tree: bool = False) -> 
         prior = with_noise(
             drawn[2:], legal_prior(model, state, num_actions), cfg.dirichlet_fraction, cfg.dirichlet_alpha
         )
-        row = tree.new_node(edges, node_prior(prior, edges, decision=True), model.value(state))
+        value = model.value(state)
+        need_shape("value", value, (), "a scalar")
+        row = tree.new_node(edges, node_prior(prior, edges, decision=True), root_value(value))
         ties = jnp.concatenate([cfg.tie_noise * drawn[0], jnp.zeros(edges - num_actions, jnp.float32)])
         weights = prior_weights(cfg.simulations + 1, cfg.c1, cfg.c2)
         start = tree.new_tree(row, NodeState(state, afterstate, jnp.ones((), bool)), cfg.simulations + 1)
@@ -103,7 +105,7 @@ def chance(cfg: PUCT, spec: Spec, outcomes: int, *, keep_tree: bool = False) -> 
                 decided = scaled + exploration(node, weights) + ties
                 return jnp.where(decision, decided, node.prior / (1.0 + node.visits))
 
-            rule = tree.by_score(edges, score)
+            rule = tree.by_score(edges, score)._replace(all_break=is_chance)
             first = tree.first_max(score(tree.unpack(t.rows[:1], edges)))
             t, leaf = tree.descend(t, first, jnp.ones(1, bool), rule, max_depth)
             t, out, values = tree.expand(t, leaf, i + 1, rule, jax.vmap(evaluate), 1.0)
@@ -111,9 +113,9 @@ def chance(cfg: PUCT, spec: Spec, outcomes: int, *, keep_tree: bool = False) -> 
 
         t = jax.lax.fori_loop(0, cfg.simulations, simulate, tree.with_paths(start, max_depth))
         root = tree.unpack(t.rows[0], edges)
-        visits, q = root.visits[:num_actions], root.q[:num_actions]
-        policy = visits / jnp.sum(visits)
-        q = jnp.where(visits > 0, q, root.value)
+        visits, q, chances = root.visits[:num_actions], root.q[:num_actions], root.prior[:num_actions]
+        root = root._replace(visits=visits, q=q)
+        policy, q = shares(root, chances >= 0.0), shown_q(root)
         info = summary(t, edges, policy, q, keep_tree)._replace(visits=visits.astype(jnp.int32))
         return draw(drawn[1], policy, cfg.temperature), warm, info
 
@@ -123,7 +125,14 @@ def chance(cfg: PUCT, spec: Spec, outcomes: int, *, keep_tree: bool = False) -> 
 def legal_prior(model: ChanceModel, state: State, num_actions: int) -> Array:
     """The model's prior over actions, [A]; minus infinity for illegal ones."""
     legal = jnp.ones(num_actions, bool) if model.legal is None else model.legal(state)
-    return probabilities(model.prior(state), legal)
+    logits = model.prior(state)
+    need_shape("prior", logits, (num_actions,), "logits of all actions")
+    return probabilities(usable_logits(logits, legal), legal)
+
+
+def is_chance(rows: Array) -> Array:
+    """[k] whether rows [k, R] are chance nodes. One broken outcome breaks such a node: its value is their mean."""
+    return rows[:, -tree.SCALARS - 1] <= 0.0
 
 
 def node_prior(prior: Array, edges: int, *, decision: bool) -> Array:
@@ -160,13 +169,14 @@ def step_edge(
       StepOut with a `NodeState`, γ in its discount; the new node's prior [E + 1] and value [].
     """
     decided, afterstate_value, logits = model.decide(node.state, jnp.minimum(edge, num_actions - 1))
-    out = model.happen(node.afterstate, jnp.minimum(edge, outcomes - 1))
+    need_shape("decide", logits, (outcomes,), "logits of all outcomes")
+    out = checked_step(model.happen(node.afterstate, jnp.minimum(edge, outcomes - 1)), "happen")
     yes, no = jnp.ones((), bool), jnp.zeros((), bool)
     to_chance = StepOut(NodeState(node.state, decided, no), jnp.zeros_like(out.reward), jnp.ones_like(out.reward))
     to_state = StepOut(NodeState(out.state, node.afterstate, yes), out.reward, gamma * out.discount)
     prior = jnp.where(
         node.decision,
-        node_prior(jax.nn.softmax(logits), edges, decision=False),
+        node_prior(jax.nn.softmax(usable_logits(logits)), edges, decision=False),
         node_prior(legal_prior(model, out.state, num_actions), edges, decision=True),
     )
     step = trees.where(node.decision, to_chance, to_state)

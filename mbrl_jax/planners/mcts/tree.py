@@ -11,6 +11,10 @@ V counts the node's own v once. An edge into a terminal state (d = 0), or one at
 visit steps the model anew, and Q is the mean of r + d v. Any other edge leads to the one state that the model gave when
 the edge was first taken.
 
+An edge is broken where its reward, its discount or the value behind it is not a number, is infinite or is beyond
+`LARGEST`: it is worse than any other, whoever is to move. Its Q becomes `WORST` for good, it has no child, and it
+leaves V as it was. A node all of whose legal edges are broken breaks the edge into it when it is next visited.
+
 Several simulations may run in one tree in parallel, each below a root action of its own. Functions take one tree;
 callers `vmap`. What makes them fast: the descent records its path with all that backing up reads; loops over levels
 have a predicate that is the same for the whole batch (`vmap_rules`), so that no table is copied; positions that are the
@@ -32,6 +36,8 @@ from mbrl_jax.core.types import Array, State, StepOut
 from mbrl_jax.planners.mcts.vmap_rules import any_in_batch, write
 from mbrl_jax.planners.mcts.xla_cpu import while_loop
 
+LARGEST = 1e25  # absolute value beyond which a return counts as infinite
+WORST = -1e30  # Q of a broken edge
 SCALARS = 5  # numbers of a row that belong to the node itself: the fields of `Node` from `value` on
 
 
@@ -74,6 +80,13 @@ class Rule(NamedTuple):
 
     num_actions: int
     best: Callable[[Array, int], tuple[Array, Array]]  # (rows [k, R], M) -> actions [k], rows behind them [k]
+    legal: Callable[[Array], Array] = lambda prior: prior >= 0.0  # (prior [..., A]) -> [..., A] bool
+    all_break: Callable[[Array], Array] | None = None  # (rows [k, R]) -> [k]: nodes that one broken edge breaks
+
+
+def broken(q: Array) -> Array:
+    """Whether Q is that of a broken edge; of any shape."""
+    return q < -LARGEST * 1e3
 
 
 def by_score(num_actions: int, score: Callable[[Node], Array]) -> Rule:
@@ -201,6 +214,11 @@ def descend(tree: Tree, first: Array, active: Array, rule: Rule, max_depth: int)
     return tree._replace(path=end.path), Leaf(first, end.leaf[:, 0], end.leaf[:, 1], end.level, active)
 
 
+def onward(discount: Array, value: Array) -> Array:
+    """Discount times value, and 0 where the discount is 0: past the end even NaN has no effect."""
+    return jnp.where(discount == 0.0, 0.0, discount * value)
+
+
 def expand(
     tree: Tree,
     leaf: Leaf,
@@ -221,13 +239,15 @@ def expand(
         without γ.
       gamma: discount per step.
     Returns:
-      the tree; StepOut [k], γ in its discount; values [k].
+      the tree; StepOut [k], γ in its discount; values [k]. Of a broken edge the reward is `WORST`, the rest 0.
     """
     states = jax.tree.map(lambda leaves: jnp.take(leaves, leaf.parent, axis=0, mode="clip"), tree.states)
     out, prior, value = step(states, leaf.action)
     dtype = tree.rows.dtype
-    out = StepOut(out.state, out.reward.astype(dtype), gamma * out.discount.astype(dtype))
-    value = value.astype(dtype)
+    reward, discount, value = out.reward.astype(dtype), gamma * out.discount.astype(dtype), value.astype(dtype)
+    sound = jnp.abs(reward + onward(discount, value)) <= LARGEST  # False for NaN too
+    out = StepOut(out.state, jnp.where(sound, reward, WORST), jnp.where(sound, discount, 0.0))
+    value = jnp.where(jnp.abs(value) <= LARGEST, value, 0.0)
     row = new_node(rule.num_actions, prior.astype(dtype), value, out.reward, out.discount)
     if jnp.ndim(at):
         kept, new = (tree.rows, tree.states), (row, out.state)

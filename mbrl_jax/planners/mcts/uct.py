@@ -17,9 +17,10 @@ from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.precision import narrow_planner
 from mbrl_jax.core.types import Array, Key, Model, Planner, Spec, State, Tree
 from mbrl_jax.planners.mcts import search, tree
-from mbrl_jax.planners.mcts.backup import back_up, onward
+from mbrl_jax.planners.mcts.backup import back_up
 from mbrl_jax.planners.mcts.puct import by_tree
 from mbrl_jax.planners.mcts.search import SearchInfo
+from mbrl_jax.planners.mcts.tree import onward
 from mbrl_jax.planners.mcts.vmap_rules import any_in_batch
 
 
@@ -70,11 +71,12 @@ def uct(cfg: UCT, spec: Spec, state: State = None, *, keep_tree: bool = False) -
 
         def value(key: Key, state: State) -> Array:
             if model.value is not None:
-                return model.value(key, state)
+                return search.value_at(model, key, state)
             one = lambda key: rollout(model, key, state, num_actions, cfg.gamma, cfg.rollout_depth)  # noqa: E731
             return jnp.mean(jax.vmap(one)(jax.random.split(key, cfg.rollouts)))
 
-        row = tree.new_node(num_actions, order(key_order, state), value(key_value, state))
+        start_value = search.root_value(value(key_value, state))
+        row = tree.new_node(num_actions, order(key_order, state), start_value)
         start = search.begin(tree.new_tree(row, state, cfg.simulations + keep + 1), warm, num_actions)
 
         def simulate(i: Array, t: tree.Tree) -> tree.Tree:
@@ -91,9 +93,9 @@ def uct(cfg: UCT, spec: Spec, state: State = None, *, keep_tree: bool = False) -
 
         t = jax.lax.fori_loop(0, cfg.simulations, simulate, tree.with_paths(start, max_depth))
         root = tree.unpack(t.rows[0], num_actions)
-        q = jnp.where(root.visits > 0, root.q, root.value)
-        policy = root.visits / jnp.sum(root.visits)
-        action = search.most_visited(root, q)
+        q = search.shown_q(root)
+        policy = search.shares(root, root.prior >= 0.0)
+        action = search.most_shared(policy, q)
         warm = search.remember(t, action, num_actions, keep)
         return action, warm, search.summary(t, num_actions, policy, q, keep_tree)
 
@@ -129,7 +131,7 @@ def rollout(model: Model, key: Key, state: State, num_actions: int, gamma: Array
         else:
             drawn = jax.random.uniform(key_action, (num_actions,), jnp.float32)
             action = tree.first_max(jnp.where(model.legal(state), drawn, -1.0))
-        out = model.step(key_step, state, action)
+        out = search.checked_step(model.step(key_step, state, action))
         total = total + onward(weight, out.reward)
         return t + 1, out.state, weight * gamma * out.discount, total
 
