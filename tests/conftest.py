@@ -23,7 +23,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 QUICK = {"contract", "planners", "scripts", "models", "envs", "buffers", "cli", "dreamer"}
-QUICK |= {f"test_{name}.py" for name in ("docs", "readme", "open_loop_models", "dyna_dqn", "mbpo", "pets", "sac")}
+QUICK |= {
+    f"test_{name}.py"
+    for name in (
+        "docs",
+        "readme",
+        "open_loop_models",
+        "dyna_dqn",
+        "mbpo",
+        "pets",
+        "sac",
+        "nan_planning",
+        "integer_observations",
+        "shapes",
+    )
+}
 """Folders and files of tests that do little but compile."""
 
 

@@ -98,7 +98,7 @@ def refresh(
     key_fit, key_start, key_branch = jax.random.split(key, 3)
     fitted, metrics = model.fit(key_fit, fitted, replay)
     elites = bind(member, tree.take(fitted.params, fitted.elites), members=fitted.elites.shape[0])
-    starts = replay.sample(key_start, rollouts).obs
+    starts = jnp.asarray(replay.sample(key_start, rollouts).obs, jnp.float32)
 
     def store(ring: Ring, rows: Transition, alive: Array) -> Ring:
         return append(ring, rows, alive, capacity)

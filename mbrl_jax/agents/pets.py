@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
+
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import (
     Action,
@@ -117,7 +119,7 @@ def make(cfg: PETSConfig, spec: Spec, reward: RewardFn | None = None, member: Wo
     def act(key: Key, learner: FitState, carry: Tree, obs: Obs, explore: bool) -> tuple[Action, Tree, Tree]:
         del explore  # evaluation plans as training does
         bound = bind_ensemble(learner.params, member=planned_with, members=cfg.fit.members, propagation=cfg.propagation)
-        action, carry, _ = planner.plan(key, bound, obs, carry)
+        action, carry, _ = planner.plan(key, bound, jnp.asarray(obs, jnp.float32), carry)
         return action, carry, ()
 
     def refresh(key: Key, learner: FitState, replay: Replay) -> tuple[FitState, Metrics]:

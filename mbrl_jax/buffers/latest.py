@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax.buffers.uniform import check_axes
 from mbrl_jax.core import tree
 from mbrl_jax.core.types import Array, Buffer, Key, Replay, Transition
 
@@ -29,6 +30,7 @@ def latest(steps: int, num_envs: int) -> Buffer:
         return jax.tree.map(lambda leaf: jnp.zeros((steps, num_envs, *leaf.shape), leaf.dtype), item)
 
     def add(data: Transition, trajectory: Transition) -> Transition:
+        check_axes(jax.tree.map(lambda leaf: leaf[0], data), trajectory, 2, "trajectory", "[T, N, ...]")
         if trajectory.reward.shape != data.reward.shape:
             raise ValueError(f"a trajectory must be {data.reward.shape}, got {trajectory.reward.shape}")
         return tree.strip_weak_types(trajectory)

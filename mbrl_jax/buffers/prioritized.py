@@ -33,6 +33,8 @@ from mbrl_jax.core.types import Array, Buffer, Key, Replay, Transition
 
 SMALLEST = 1e-8
 """The least priority, so that a priority of 0 does not remove a window for good."""
+LARGEST = 1e30
+"""The largest priority, so that sums of them stay finite."""
 
 
 class Prioritized(NamedTuple):
@@ -142,7 +144,7 @@ def revise_priorities(data: Prioritized, feedback: Any, *, length: int, alpha: A
 
     Args:
       data: masses p^α.
-      feedback: a `Feedback`; anything else changes nothing.
+      feedback: a `Feedback`; anything else changes nothing, and a priority that is NaN or infinite not its window's.
       length: L, rows of a window.
       alpha: α in [0, 1].
     """
@@ -153,9 +155,9 @@ def revise_priorities(data: Prioritized, feedback: Any, *, length: int, alpha: A
     if feedback.priority is None:
         return data
     total = data.ring.steps.first.shape[0]
-    given = jnp.maximum(feedback.priority, SMALLEST) ** jnp.asarray(alpha, jnp.float32)
+    given = jnp.clip(feedback.priority, SMALLEST, LARGEST) ** jnp.asarray(alpha, jnp.float32)
     starts = data.mass.reshape(-1)[jnp.minimum(feedback.index, total - 1)] > 0
-    starts = starts & (feedback.index < total)
+    starts = starts & (feedback.index < total) & jnp.isfinite(feedback.priority)
     mass = _put(data.mass, jnp.where(starts, feedback.index, total), given, total)
     return Prioritized(data.ring, mass, jnp.maximum(data.peak, jnp.max(jnp.where(starts, given, 0.0))))
 

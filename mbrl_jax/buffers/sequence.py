@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax.buffers.uniform import check_axes
 from mbrl_jax.core import tree
 from mbrl_jax.core.types import Action, Array, Buffer, Key, Obs, Replay, Transition, Tree
 
@@ -83,9 +84,14 @@ def append(ring: Ring, trajectory: Transition) -> Ring:
       ring: N environments, C rows each.
       trajectory: [T, N, ...], each environment's transitions in order, 2T at most C.
     Raises:
-      ValueError: more rows than the ring holds.
+      ValueError: more rows than the ring holds, or a trajectory of another structure or shape.
     """
     num_envs, capacity = ring.written.shape[0], per_env(ring)
+    own = ring.steps
+    row = Transition(own.obs, own.action, own.reward, own.discount, own.obs, own.last, own.extras)
+    check_axes(row, trajectory, 2, "trajectory", "[T, N, ...]")
+    if trajectory.reward.shape[1] != num_envs:
+        raise ValueError(f"trajectory must be of N = {num_envs} environments, got {trajectory.reward.shape[1]}")
     steps = trajectory.reward.shape[0]
     if 2 * steps > capacity:
         raise ValueError(f"capacity must be at least 2 x {steps} rows per environment to add as many steps at once")

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from mbrl_jax.core import tree
-from mbrl_jax.core.types import Array, Buffer, Key, Replay, Transition
+from mbrl_jax.core.types import Array, Buffer, Key, Replay, Transition, Tree
 
 
 class Ring(NamedTuple):
@@ -33,6 +34,36 @@ def empty(item: Transition, capacity: int) -> Ring:
     return Ring(rows, jnp.int32(0), jnp.int32(0))
 
 
+def check_axes(stored: Tree, given: Tree, axes: int, name: str, form: str) -> None:
+    """Checks rows before they are stored: the fields of the stored ones, each with the same leading axes in front.
+
+    Args:
+      stored: [C, ...] rows of a buffer.
+      given: what is to be stored.
+      axes: number of leading axes of `given`.
+      name, form: of `given` in messages: "trajectory", "[T, N, ...]".
+    Raises:
+      ValueError: another structure, other shapes, or leading axes that differ.
+    """
+    if jax.tree.structure(stored) != jax.tree.structure(given):
+        raise ValueError(
+            f"{name} must have the fields that the buffer was made for, {jax.tree.structure(stored)}, "
+            f"got {jax.tree.structure(given)}"
+        )
+    lead = jnp.shape(jax.tree.leaves(given)[0])[:axes]
+    for (path, old), new in zip(jax.tree.leaves_with_path(stored), jax.tree.leaves(given), strict=True):
+        if jnp.shape(new) != (*lead, *old.shape[1:]) or len(lead) < axes:
+            raise ValueError(
+                f"{name} must be {form}: {name}{jax.tree_util.keystr(path)} must be "
+                f"{form[:-6]}{_inner(old.shape[1:])}, got {list(jnp.shape(new))}"
+            )
+
+
+def _inner(shape: tuple[int, ...]) -> str:
+    """The rest of a shape's text after its leading axes."""
+    return "".join(f", {n}" for n in shape) + "]"
+
+
 def append(ring: Ring, rows: Transition, mask: Array | None = None, wrap: Array | int | None = None) -> Ring:
     """Writes rows at the head; where the ring is full, over the oldest ones.
 
@@ -42,8 +73,9 @@ def append(ring: Ring, rows: Transition, mask: Array | None = None, wrap: Array 
       mask: [N] bool; rows where it is False are left out, without gaps. All rows if None.
       wrap: rows in use, at most C and never shrinking from call to call; may be traced. C if None.
     Raises:
-      ValueError: more rows than the ring holds.
+      ValueError: more rows than the ring holds, or rows of another structure or shape than its own.
     """
+    check_axes(ring.rows, rows, 1, "rows", "[N, ...]")
     capacity, count = _length(ring.rows), _length(rows)
     if count > capacity:
         raise ValueError(f"capacity must be at least the {count} rows added at once, got {capacity}")
@@ -66,9 +98,13 @@ def sample(key: Key, ring: Ring, n: int) -> Transition:
 
     Args:
       key: used once.
-      ring: to draw from; while it is empty the rows are zeros.
+      ring: to draw from; while it is empty the rows are zeros, in a compiled function, which cannot tell.
       n: number of rows.
+    Raises:
+      ValueError: the ring is empty.
     """
+    if not isinstance(ring.size, Tracer) and not jnp.any(ring.size > 0):
+        raise ValueError("the buffer is empty: sample needs at least one row, from add")
     return tree.take(ring.rows, jax.random.randint(key, (n,), 0, jnp.maximum(ring.size, 1)))
 
 
@@ -83,6 +119,10 @@ def uniform(capacity: int) -> Buffer:
     if capacity < 1:
         raise ValueError(f"capacity must be at least 1, got {capacity}")
 
+    def add(ring: Ring, trajectory: Transition) -> Ring:
+        check_axes(ring.rows, trajectory, 2, "trajectory", "[T, N, ...]")
+        return append(ring, tree.flatten_dims(trajectory, 2))
+
     def replay(ring: Ring) -> Replay:
         return Replay(
             sample=lambda key, n: sample(key, ring, n),
@@ -93,7 +133,7 @@ def uniform(capacity: int) -> Buffer:
 
     return Buffer(
         init=lambda item: empty(item, capacity),
-        add=lambda ring, trajectory: append(ring, tree.flatten_dims(trajectory, 2)),
+        add=add,
         sample=sample,
         replay=replay,
     )

@@ -25,13 +25,14 @@ def flatten(env: Env) -> Env:
     """
     space = env.spec.obs
     if not isinstance(space, Box):
-        raise ValueError(f"flatten needs a Box of observations, {env.spec.name} has {space}; use one_hot")
+        hint = "; use one_hot" if isinstance(space, Discrete) else ""
+        raise ValueError(f"flatten needs a Box of observations, {env.spec.name} has {space}{hint}")
 
     def bound(value: Any) -> Any:
         return value if np.ndim(value) == 0 else np.broadcast_to(np.asarray(value), space.shape).reshape(-1)
 
     flat = Box((space.size,), bound(space.low), bound(space.high), jnp.float32)
-    return _map_obs(env, flat, lambda obs: jnp.reshape(obs, -1).astype(jnp.float32))
+    return _map_obs(env, "flatten", flat, lambda obs: jnp.reshape(obs, -1).astype(jnp.float32))
 
 
 def one_hot(env: Env) -> Env:
@@ -47,7 +48,9 @@ def one_hot(env: Env) -> Env:
     space = env.spec.obs
     if not isinstance(space, Discrete):
         raise ValueError(f"one_hot needs discrete observations, {env.spec.name} has {space}")
-    return _map_obs(env, Box((space.n,), 0.0, 1.0), lambda obs: jax.nn.one_hot(obs, space.n, dtype=jnp.float32))
+    return _map_obs(
+        env, "one_hot", Box((space.n,), 0.0, 1.0), lambda obs: jax.nn.one_hot(obs, space.n, dtype=jnp.float32)
+    )
 
 
 def scale_action(env: Env) -> Env:
@@ -87,7 +90,7 @@ def scale_obs(env: Env) -> Env:
     space, centre, half = _bounded(env, env.spec.obs, "scale_obs", "observations")
     if not np.all(half > 0):
         raise ValueError(f"scale_obs needs bounds that differ, those of {env.spec.name}'s observations do not: {space}")
-    return _map_obs(env, Box(space.shape, -1.0, 1.0), lambda obs: (obs - centre) / half)
+    return _map_obs(env, "scale_obs", Box(space.shape, -1.0, 1.0), lambda obs: (obs - centre) / half)
 
 
 def repeat_action(env: Env, times: int) -> Env:
@@ -191,8 +194,26 @@ def _bounded(env: Env, space: Space, wrapper: str, what: str) -> tuple[Box, np.n
     return space, (high + low) / 2, (high - low) / 2
 
 
-def _map_obs(env: Env, space: Space, change: Callable[[Obs], Array]) -> Env:
-    """The same environment with every observation changed; `space` describes the new ones."""
+def _map_obs(env: Env, wrapper: str, space: Space, function: Callable[[Obs], Array]) -> Env:
+    """The same environment with every observation changed; `space` describes the new ones.
+
+    An observation that is no array of the shape that the environment's spec says is a ValueError in the wrapper's name.
+    """
+    shape = env.spec.obs.shape
+
+    def change(obs: Obs) -> Array:
+        leaves = jax.tree.leaves(obs)
+        if len(leaves) != 1 or leaves[0] is not obs:
+            raise ValueError(
+                f"{wrapper} needs observations that are one array, {env.spec.name} gave a {type(obs).__name__} of "
+                f"{len(leaves)} arrays"
+            )
+        if jnp.shape(obs) != shape:
+            raise ValueError(
+                f"{wrapper} needs observations of shape {shape}, as the spec of {env.spec.name} says, "
+                f"got {jnp.shape(obs)}"
+            )
+        return function(obs)
 
     def reset(key: Key) -> tuple[State, Obs]:
         state, obs = env.reset(key)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.core.types import Array
 
+LARGE = 1e12  # columns with larger entries are scaled down first, for their squares would overflow float32
 SMALLEST_STD = 1e-6  # a column with a smaller standard deviation counts as constant
 
 
@@ -32,19 +33,23 @@ def fit_normalizer(rows: Array, mask: Array) -> Normalizer:
     Computed in two passes, so that float32 suffices even where the mean is much larger than the deviation.
 
     Args:
-      rows: [N, D]; rows where the mask is False have no effect, even if they are NaN.
+      rows: [N, D] of any dtype; rows where the mask is False have no effect, nor has an entry that is NaN or infinite.
       mask: [N] bool.
     Returns:
-      the normaliser; a deviation below 1e-6 becomes 1, so that a constant column maps to 0. Where the mask holds
-      nowhere, the mean is 0 and the deviation 1.
+      the normaliser, always finite; a deviation below 1e-6 becomes 1, so that a constant column maps to 0. Where a
+      column has no entry that counts, its mean is 0 and its deviation 1.
     """
     chex.assert_rank([rows, mask], [2, 1])
     chex.assert_equal_shape_prefix([rows, mask], 1)
-    count = jnp.maximum(jnp.sum(mask), 1).astype(rows.dtype)
-    keep = mask[:, None]
+    rows = jnp.asarray(rows, jnp.float32)
+    keep = mask[:, None] & jnp.isfinite(rows)
+    count = jnp.maximum(jnp.sum(keep, axis=0), 1).astype(rows.dtype)
+    largest = jnp.max(jnp.where(keep, jnp.abs(rows), 0.0), axis=0)
+    unit = jnp.where(largest > LARGE, jnp.minimum(largest, 1e37), 1.0)  # the inverse of more is 0 in float32
+    rows = rows / unit
     mean = jnp.sum(jnp.where(keep, rows, 0.0), axis=0) / count
-    std = jnp.sqrt(jnp.sum(jnp.where(keep, jnp.square(rows - mean), 0.0), axis=0) / count)
-    return Normalizer(mean, jnp.where(std < SMALLEST_STD, 1.0, std))
+    std = unit * jnp.sqrt(jnp.sum(jnp.where(keep, jnp.square(rows - mean), 0.0), axis=0) / count)
+    return Normalizer(unit * mean, jnp.where(std < SMALLEST_STD, 1.0, std))
 
 
 def normalize(normalizer: Normalizer, x: Array) -> Array:

@@ -4,6 +4,7 @@
     y = [o' - o, r]
     e = [o, a, o', o'²]     input of the termination classifier
 
+Observations and rewards of any dtype, integers and bools among them, are float32 here before any arithmetic.
 All are scaled to mean 0 and deviation 1 by statistics of the training rows, which are constants to the gradient.
 
 Termination has a network of its own, z = g(e), because it is rare and depends more on the state a step leads to than
@@ -60,15 +61,20 @@ def sizes(spec: Spec) -> tuple[int, int]:
     return obs_size + action_size, obs_size + 1
 
 
+def as_float(x: Any) -> Array:
+    """An array as float32: the difference of two unsigned integers would wrap around, that of two bools is refused."""
+    return jnp.asarray(x, jnp.float32)
+
+
 def features(spec: Spec, obs: Obs, action: Action) -> Array:
     """x of one observation and action, [D_x], not yet scaled."""
     code = jax.nn.one_hot(action, spec.action.n, dtype=jnp.float32) if isinstance(spec.action, Discrete) else action
-    return jnp.concatenate([obs, code]).astype(jnp.float32)
+    return jnp.concatenate([as_float(obs), as_float(code)])
 
 
 def target(row: Transition) -> Array:
     """y of one transition, [D_y], not yet scaled."""
-    return jnp.concatenate([row.next_obs - row.obs, row.reward[None]]).astype(jnp.float32)
+    return jnp.concatenate([as_float(row.next_obs) - as_float(row.obs), as_float(row.reward)[None]])
 
 
 def scaled_target(scales: Scales, row: Transition) -> Array:
@@ -102,7 +108,7 @@ def decode_target(scales: Scales, obs: Obs, y: Array) -> tuple[Obs, Array]:
       y: [D_y] predicted or sampled, scaled.
     """
     change = denormalize(scales.targets, y)
-    return obs + change[:-1], change[-1]
+    return as_float(obs) + change[:-1], change[-1]
 
 
 # Networks -----------------------------------------------------------------------------------------------------------
@@ -252,7 +258,7 @@ def observation_model(nets: Networks, init: Any, loss: Any, mean: Any, step: Any
     return WorldModel(
         init,
         loss,
-        encode=lambda params, key, obs: obs,
+        encode=lambda params, key, obs: as_float(obs),
         step=step,
         decode=lambda params, state: state,
         calibrate=lambda params, rows, mask: params._replace(scales=fit_scales(nets.spec, rows, mask)),

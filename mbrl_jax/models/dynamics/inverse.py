@@ -98,7 +98,8 @@ def networks(cfg: InverseConfig, spec: Spec) -> Networks:
 
 def features(obs: Obs, next_obs: Obs) -> Array:
     """x of one pair of observations, [2 O], not yet scaled."""
-    return jnp.concatenate([obs, next_obs - obs]).astype(jnp.float32)
+    obs, next_obs = common.as_float(obs), common.as_float(next_obs)
+    return jnp.concatenate([obs, next_obs - obs])
 
 
 def forward(params: InverseParams, obs: Obs, next_obs: Obs, *, nets: Networks) -> Array:
@@ -180,7 +181,7 @@ def inverse(cfg: InverseConfig, spec: Spec) -> Inverse:
 
     def calibrate(params: InverseParams, rows: Transition, mask: Array) -> InverseParams:
         params = params._replace(inputs=fit_normalizer(jax.vmap(features)(rows.obs, rows.next_obs), mask))
-        return params._replace(actions=fit_normalizer(rows.action, mask)) if head.size else params
+        return params._replace(actions=fit_normalizer(common.as_float(rows.action), mask)) if head.size else params
 
     def errors(params: InverseParams, batch: Transition) -> Array:
         def one(row: Transition) -> Array:

@@ -28,20 +28,25 @@ def back_up(
     new = jnp.asarray(at) if jnp.ndim(at) else at + jnp.arange(leaf.action.shape[0], dtype=jnp.int32)
 
     # The leaf's edge: its first visit, or another one of an edge without a child.
-    edge = tree.rows[leaf.parent[:, None], beside(leaf.action, many + leaf.action)]
-    visits, q = edge[:, 0], edge[:, 1]
+    parents = jnp.take(tree.rows, leaf.parent, axis=0, mode="clip")
+    parent = unpack(parents, many)
+    mine = jnp.arange(many, dtype=jnp.int32) == leaf.action[:, None]
+    visits, q = (jnp.max(jnp.where(mine, numbers, -jnp.inf), -1) for numbers in (parent.visits, parent.q))
     returned = out.reward + onward(out.discount, value)
     has_child = (visits == 0.0) & (out.discount != 0.0)
     child = jnp.where(has_child, new.astype(tree.rows.dtype), 0.0)
-    q = jnp.where(broken(q) | broken(returned), WORST, q + (returned - q) / (visits + 1.0))
-    carried = beside(visits + 1.0, q, returned, jnp.where(broken(q), 0.0, child))
-    breaks = broken(q) & _all_broken(tree.rows, leaf, rule)
+    # Once broken, always broken. The edge breaks the one above where no other legal edge of its node is sound.
+    bad = broken(q) | broken(returned)
+    sound = rule.legal(parent.prior[:, :many]) & ~broken(parent.q) & ~mine
+    breaks = ~jnp.any(sound, -1) if rule.all_break is None else ~jnp.any(sound, -1) | rule.all_break(parents)
+    q = jnp.where(bad, WORST, q + (returned - q) / (visits + 1.0))
+    carried = beside(visits + 1.0, q, returned, jnp.where(bad, jnp.where(breaks, -2.0, -1.0), child))
 
     class At(NamedTuple):
         level: Array  # [] of the node below, the same for the whole batch
         rows: Array  # as of `Tree`
-        carried: Array  # [k, 4] of the edge below: its visits, its Q, the return through it, its child if that is new
-        breaks: Array  # [k] bool: that edge breaks the one above
+        carried: Array  # [k, 4] of the edge below: its visits, its Q, the return through it, and its child: 0 for no
+        # change, below 0 to remove it because the edge is broken, -2 if that breaks the edge above too
         low: Array
         high: Array
 
@@ -49,7 +54,7 @@ def back_up(
         if not bounds:
             return at.low, at.high
         q = at.carried[:, 1]
-        on = on & ~broken(q)
+        on = on & ~broken(q)  # their Q has no bound
         low = jnp.minimum(at.low, jnp.min(jnp.where(on, q, jnp.inf)))
         return low, jnp.maximum(at.high, jnp.max(jnp.where(on, q, -jnp.inf)))
 
@@ -60,33 +65,23 @@ def back_up(
         value, total, reward, discount = (entry[:, i] for i in range(2, 6))
         on = node > 0
         visits, q, returned, child = (at.carried[:, i] for i in range(4))
-        returned = jnp.where(broken(q), value, returned)  # which leaves the mean as it was
+        returned = jnp.where(child < 0.0, value, returned)  # which leaves the mean as it was
         mean = (value * total + returned) / (total + 1.0)
         own = jnp.full_like(action, width - SCALARS)
         place = jnp.where(on, node, size)
-        places = beside(place, place, jnp.where((child > 0.0) | broken(q), place, size), place, place)
+        places = beside(place, place, jnp.where(child == 0.0, size, place), place, place)
         columns = beside(action, many + action, 2 * many + action, own, own + 1)
-        numbers = beside(visits, q, child, mean, total + 1.0)
+        numbers = beside(visits, q, jnp.maximum(child, 0.0), mean, total + 1.0)
         rows = put(at.rows, places, columns, numbers)
-        mean = jnp.where(at.breaks, WORST, reward + onward(discount, mean))
-        above = (total + 1.0, mean, reward + onward(discount, returned), 0.0 * total)
+        q = jnp.where(child < -1.0, WORST, reward + onward(discount, mean))
+        above = (total + 1.0, q, reward + onward(discount, returned), jnp.where(child < -1.0, -1.0, 0.0))
         carried = jnp.where(on[:, None], beside(*above), at.carried)
-        return At(level, rows, carried, at.breaks & ~on, *widened(at, on))
+        return At(level, rows, carried, *widened(at, on))
 
-    end = At(leaf.levels, tree.rows, carried, breaks, tree.low, tree.high)
+    end = At(leaf.levels, tree.rows, carried, tree.low, tree.high)
     end = while_loop(lambda at: at.level > 1, up, end, "level", 5 * new.size)  # that is how many `put` writes
     low, high = widened(end, leaf.active)
     return tree._replace(rows=_root_after(end.rows, leaf, many, end.carried), low=low, high=high)
-
-
-def _all_broken(rows: Array, leaf: Leaf, rule: Rule) -> Array:
-    """[k] whether the leaves' edges, if broken, break the edges into their parents: all other legal ones are."""
-    row = jnp.take(rows, leaf.parent, axis=0, mode="clip")
-    node = unpack(row, rule.num_actions)
-    others = jnp.arange(rule.num_actions, dtype=jnp.int32) != leaf.action[:, None]
-    left = others & rule.legal(node.prior[:, : rule.num_actions]) & ~broken(node.q)
-    every = ~jnp.any(left, -1)
-    return every if rule.all_break is None else every | rule.all_break(row)
 
 
 def _root_after(rows: Array, leaf: Leaf, many: int, carried: Array) -> Array:
@@ -97,11 +92,10 @@ def _root_after(rows: Array, leaf: Leaf, many: int, carried: Array) -> Array:
     mine = lambda place: leaf.active[:, None] & (columns == place)  # noqa: E731
     at_place = lambda place, numbers: jnp.max(jnp.where(mine(place[:, None]), numbers[:, None], -jnp.inf), 0)  # noqa: E731
     count = jnp.sum(leaf.active.astype(row.dtype))
-    returned = jnp.sum(jnp.where(leaf.active, jnp.where(broken(carried[:, 1]), row[own], carried[:, 2]), 0.0))
+    returned = jnp.sum(jnp.where(leaf.active, jnp.where(carried[:, 3] < 0.0, row[own], carried[:, 2]), 0.0))
     value = (row[own] * row[own + 1] + returned) / (row[own + 1] + count)
     new = jnp.maximum(at_place(leaf.first, carried[:, 0]), at_place(many + leaf.first, carried[:, 1]))
-    child = jnp.where(broken(carried[:, 1]), -1.0, carried[:, 3])  # -1 to remove it, 0 to keep what there is
-    new = jnp.maximum(new, at_place(2 * many + leaf.first, child))
+    new = jnp.maximum(new, at_place(2 * many + leaf.first, carried[:, 3]))
     new = jnp.where(columns == own, value, jnp.where(columns == own + 1, row + count, new))
     children = (columns >= 2 * many) & (columns < 3 * many)
     kept = (new == -jnp.inf) | (children & (new == 0.0))

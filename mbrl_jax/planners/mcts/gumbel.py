@@ -260,7 +260,7 @@ def shown_q(root: tree.Node) -> Array:
 def log_prior(model: Model, key: Key, state: State, num_actions: int) -> Array:
     """[A] log-probabilities of the model's prior over the legal actions; `FORBIDDEN` for the others."""
     legal = search.legal_at(model, state, num_actions)
-    raw = search.logits_at(model, key, state, num_actions, legal)
+    raw = search.logits_at(model, key, state, num_actions)
     return jnp.where(legal, jax.nn.log_softmax(jnp.where(legal, raw, FORBIDDEN)), FORBIDDEN)
 
 

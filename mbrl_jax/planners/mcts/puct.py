@@ -86,7 +86,7 @@ def puct(cfg: PUCT, spec: Spec, state: State = None, *, keep_tree: bool = False)
 
         def prior_of(key: Key, state: State) -> Array:
             legal = search.legal_at(model, state, num_actions)
-            return probabilities(search.logits_at(model, key, state, num_actions, legal), legal)
+            return probabilities(search.logits_at(model, key, state, num_actions), legal)
 
         def value(key: Key, state: State) -> Array:
             return search.value_at(model, key, state)
@@ -144,7 +144,7 @@ def by_siblings(node: tree.Node) -> Array:
 
 
 def by_tree(node: tree.Node, low: Array, high: Array) -> Array:
-    """Q scaled by the smallest and largest Q in the tree; [..., A], 0 where never tried. Of a broken edge not scaled."""
+    """Q scaled by the smallest and largest Q in the tree; [..., A], 0 where never tried; not of a broken edge."""
     scaled = jnp.where(node.visits > 0, (node.q - low) / jnp.maximum(high - low, EPSILON), 0.0)
     return jnp.where(tree.broken(node.q), tree.WORST, scaled)
 

@@ -41,13 +41,19 @@ def need_one_member(model: Model) -> None:
 
 
 def legal_at(model: Model, state: State, num_actions: int) -> Array:
-    """Mask [A] of the actions that are legal in a state; all are where the model has no `legal`."""
+    """Mask [A] of the actions that are legal in a state; all are where the model has no `legal`.
+
+    Raises:
+      ValueError: the mask is not of shape [A].
+    """
     if model.legal is None:
         return jnp.ones(num_actions, bool)
-    return model.legal(state).astype(bool)
+    legal = model.legal(state)
+    need_shape("legal", legal, (num_actions,), "a mask of all actions")
+    return legal.astype(bool)
 
 
-def logits_at(model: Model, key: Key, state: State, num_actions: int, legal: Array | None = None) -> Array:
+def logits_at(model: Model, key: Key, state: State, num_actions: int) -> Array:
     """Logits [A] of the model's prior, by `usable_logits`; 0 where it has none.
 
     Raises:
@@ -57,21 +63,21 @@ def logits_at(model: Model, key: Key, state: State, num_actions: int, legal: Arr
         return jnp.zeros(num_actions, jnp.float32)
     logits = model.prior(key, state)
     need_shape("prior", logits, (num_actions,), "logits of all actions")
-    return usable_logits(logits, legal)
+    return usable_logits(logits, model.legal is not None)
 
 
-def usable_logits(logits: Array, legal: Array | None = None) -> Array:
-    """Logits [A] of which a softmax makes probabilities, whatever a model gave.
-
-    NaN and infinity become the least likely; where no legal action has a logit above 0.5 `FORBIDDEN`, all become 0.
+def usable_logits(logits: Array, masked: bool) -> Array:
+    """Logits [A] of which a softmax makes probabilities, whatever a model gave: NaN and infinity are the least likely.
 
     Args:
       logits: [A].
-      legal: [A] bool; all actions if None.
+      masked: whether a mask says which actions are legal. Without one a logit of minus infinity forbids an action,
+        unless all have it.
     """
-    logits = jnp.where(logits < jnp.inf, logits, UNLIKELY)  # False for NaN
-    likely = logits > 0.5 * FORBIDDEN
-    return jnp.where(jnp.any(likely if legal is None else likely & legal), logits, 0.0)
+    logits = jnp.minimum(jnp.where(logits < jnp.inf, logits, UNLIKELY), -UNLIKELY)  # False for NaN
+    if masked:
+        return jnp.maximum(logits, UNLIKELY)
+    return jnp.where(jnp.any(logits > 0.5 * FORBIDDEN), logits, 0.0)
 
 
 def value_at(model: Model, key: Key, state: State) -> Array:

@@ -33,7 +33,16 @@ from mbrl_jax.planners.mcts.puct import (
     probabilities,
     with_noise,
 )
-from mbrl_jax.planners.mcts.search import SearchInfo, checked_step, need_shape, root_value, shares, shown_q, summary, usable_logits
+from mbrl_jax.planners.mcts.search import (
+    SearchInfo,
+    checked_step,
+    need_shape,
+    root_value,
+    shares,
+    shown_q,
+    summary,
+    usable_logits,
+)
 
 
 class ChanceModel(NamedTuple):
@@ -127,7 +136,7 @@ def legal_prior(model: ChanceModel, state: State, num_actions: int) -> Array:
     legal = jnp.ones(num_actions, bool) if model.legal is None else model.legal(state)
     logits = model.prior(state)
     need_shape("prior", logits, (num_actions,), "logits of all actions")
-    return probabilities(usable_logits(logits, legal), legal)
+    return probabilities(usable_logits(logits, model.legal is not None), legal)
 
 
 def is_chance(rows: Array) -> Array:
@@ -176,7 +185,7 @@ def step_edge(
     to_state = StepOut(NodeState(out.state, node.afterstate, yes), out.reward, gamma * out.discount)
     prior = jnp.where(
         node.decision,
-        node_prior(jax.nn.softmax(usable_logits(logits)), edges, decision=False),
+        node_prior(jax.nn.softmax(usable_logits(logits, False)), edges, decision=False),
         node_prior(legal_prior(model, out.state, num_actions), edges, decision=True),
     )
     step = trees.where(node.decision, to_chance, to_state)

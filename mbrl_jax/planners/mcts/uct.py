@@ -130,7 +130,7 @@ def rollout(model: Model, key: Key, state: State, num_actions: int, gamma: Array
             action = jax.random.randint(key_action, (), 0, num_actions, jnp.int32)
         else:
             drawn = jax.random.uniform(key_action, (num_actions,), jnp.float32)
-            action = tree.first_max(jnp.where(model.legal(state), drawn, -1.0))
+            action = tree.first_max(jnp.where(search.legal_at(model, state, num_actions), drawn, -1.0))
         out = search.checked_step(model.step(key_step, state, action))
         total = total + onward(weight, out.reward)
         return t + 1, out.state, weight * gamma * out.discount, total

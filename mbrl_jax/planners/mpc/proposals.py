@@ -9,13 +9,15 @@ from mbrl_jax.core.rollout import imagine
 from mbrl_jax.core.types import Action, Array, Key, Model, Spec, State
 from mbrl_jax.planners.mpc.common import bounds, is_discrete
 
+UNLIKELY = -1e8  # logit in place of NaN or infinity
+
 
 def propose(model: Model, key: Key, state: State, n: int, horizon: int, spec: Spec) -> Action | None:
     """n sequences of actions from rollouts of the model's `prior` in the model.
 
     Args:
       model: its `prior` gives logits [A] of discrete actions, or a continuous action, which is clipped to the bounds;
-        NaN becomes the centre of the range.
+        a NaN action becomes the centre of the range, a NaN logit the least likely.
       key: used once.
       state: one state.
       n: number of sequences.
@@ -31,6 +33,7 @@ def propose(model: Model, key: Key, state: State, n: int, horizon: int, spec: Sp
     def choose(key: Key, state: State) -> Array:
         key_prior, key_choice = jax.random.split(key)
         logits = prior(key_prior, state)
+        logits = jnp.where(logits < jnp.inf, logits, UNLIKELY)  # False for NaN
         if model.legal is not None:
             logits = jnp.where(model.legal(state), logits, -jnp.inf)
         return jax.random.categorical(key_choice, logits).astype(spec.action.dtype)
