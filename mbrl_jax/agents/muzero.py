@@ -248,7 +248,16 @@ def make_optimizer(cfg: MuZeroConfig, updates: Array | int) -> optax.GradientTra
 
 
 def learning_rate(updates: Array | int, *, lr: Array | float, decay: Array | float, decay_updates: int) -> Array:
-    """The learning rate [] after `updates` gradient updates: lr · decay^⌊updates / decay_updates⌋."""
+    """The decayed learning rate, lr · decay^⌊updates / decay_updates⌋.
+
+    Args:
+      updates: [] gradient updates so far, at least 0.
+      lr: learning rate at first, above 0.
+      decay: factor of each decay, in (0, 1].
+      decay_updates: gradient updates between two decays, at least 1.
+    Returns:
+      the learning rate [].
+    """
     return jnp.asarray(lr * decay ** (updates // decay_updates), jnp.float32)
 
 

@@ -47,6 +47,9 @@ def imagine_episode(
       context: observations that the model tracks first, at least 1.
       horizon: steps it then predicts, at least 1.
       samples: N sampled rollouts, at least 1.
+    Returns:
+      the T = context + horizon observations and actions of the episode, their reconstructions, and the N rollouts of
+      the last `horizon` steps. After the episode's end the last observation repeats.
     Raises:
       ValueError: a number below 1.
     """

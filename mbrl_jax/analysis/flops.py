@@ -15,7 +15,13 @@ from itertools import pairwise
 
 
 def product(m: int, k: int, n: int) -> int:
-    """Operations of one matrix product [m, k] x [k, n]."""
+    """Operations of one matrix product [m, k] x [k, n], 2 m k n.
+
+    Args:
+      m: rows of the first matrix, and of the product.
+      k: columns of the first matrix, rows of the second.
+      n: columns of the second matrix, and of the product.
+    """
     return 2 * m * k * n
 
 

@@ -49,6 +49,10 @@ def picture(
 def check_shapes(real: np.ndarray, rebuilt: np.ndarray, imagined: np.ndarray) -> None:
     """Checks that the three arrays have shapes of one episode of vectors or frames.
 
+    Args:
+      real: [T, D] vectors, or [T, height, width, channels] frames.
+      rebuilt: like `real`.
+      imagined: [N, H, ...] N predicted rollouts of the last H steps, H from 1 to T - 1.
     Raises:
       ValueError: they do not.
     """

@@ -93,6 +93,8 @@ def add_windows(data: Prioritized, trajectory: Transition, *, length: int) -> Pr
       data: N environments, C rows each.
       trajectory: [T, N, ...], 2T at most C.
       length: L, rows of a window.
+    Returns:
+      the data with the rows and the masses of their windows; the peak is unchanged.
     Raises:
       ValueError: more rows than the ring holds.
     """
@@ -147,6 +149,8 @@ def revise_priorities(data: Prioritized, feedback: Any, *, length: int, alpha: A
       feedback: a `Feedback`; anything else changes nothing, and a priority that is NaN or infinite not its window's.
       length: L, rows of a window.
       alpha: α in [0, 1].
+    Returns:
+      the data with the new masses and extras; the peak is the largest mass given so far.
     """
     if not isinstance(feedback, Feedback):
         return data

@@ -155,7 +155,8 @@ def write_extras(ring: Ring, index: Array, extras: Tree, length: int) -> Ring:
       index: [B] int32, as in `Window`; past the end where there was no window.
       extras: [T, B, ...], T at most `length`.
       length: L, rows of a window.
-
+    Returns:
+      the ring with the new extras; its other fields are unchanged.
     Raises:
       ValueError: more rows than a window has.
     """

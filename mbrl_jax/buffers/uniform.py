@@ -72,6 +72,8 @@ def append(ring: Ring, rows: Transition, mask: Array | None = None, wrap: Array 
       rows: [N, ...], N at most C.
       mask: [N] bool; rows where it is False are left out, without gaps. All rows if None.
       wrap: rows in use, at most C and never shrinking from call to call; may be traced. C if None.
+    Returns:
+      the ring with the rows; `head` is behind the last of them, `size` at most `wrap`.
     Raises:
       ValueError: more rows than the ring holds, or rows of another structure or shape than its own.
     """

@@ -65,6 +65,8 @@ def update(params: Table, transition: Transition, time: Array | int) -> Table:
       params: the table before.
       transition: one step, its observations and action [] integers.
       time: [] int32 number of real steps before this one.
+    Returns:
+      the table with the step in its counts, means and last outcomes.
     """
     s, a, t = transition.obs, transition.action, transition.next_obs
     reward, discount = transition.reward, transition.discount

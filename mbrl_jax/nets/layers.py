@@ -156,6 +156,12 @@ def joint(
 ) -> Staged:
     """`layers` over two concatenated vectors, the second known ahead: `apply(params, x, ahead(params, y))`.
 
+    Args:
+      sizes: entries of x and of y.
+      widths: units of each hidden layer, at least one layer.
+      out: outputs of the final linear layer, at least 1.
+      activation: a name in `mlp.ACTIVATIONS`.
+      norm: a name in `NORMS`.
     Raises:
       ValueError: a name that is not in its table, or a size below 1.
     """

@@ -88,7 +88,14 @@ class BlockGRU(nn.Module):
 
 
 def gated(h: Array, reset: Array, candidate: Array, update: Array) -> Array:
-    """The next h from the three pre-activations, all [D]."""
+    """The next h [D] of a gated recurrent unit, u tanh(σ(reset) candidate) + (1 - u) h with u = σ(update - 1).
+
+    Args:
+      h: [D] recurrent state.
+      reset: [D] pre-activation of the reset gate.
+      candidate: [D] pre-activation of the candidate state.
+      update: [D] pre-activation of the update gate.
+    """
     keep = jax.nn.sigmoid(update - 1.0)
     return keep * jnp.tanh(jax.nn.sigmoid(reset) * candidate) + (1.0 - keep) * h
 

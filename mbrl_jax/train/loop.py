@@ -112,6 +112,8 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env:
       buffer: what stores the experience.
       cfg: how much is collected, learned and evaluated when.
       eval_env: the environment of the evaluation episodes, with the same observations and actions; `env` if None.
+    Returns:
+      the run's `init`, `chunk` and `train`, pure functions that may be compiled and `vmap`ped.
     Raises:
       ValueError: a setting out of its range, or evaluation in an environment without a time limit.
     """

@@ -147,7 +147,15 @@ def lambda_targets(trajectory: Trajectory, values: Array, lam: Array | float) ->
 
 
 def value_of(net: Net, params: Any, feature: Array) -> Array:
-    """v(s), [] from features [F]."""
+    """The critic's value of one state.
+
+    Args:
+      net: the critic's network.
+      params: its parameters.
+      feature: [F] of the state.
+    Returns:
+      v(s) [], in units of the return.
+    """
     return net.apply(params, feature)[0]
 
 
@@ -169,7 +177,16 @@ def critic_loss(critic: Params, imagined: Imagined, *, net: Net) -> tuple[Array,
 
 
 def init_parts(key: Key, *, nets: Networks, heads: ActorCritic, optimizers: Parts) -> tuple[Parts, Parts]:
-    """Initial parameters of all three parts, and the states of their optimisers."""
+    """Initial parameters of all three parts, and the states of their optimisers.
+
+    Args:
+      key: for all networks.
+      nets: the world model's networks.
+      heads: actor and critic.
+      optimizers: one for each part.
+    Returns:
+      parameters and optimiser states.
+    """
     key_model, key_actor, key_critic = jax.random.split(key, 3)
     params = Parts(nets.init(key_model), heads.actor.init(key_actor), heads.critic.init(key_critic))
     return params, Parts(*(optimizer.init(part) for optimizer, part in zip(optimizers, params, strict=True)))

@@ -109,12 +109,28 @@ def make_policy(space: Space, unimix: Array | float) -> Policy:
 
 
 def actor_outputs(nets: Networks, actor: Params, feature: Array) -> Array:
-    """The policy's parameters at one state: what `Policy` takes, in float32."""
+    """The actor's outputs at one state.
+
+    Args:
+      nets: the networks.
+      actor: parameters.
+      feature: [F] of the state.
+    Returns:
+      what `Policy` takes, [O] float32.
+    """
     return nets.actor.apply(actor, feature).astype(jnp.float32)
 
 
 def critic_logits(nets: Networks, critic: Params, feature: Array) -> Array:
-    """Logits [bins] of the distribution of one state's return, in float32."""
+    """The critic's distribution of the return from one state.
+
+    Args:
+      nets: the networks.
+      critic: parameters.
+      feature: [F] of the state.
+    Returns:
+      its logits over `nets.bins`, [bins] float32.
+    """
     return nets.critic.apply(critic, feature).astype(jnp.float32)
 
 
@@ -317,7 +333,18 @@ def replay_critic_loss(
 def value_cross_entropy(
     critic: Params, feature: Array, target: Array, ema_value: Array, *, nets: Networks, ema_weight: Array | float
 ) -> Array:
-    """CE(v(s), target) + κ CE(v(s), v'(s)) of one state with features [F], [] nats; target and v' [] are constants."""
+    """The critic's loss on one state, CE(v(s), target) + κ CE(v(s), v'(s)).
+
+    Args:
+      critic: parameters.
+      feature: [F] of the state.
+      target: [] return, a constant.
+      ema_value: [] v', value by the EMA critic, a constant.
+      nets: the networks.
+      ema_weight: κ, at least 0.
+    Returns:
+      the loss [] in nats.
+    """
     logits = critic_logits(nets, critic, feature)
     towards_ema = two_hot_cross_entropy(logits, ema_value, nets.bins)
     return two_hot_cross_entropy(logits, target, nets.bins) + ema_weight * towards_ema
@@ -362,6 +389,9 @@ def actor_critic_grads(
       range_rate: rate at which the percentiles move, in [0, 1].
       cast: (parameters) -> the same in the type to compute in.
       intrinsic_reward: (step, reward []) -> reward []; replaces the model's rewards where given.
+    Returns:
+      the gradients, averaged over the H steps; R [H, N] and v' [H + 1, N]; the percentiles moved towards R; the metrics
+      of `actor_critic_loss`, the mean of R as "imagined_return" and S as "return_scale".
     """
     steps, outputs = imagine_trajectory(
         key, cast(params), starts, ema_critic=cast(ema_critic), nets=nets, policy=policy, horizon=horizon

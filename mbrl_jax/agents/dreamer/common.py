@@ -61,7 +61,14 @@ def observe_step(key: Key, params: Any, carry: ActorCarry, token: Array, *, rssm
 
 
 def batch_model_inputs(steps: Step, *, rssm: RSSM, space: Space, context: bool) -> tuple[Latent, Rows]:
-    """`model_inputs` of B windows [L, B, ...]: the states before the rows [B, ...], and the rows [T, B, ...]."""
+    """`model_inputs` of B windows.
+
+    Args:
+      steps: [L, B, ...] time-major windows; with context their `extras` are `Latent`s.
+      rssm, space, context: as in `model_inputs`.
+    Returns:
+      the states before the rows [B, ...], and the rows [T, B, ...]: T = L - 1 with context, else L.
+    """
     return jax.vmap(lambda window: model_inputs(window, rssm=rssm, space=space, context=context), 1, (0, 1))(steps)
 
 

@@ -53,7 +53,16 @@ class Explorer(NamedTuple):
 
 
 def predictor(cfg: Plan2ExploreConfig, feature: int, action: int, latent: int) -> Net:
-    """One ensemble member: features [feature] and an action's code [action], concatenated, to a latent [latent]."""
+    """One ensemble member: it predicts the next state's stochastic latent from a state and an action.
+
+    Args:
+      cfg: hidden layers.
+      feature: F, entries of a state's features.
+      action: A, entries of an `action_code`.
+      latent: entries of the predicted latent, flattened.
+    Returns:
+      a network from features and code, concatenated [F + A], to the latent [latent].
+    """
     return layers(feature + action, cfg.hidden, latent)
 
 

@@ -152,8 +152,16 @@ def tanh_normal(size: int, first_std: Array | float, mean_scale: Array | float) 
 
 
 def exploration_action(key: Key, action: Action, *, space: Space, noise: Array | float) -> Action:
-    """The action taken in training: Gaussian noise added and clipped to [-1, 1], or, of a discrete space, a uniformly
-    random one with probability `noise`."""
+    """The action taken in training: with Gaussian noise and clipped to [-1, 1], or, if discrete, sometimes random.
+
+    Args:
+      key: for the noise.
+      action: the policy's, [A] in [-1, 1], or [] integer of a discrete space.
+      space: action space.
+      noise: standard deviation, at least 0; if discrete, probability of a uniformly random action, in [0, 1].
+    Returns:
+      the action for the environment, of the same shape.
+    """
     key_which, key_what = jax.random.split(key)
     if isinstance(space, Discrete):
         random = jax.random.bernoulli(key_which, jnp.asarray(noise, jnp.float32))
@@ -205,7 +213,13 @@ def model_loss_and_states(
     free: Array | float,
     cont_scale: Array | float,
 ) -> tuple[Array, tuple[Latent, Metrics]]:
-    """`model_loss` together with the states [T, B, ...] of the rows, from which imagination starts."""
+    """`model_loss` together with the rows' states, from which imagination starts.
+
+    Args:
+      params, key, start, rows, nets, kl_scale, free, cont_scale: as in `model_loss`.
+    Returns:
+      L_model [], and beside it the states [T, B, ...] and the metrics of `model_loss`.
+    """
     tracked, means = model_terms(params, key, start, rows, nets=nets)
     means["kl"] = jnp.mean(jax.vmap(jax.vmap(nets.rssm.kl))(tracked.posterior, tracked.prior))
     loss = (
@@ -266,7 +280,13 @@ def actor_loss_and_trajectories(
     gamma: Array | float,
     lam: Array | float,
 ) -> tuple[Array, tuple[Imagined, Metrics]]:
-    """`actor_loss` together with the trajectories and targets, from which the critic learns."""
+    """`actor_loss` together with the trajectories and targets, from which the critic learns.
+
+    Args:
+      actor, key, starts, model, critic, nets, heads, horizon, gamma, lam: as in `actor_loss`.
+    Returns:
+      L_π [], and beside it N trajectories of H steps with their targets and the metrics of `actor_loss`.
+    """
 
     def one(key: Key, start: Latent) -> tuple[Array, Imagined]:
         trajectory = imagine_trajectory(key, model, actor, start, nets=nets, heads=heads, horizon=horizon, gamma=gamma)

@@ -183,7 +183,13 @@ def model_loss_and_states(
     free: Array | float,
     cont_scale: Array | float,
 ) -> tuple[Array, tuple[Latent, Metrics]]:
-    """`model_loss` together with the states [T, B, ...] of the rows, from which imagination starts."""
+    """`model_loss` together with the rows' states, from which imagination starts.
+
+    Args:
+      params, key, start, rows, nets, kl_scale, balance, free, cont_scale: as in `model_loss`.
+    Returns:
+      L_model [], and beside it the states [T, B, ...] and the metrics of `model_loss`.
+    """
     tracked, means = model_terms(params, key, start, rows, nets=nets)
     dyn, rep = two_way(jax.vmap(jax.vmap(nets.rssm.kl)), tracked.posterior, tracked.prior)
     means["kl_loss"] = balanced(dyn, rep, balance, free)
@@ -249,7 +255,13 @@ def actor_loss_and_trajectories(
     reinforce: Array | float,
     entropy: Array | float,
 ) -> tuple[Array, tuple[Imagined, Metrics]]:
-    """`actor_loss` together with the trajectories and targets, from which the critic learns."""
+    """`actor_loss` together with the trajectories and targets, from which the critic learns.
+
+    Args:
+      actor, key, starts, model, critic, nets, heads, horizon, gamma, lam, reinforce, entropy: as in `actor_loss`.
+    Returns:
+      L_π [], and beside it N trajectories of H steps with their targets and the metrics of `actor_loss`.
+    """
     policy = heads.policy
 
     def one(key: Key, start: Latent) -> tuple[Array, Imagined, Array]:

@@ -42,7 +42,13 @@ def make(name: str, time_limit: int | None = None) -> Env:
 
 
 def adapt(inner: Any, name: str, time_limit: int | None = None) -> Env:
-    """A pgx environment object as an `Env`; see `make`."""
+    """A pgx environment object as an `Env`; see `make`.
+
+    Args:
+      inner: environment of pgx, for one or two players.
+      name: name of the game in the spec.
+      time_limit: as for `make`.
+    """
 
     def observe(state: State) -> Masked:
         return Masked(jnp.asarray(state.observation, jnp.float32), state.legal_action_mask)

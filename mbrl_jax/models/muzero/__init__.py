@@ -1,0 +1,1 @@
+"""MuZero's model: its networks, and the targets and the loss of an unroll."""

@@ -142,7 +142,15 @@ def window_terms(
 
 
 def predicted(nets: Networks, params: ModelParams, state: Latent) -> tuple[Array, Array]:
-    """E[r] on arriving at a state, and the probability that it is not terminal, each []."""
+    """What the heads predict at one state.
+
+    Args:
+      nets: the networks.
+      params: the world model's.
+      state: where the reward is received.
+    Returns:
+      E[r] [] on arriving there, and the probability [] in [0, 1] that the state is not terminal.
+    """
     feature = features(state)
     reward = nets.reward.apply(params.reward, feature)[0]
     return reward, jax.nn.sigmoid(nets.cont.apply(params.cont, feature)[0])

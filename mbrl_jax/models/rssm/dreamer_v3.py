@@ -148,12 +148,26 @@ def dreamer_v3(cfg: DreamerV3NetConfig, spec: Spec) -> Networks:
 
 
 def predicted_reward(nets: Networks, params: DreamerParams, feature: Array) -> Array:
-    """E[r] on arriving at a state, [] from its features [F]."""
+    """The mean of the predicted reward distribution at one state.
+
+    Args:
+      nets: the networks.
+      params: of all networks.
+      feature: [F] of the state.
+    Returns:
+      E[r] [] on arriving there.
+    """
     return expectation(nets.reward.apply(params.reward, feature).astype(jnp.float32), nets.bins)
 
 
 def predicted_discount(nets: Networks, params: DreamerParams, feature: Array) -> Array:
-    """γ times the probability that a state is not terminal, [] from its features [F]; see L_con."""
+    """The predicted discount of one state; it contains γ, see L_con.
+
+    Args:
+      nets, params, feature: as in `predicted_reward`.
+    Returns:
+      γ times the probability that the state is not terminal, [] in [0, 1].
+    """
     return jax.nn.sigmoid(nets.cont.apply(params.cont, feature)[0].astype(jnp.float32))
 
 
@@ -214,9 +228,15 @@ def model_loss_and_states(
     rep_scale: Array | float = 0.1,
     decoder_scale: Array | float = 1.0,
 ) -> tuple[tuple[Array, Latent], Metrics]:
-    """`model_loss` together with the states [T, B, ...] of the rows, from which imagination starts: ((L, s), metrics).
+    """`model_loss` together with the rows' states, from which imagination starts.
 
     Both can be differentiated, for losses of the states that come later; see `agents.dreamer.v3`.
+
+    Args:
+      params, key, start, rows, nets, weights, gamma: as in `model_loss`.
+      free, dyn_scale, rep_scale, decoder_scale: as in `model_loss`.
+    Returns:
+      L_model [] with the states [T, B, ...], and the metrics of `model_loss`.
     """
 
     def one(key: Key, start: Latent, rows: Rows) -> tuple[Latent, Array, dict[str, Array]]:

@@ -186,6 +186,8 @@ def rssm(deter: int, space: Space, family: Latents, cell: Staged, prior: Net, po
       cell: recurrent cell (h, z, action) -> h.
       prior: h -> parameters of p.
       posterior: (h, token) -> parameters of q.
+    Returns:
+      the model as pure functions; its features have D + (entries of z) entries.
     """
 
     def init(key: Key) -> RSSMParams:

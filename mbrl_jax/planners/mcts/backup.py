@@ -23,6 +23,8 @@ def back_up(
       at, rule: as for `expand`.
       out, value: from `expand`.
       bounds: whether to update `low` and `high`.
+    Returns:
+      the tree with its new edges, and with visits, Q and V updated along the paths.
     """
     many, (size, width) = rule.num_actions, tree.rows.shape
     new = jnp.asarray(at) if jnp.ndim(at) else at + jnp.arange(leaf.action.shape[0], dtype=jnp.int32)

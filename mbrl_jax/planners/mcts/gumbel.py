@@ -235,9 +235,9 @@ def rank(context: Context, root: tree.Node, visits: Array | int, among: Array | 
 
     Args:
       context: of the search.
-      root: its node.
-      visits: how often.
-      among: [A] bool; the legal actions if None.
+      root: the root's node, fields [A] and [].
+      visits: [] visits in this search, those of earlier searches not counted.
+      among: [A] bool, the actions to rank; the legal ones if None.
     """
     score = jnp.maximum(
         FORBIDDEN, context.noise + context.prior + sigma(root, context.cfg.c_visit, context.cfg.c_scale)
@@ -258,7 +258,14 @@ def shown_q(root: tree.Node) -> Array:
 
 
 def log_prior(model: Model, key: Key, state: State, num_actions: int) -> Array:
-    """[A] log-probabilities of the model's prior over the legal actions; `FORBIDDEN` for the others."""
+    """[A] log-probabilities of the model's prior over the legal actions; `FORBIDDEN` for the others.
+
+    Args:
+      model: without `prior`, uniform; without `legal`, all actions are legal.
+      key: for the model's prior; used once.
+      state: of the model.
+      num_actions: A.
+    """
     legal = search.legal_at(model, state, num_actions)
     raw = search.logits_at(model, key, state, num_actions)
     return jnp.where(legal, jax.nn.log_softmax(jnp.where(legal, raw, FORBIDDEN)), FORBIDDEN)
@@ -335,12 +342,25 @@ def completed(node: tree.Node) -> Array:
 
 
 def sigma(node: tree.Node, c_visit: Array | float, c_scale: Array | float) -> Array:
-    """σ(q̂) [A, ...] of a node with fields [A, ...] and [...]."""
+    """σ(q̂) [A, ...] of a node, (c_visit + max_b N(b)) c_scale q̂ with q̂ scaled to [0, 1].
+
+    Args:
+      node: fields [A, ...] and [...].
+      c_visit: visit-independent part of the weight, at least 0.
+      c_scale: weight of values against logits, above 0.
+    """
     return scaled(completed(node), node.visits, c_visit, c_scale)
 
 
 def scaled(q: Array, visits: Array, c_visit: Array | float, c_scale: Array | float) -> Array:
-    """σ(q̂) [A, ...] with q̂ scaled to [0, 1]."""
+    """σ(q̂) [A, ...] with q̂ scaled to [0, 1] by its smallest and largest over the actions.
+
+    Args:
+      q: [A, ...] q̂, from `completed`.
+      visits: [A, ...] N(a).
+      c_visit: visit-independent part of the weight, at least 0.
+      c_scale: weight of values against logits, above 0.
+    """
     low, high = jnp.min(q, 0), jnp.max(q, 0)
     return (c_visit + jnp.max(visits, 0)) * c_scale * (q - low) / jnp.maximum(high - low, EPSILON)
 

@@ -144,13 +144,25 @@ def by_siblings(node: tree.Node) -> Array:
 
 
 def by_tree(node: tree.Node, low: Array, high: Array) -> Array:
-    """Q scaled by the smallest and largest Q in the tree; [..., A], 0 where never tried; not of a broken edge."""
+    """Q scaled by the smallest and largest Q in the tree; [..., A], 0 where never tried; not of a broken edge.
+
+    Args:
+      node: fields [..., A] and [...].
+      low: [] smallest Q in the tree, as in `tree.Tree`.
+      high: [] largest.
+    """
     scaled = jnp.where(node.visits > 0, (node.q - low) / jnp.maximum(high - low, EPSILON), 0.0)
     return jnp.where(tree.broken(node.q), tree.WORST, scaled)
 
 
 def prior_weights(visits: int, c1: Array | float, c2: Array | float) -> Array:
-    """√N (c₁ + log((N + c₂ + 1) / c₂)) for N from 0 to `visits`, [visits + 1]."""
+    """√N (c₁ + log((N + c₂ + 1) / c₂)) for N from 0 to `visits`, [visits + 1].
+
+    Args:
+      visits: largest N, at least 0.
+      c1: c₁ above 0, weight of the prior.
+      c2: c₂ above 0, number of visits at which that weight has grown by log 2.
+    """
     total = jnp.arange(visits + 1, dtype=jnp.float32)
     return jnp.sqrt(total) * (c1 + jnp.log((total + c2 + 1.0) / c2))
 

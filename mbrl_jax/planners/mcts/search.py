@@ -43,6 +43,10 @@ def need_one_member(model: Model) -> None:
 def legal_at(model: Model, state: State, num_actions: int) -> Array:
     """Mask [A] of the actions that are legal in a state; all are where the model has no `legal`.
 
+    Args:
+      model: asked for its `legal`.
+      state: of the model.
+      num_actions: A.
     Raises:
       ValueError: the mask is not of shape [A].
     """
@@ -54,8 +58,13 @@ def legal_at(model: Model, state: State, num_actions: int) -> Array:
 
 
 def logits_at(model: Model, key: Key, state: State, num_actions: int) -> Array:
-    """Logits [A] of the model's prior, by `usable_logits`; 0 where it has none.
+    """The logits [A] of the model's prior, by `usable_logits`; 0 where it has none.
 
+    Args:
+      model: asked for its `prior`.
+      key: for the model's prior; used once.
+      state: of the model.
+      num_actions: A.
     Raises:
       ValueError: the prior is not of shape [A].
     """
@@ -191,6 +200,10 @@ def most_shared(policy: Array, q: Array) -> Array:
 def rows_kept(reused: bool, simulations: int, state: State) -> int:
     """How many nodes a planner keeps from one search to the next: 0 without `reuse`, else as many as a search makes.
 
+    Args:
+      reused: the planner's setting `reuse`.
+      simulations: model steps per search, each adds at most one node.
+      state: an example of the model's states, or None.
     Raises:
       ValueError: `reuse` without an example of the model's states.
     """
@@ -200,15 +213,34 @@ def rows_kept(reused: bool, simulations: int, state: State) -> int:
 
 
 def memory(keep: int, num_actions: int, state: State) -> Any:
-    """The planner's memory at the start of an episode: an empty tree with `reuse`, else `()`; P is A here."""
+    """The planner's memory at the start of an episode: an empty tree with `reuse`, else `()`; P is A here.
+
+    Args:
+      keep: largest number of kept nodes, from `rows_kept`; 0 without `reuse`.
+      num_actions: A.
+      state: an example of the model's states; not read if `keep` is 0.
+    """
     return reuse.empty(4 * num_actions + SCALARS, state, keep) if keep else ()
 
 
 def begin(start: Tree, warm: Any, num_actions: int) -> Tree:
-    """The new tree, with the nodes kept from the search before."""
+    """The new tree, with the nodes kept from the search before.
+
+    Args:
+      start: from `new_tree`, with the current state at its root.
+      warm: the planner's memory: a kept tree, or `()` without `reuse`.
+      num_actions: A.
+    """
     return reuse.resume(start, warm, num_actions) if isinstance(warm, Tree) else start
 
 
 def remember(tree: Tree, action: Array, num_actions: int, keep: int) -> Any:
-    """The memory for the next search, if the action is taken."""
+    """The memory for the next search, if the action is taken: the tree below it with `reuse`, else `()`.
+
+    Args:
+      tree: after the last simulation.
+      action: [] int32, a root action.
+      num_actions: A.
+      keep: largest number of kept nodes, from `rows_kept`; 0 without `reuse`.
+    """
     return reuse.kept_below(tree, action, num_actions, keep) if keep else ()

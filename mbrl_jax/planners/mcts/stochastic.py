@@ -132,7 +132,13 @@ def chance(cfg: PUCT, spec: Spec, outcomes: int, *, keep_tree: bool = False) -> 
 
 
 def legal_prior(model: ChanceModel, state: State, num_actions: int) -> Array:
-    """The model's prior over actions, [A]; minus infinity for illegal ones."""
+    """The probabilities [A] of the model's prior over actions; minus infinity for illegal ones.
+
+    Args:
+      model: without `legal`, all actions are legal.
+      state: of a decision node.
+      num_actions: A.
+    """
     legal = jnp.ones(num_actions, bool) if model.legal is None else model.legal(state)
     logits = model.prior(state)
     need_shape("prior", logits, (num_actions,), "logits of all actions")

@@ -145,7 +145,13 @@ def new_tree(root: Array, state: State, rows: int) -> Tree:
 
 
 def with_paths(tree: Tree, levels: int, parallel: int = 1) -> Tree:
-    """The tree with memory for the paths of `parallel` simulations, of `levels` nodes below the root."""
+    """The tree with memory for the paths of `parallel` simulations, of `levels` nodes below the root.
+
+    Args:
+      tree: whose old paths are dropped.
+      levels: largest number of nodes of a path; room for at least 1 is made.
+      parallel: k, simulations that run at once.
+    """
     return tree._replace(path=jnp.zeros((max(levels, 1) + 1, parallel, 6), tree.rows.dtype))
 
 
@@ -187,6 +193,8 @@ def descend(tree: Tree, first: Array, active: Array, rule: Rule, max_depth: int)
       active: [k] bool: False for a simulation that is left out.
       rule: how actions are selected.
       max_depth: largest number of edges of a path.
+    Returns:
+      the tree with the k paths; the k edges to expand.
     """
     many, size = rule.num_actions, tree.rows.shape[0]
 

@@ -121,6 +121,14 @@ def rollout(model: Model, key: Key, state: State, num_actions: int, gamma: Array
     """The discounted return [] of uniformly random legal actions until termination, or for `depth` steps.
 
     The model's `value`, if it has one, is not used.
+
+    Args:
+      model: any with one member; without `legal`, all actions are legal.
+      key: used once.
+      state: the state to start from.
+      num_actions: A.
+      gamma: discount factor per step, in [0, 1].
+      depth: largest number of steps, at least 0; with 0 the return is 0.
     """
 
     def step(at: tuple[Array, State, Array, Array]) -> tuple[Array, State, Array, Array]:

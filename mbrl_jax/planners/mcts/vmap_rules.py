@@ -50,6 +50,8 @@ def write(table: Any, new: Any, at: Array | int, column: int = 0) -> Any:
       new: leaves [n, ...].
       at: [] the same for the whole batch.
       column: first column that is written.
+    Returns:
+      the tables with the new rows, in the tables' dtypes.
     Raises:
       ValueError: `at` has a batch axis.
     """
