@@ -140,10 +140,8 @@ def test_help_of_an_algorithm(capsys):
     assert main(["sac", "--env", "CartPole-v1", "--help"]) == 0
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     known = presets.preset("sac", "CartPole-v1")
-    assert (
-        f"--agent.lr FLOAT Adam's learning rate for policy, critics and temperature (above 0) (default: {known.agent.lr})"
-        in said
-    )
+    help_of_lr = "--agent.lr FLOAT Adam's learning rate for policy, critics and temperature (above 0)"
+    assert f"{help_of_lr} (default: {known.agent.lr})" in said
     assert f"(default: {known.steps})" in said
     assert "--loop.num-envs INT number of environments stepped in parallel (at least 1) (default: 1)" in said
     assert "(default: CartPole-v1)" in said

@@ -29,20 +29,7 @@ def back_up(
     many, (size, width) = rule.num_actions, tree.rows.shape
     new = jnp.asarray(at) if jnp.ndim(at) else at + jnp.arange(leaf.action.shape[0], dtype=jnp.int32)
 
-    # The leaf's edge: its first visit, or another one of an edge without a child.
-    parents = jnp.take(tree.rows, leaf.parent, axis=0, mode="clip")
-    parent = unpack(parents, many)
-    mine = jnp.arange(many, dtype=jnp.int32) == leaf.action[:, None]
-    visits, q = (jnp.max(jnp.where(mine, numbers, -jnp.inf), -1) for numbers in (parent.visits, parent.q))
-    returned = out.reward + onward(out.discount, value)
-    has_child = (visits == 0.0) & (out.discount != 0.0)
-    child = jnp.where(has_child, new.astype(tree.rows.dtype), 0.0)
-    # Once broken, always broken. The edge breaks the one above where no other legal edge of its node is sound.
-    bad = broken(q) | broken(returned)
-    sound = rule.legal(parent.prior[:, :many]) & ~broken(parent.q) & ~mine
-    breaks = ~jnp.any(sound, -1) if rule.all_break is None else ~jnp.any(sound, -1) | rule.all_break(parents)
-    q = jnp.where(bad, WORST, q + (returned - q) / (visits + 1.0))
-    carried = beside(visits + 1.0, q, returned, jnp.where(bad, jnp.where(breaks, -2.0, -1.0), child))
+    carried = _leaf_edge(tree, leaf, new, rule, out, value)
 
     class At(NamedTuple):
         level: Array  # [] of the node below, the same for the whole batch
@@ -84,6 +71,25 @@ def back_up(
     end = while_loop(lambda at: at.level > 1, up, end, "level", 5 * new.size)  # that is how many `put` writes
     low, high = widened(end, leaf.active)
     return tree._replace(rows=_root_after(end.rows, leaf, many, end.carried), low=low, high=high)
+
+
+def _leaf_edge(tree: Tree, leaf: Leaf, new: Array, rule: Rule, out: StepOut, value: Array) -> Array:
+    """[k, 4] what the edges into the new nodes, in rows `new`, become; columns as of `carried` in `back_up`."""
+    many = rule.num_actions
+    # An edge's first visit, or another one of an edge without a child.
+    parents = jnp.take(tree.rows, leaf.parent, axis=0, mode="clip")
+    parent = unpack(parents, many)
+    mine = jnp.arange(many, dtype=jnp.int32) == leaf.action[:, None]
+    visits, q = (jnp.max(jnp.where(mine, numbers, -jnp.inf), -1) for numbers in (parent.visits, parent.q))
+    returned = out.reward + onward(out.discount, value)
+    has_child = (visits == 0.0) & (out.discount != 0.0)
+    child = jnp.where(has_child, new.astype(tree.rows.dtype), 0.0)
+    # Once broken, always broken. The edge breaks the one above where no other legal edge of its node is sound.
+    bad = broken(q) | broken(returned)
+    sound = rule.legal(parent.prior[:, :many]) & ~broken(parent.q) & ~mine
+    breaks = ~jnp.any(sound, -1) if rule.all_break is None else ~jnp.any(sound, -1) | rule.all_break(parents)
+    q = jnp.where(bad, WORST, q + (returned - q) / (visits + 1.0))
+    return beside(visits + 1.0, q, returned, jnp.where(bad, jnp.where(breaks, -2.0, -1.0), child))
 
 
 def _root_after(rows: Array, leaf: Leaf, many: int, carried: Array) -> Array:

@@ -110,6 +110,11 @@ def root_value(value: Array) -> Array:
 def need_shape(field: str, array: Any, shape: tuple[int, ...], meaning: str) -> None:
     """Checks what a function of a model returned.
 
+    Args:
+      field: of `Model`, for the message.
+      array: what it returned.
+      shape: wanted.
+      meaning: of an array of that shape, for the message.
     Raises:
       ValueError: an array of another shape, or no array.
     """
