@@ -60,7 +60,7 @@ def load(folder: Path | str, label: str | None = None) -> Curve:
     if not evaluated:  # where no training episode ended, the last known return continues; a return of NaN does not
         for t in range(1, len(steps)):
             scores[:, t] = np.where(missing[:, t], scores[:, t - 1], scores[:, t])
-    diverged = (~missing & ~np.isfinite(scores)).any(axis=1)
+    diverged = np.asarray((~missing & ~np.isfinite(scores)).any(axis=1))
     name, threshold = label or config["algo"], config.get("threshold")
     return Curve(name, config["algo"], config["env"], np.array(steps), scores, evaluated, threshold, diverged)
 
