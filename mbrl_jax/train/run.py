@@ -117,15 +117,15 @@ def check_folder(job: Job, out: Path | str, resume: bool) -> None:
     if saved.get("format", 0) > FORMAT:
         raise ValueError(f"{config} has format {saved['format']}, of a newer version; this one knows up to {FORMAT}")
     old, new = _dotted(saved), _dotted(settings(job))
-    gone = sorted(name for name in old if name.startswith(("agent.", "loop.")) and name not in new)
-    if gone:
-        raise ValueError(f"--resume: {gone[0]} of the run in {out} is no setting of this version; start a new run")
     differ = [
         f"{name} is {old[name]!r} there, {new[name]!r} here" for name in new if name in old and old[name] != new[name]
     ]
     differ = [line for line in differ if not line.startswith(("steps ", "devices "))]  # these change no number
     if differ:
         raise ValueError(f"--resume needs the settings of the run in {out}: {'; '.join(differ)}")
+    gone = sorted(name for name in old if name.startswith(("agent.", "loop.")) and name not in new)
+    if gone:
+        raise ValueError(f"--resume: {gone[0]} of the run in {out} is no setting of this version; start a new run")
     done = checkpoint.latest(out / "checkpoints") or 0
     if chunks_for(job.loop, job.steps) < done:
         raise ValueError(f"--steps must be at least {env_steps(job.loop, done)}, which the run in {out} has reached")

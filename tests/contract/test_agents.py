@@ -256,12 +256,22 @@ def flip_gradients(monkeypatch):
             monkeypatch.setattr(module, "descend", wrong)
 
 
+DEAR = {"dreamer_v1", "dreamer_v2", "world_models", "tdmpc2", "muzero", "alphazero", "pets", "dyna_dqn"}
+"""Compiled for this test alone, for half a minute together; the rest stand for them in the default run."""
+
+
 def test_every_agent_lowers_a_loss_or_has_none():
     tables = {algo for algo, made in presets.AGENTS.items() if made.table}
     assert set(FALLS) == set(presets.AGENTS) - tables - set(LEARNS_NOTHING)
 
 
-@pytest.mark.parametrize(("algo", "kind"), [(algo, presets.AGENTS[algo].actions[0]) for algo in FALLS], ids=list(FALLS))
+@pytest.mark.parametrize(
+    ("algo", "kind"),
+    [
+        pytest.param(algo, presets.AGENTS[algo].actions[0], id=algo, marks=pytest.mark.slow if algo in DEAR else ())
+        for algo in FALLS
+    ],
+)
 def test_updates_lower_the_loss_on_their_own_batch(algo, kind):
     found = losses_on_one_batch(algo, kind, experienced(algo, kind))
     assert np.isfinite(found).all()

@@ -231,7 +231,7 @@ def differs(algo: str, kind: type | str, before: dict[str, Any], after: dict[str
 # A field is a trace of the whole program or two: seconds each. All of these run with `-m slow`.
 DEAR = {
     "pets", "mbpo", "dyna_dqn", "alphazero", "muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3", "world_models",
-    "tdmpc2",
+    "tdmpc2", "uct", "mpc",
 }  # fmt: skip
 
 

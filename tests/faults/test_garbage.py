@@ -143,6 +143,7 @@ SETTINGS = {
 def test_settings_of_another_version(part, message, tmp_path):
     folder_of(tmp_path, RUN | part)
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "1" / "data").write_text("")
     with pytest.raises(ValueError, match=message):
         load_run(tmp_path)
 

@@ -54,7 +54,7 @@ AGENTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", [pytest.param("mbpo", marks=pytest.mark.slow), "pets"])
 def test_an_agent_with_a_model_learns_and_acts_on_integers(name):
     """As on the same numbers in float32, to rounding."""
     results = []
@@ -89,7 +89,7 @@ def test_large_entries_have_a_finite_deviation():
     np.testing.assert_allclose(scale.mean, [1.5e19, 0.0, 1e30, 1.5], rtol=1e-6)
     np.testing.assert_allclose(scale.std, [1.5e19, 1e37, 1.0, 0.5], rtol=1e-6)
     np.testing.assert_allclose(normalize(scale, rows[1]), [1.0, 1.0, 0.0, 1.0], rtol=1e-6)
-    np.testing.assert_allclose(denormalize(scale, jnp.ones(4))[[0, 3]], [3e19, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(denormalize(scale, jnp.ones(4))[::3], [3e19, 2.0], rtol=1e-6)
 
 
 def test_entries_that_are_no_number_do_not_count_in_a_normaliser():

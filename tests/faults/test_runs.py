@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import time
 from pathlib import Path
 
 import jax
@@ -18,6 +20,17 @@ from mbrl_jax.train.folder import claimed
 from mbrl_jax.train.run import run
 
 SHORT = WARMUP + 3 * CHUNK
+
+# Readers of damaged files leave tasks of their event loop behind.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """Lets what readers of damaged files left behind speak within its own test."""
+    yield
+    time.sleep(0.1)
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -154,8 +154,8 @@ def test_the_command_line_imports_the_module_of_an_agent_and_a_run_remembers_it(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--agent-module", "none.py"], "agent_module: there is no file none.py"),
-        (["--agent-module", "no.such.module"], "agent_module: there is no module 'no.such.module'"),
+        (["--agent-module", "none.py"], "--agent-module: there is no file none.py"),
+        (["--agent-module", "no.such.module"], "--agent-module: there is no module 'no.such.module'"),
         (["--agent-module", "json.py"], "must have another name, as there is a module 'json'"),
         (["--agent-module"], "--agent-module needs a Python file or a module"),
         ([], "algo must be one of"),
