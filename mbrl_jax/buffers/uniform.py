@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from mbrl_jax.core import tree
@@ -105,7 +106,8 @@ def sample(key: Key, ring: Ring, n: int) -> Transition:
     Raises:
       ValueError: the ring is empty.
     """
-    if not isinstance(ring.size, Tracer) and not jnp.any(ring.size > 0):
+    # Within a compiled function even comparing a known size gives a tracer: NumPy compares it now.
+    if not isinstance(ring.size, Tracer) and not np.any(np.asarray(ring.size) > 0):
         raise ValueError("the buffer is empty: sample needs at least one row, from add")
     return tree.take(ring.rows, jax.random.randint(key, (n,), 0, jnp.maximum(ring.size, 1)))
 

@@ -16,7 +16,7 @@ from mbrl_jax.planners.mcts.uct import rollout
 @pytest.mark.parametrize("normalise", [True, False])
 def test_against_numpy(normalise, monkeypatch):
     """With values instead of rollouts, and untried actions in order of their numbers."""
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.zeros(shape))
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.zeros(shape, dtype))
     p, simulations = made.problems(jax.random.key(3), 12, 4), 40
     cfg = UCT(simulations=simulations, max_depth=4, gamma=made.GAMMA, normalise=normalise, c=0.7)
     action, info = made.searched(uct(cfg, made.spec(4)))(jax.random.split(jax.random.key(0), 12), p)
