@@ -264,6 +264,7 @@ def test_action_entries_that_a_task_does_not_use_change_nothing():
         tdmpc2.make(settings(), TASKED, TASKS)
 
 
+@pytest.mark.slow
 def test_values_and_policy_of_two_steps_are_learned_from_random_actions():
     """Two steps, numbered by the second entry: rewards 0, then s - 4 (a - s/2)², with s the first entry, 1 or -1."""
     cfg = updating(

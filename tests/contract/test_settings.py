@@ -281,7 +281,7 @@ LATEST = ("capacity",)  # what is stored is one trajectory, whatever fits
 
 
 @pytest.mark.parametrize("field", flat(LoopConfig()))
-@pytest.mark.parametrize("algo", ["sac", "ppo", "dreamer_v2", "q_learning"])
+@pytest.mark.parametrize("algo", ["sac", "ppo", pytest.param("dreamer_v2", marks=pytest.mark.slow), "q_learning"])
 def test_every_setting_of_the_loop_changes_the_state_or_the_program(algo, field):
     kind, entry = presets.AGENTS[algo].actions[0], presets.AGENTS[algo]
     known = flat(contract.loop_settings(algo))

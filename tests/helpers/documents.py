@@ -92,10 +92,15 @@ def commands(page: Path) -> list[Command]:
     return [Command(name(page), line) for line in lines if re.search(r"(mbrl-jax|scripts/\w+\.py)", line)]
 
 
-def accept(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> None:
     """Holds a command against the parser of the program it calls; nothing is trained, drawn or timed.
 
     Call it in a folder of its own.
+
+    Args:
+      line: the command.
+      monkeypatch: undone by the caller.
+      traced: whether its training loop is traced, as a run does before it starts.
 
     Raises:
       AssertionError: the program is not one of this repository, or refuses the command.
@@ -125,6 +130,8 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         raise Reached
 
     monkeypatch.setattr(run, "run", reached)
+    if not traced:
+        monkeypatch.setattr("mbrl_jax.presets.checks.checked", reached)
     monkeypatch.setattr(run, "check_folder", lambda job, out, resume: None)
     monkeypatch.setattr(compilation, "enable_compilation_cache", lambda: None)
     monkeypatch.setattr(devices, "devices_for", lambda asked, seeds: 1)  # this process has one device
