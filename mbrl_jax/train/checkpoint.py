@@ -8,9 +8,11 @@ checkpoint whose bytes differ from it is refused, and the one before it is taken
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,6 +77,7 @@ def save(
       part: what else a chunk that has begun needs.
     Raises:
       ValueError: `keep` is below 1, or the folder is a link.
+      OSError: it cannot be written, because the disk is full for example; those before are as they were.
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
@@ -91,10 +94,25 @@ def save(
     sums = {name: _checksum(array) for name, array in arrays.items()}
     manifest = json.dumps({"checksums": sums, "about": dict(about or {})}, sort_keys=True)
     arrays[MANIFEST] = np.frombuffer(manifest.encode(), np.uint8)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
-        writer.save(folder / place.name, args=ocp.args.PyTreeSave(arrays), force=True)
+    path = folder / place.name
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+            writer.save(path, args=ocp.args.PyTreeSave(arrays), force=True)
+    except Exception as error:  # storage has errors of its own
+        raise _as_os_error(error, path) from error
     for old in places(folder)[:-keep]:
         remove_real(folder / old.name, folder)
+
+
+def _as_os_error(error: Exception, path: Path) -> OSError:
+    """What storage said, as the system says it."""
+    if isinstance(error, OSError) and error.errno:
+        return OSError(error.errno, error.strerror or str(error), str(path))
+    text = str(error)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
+        if os.strerror(number).lower() in text.lower():
+            return OSError(number, os.strerror(number), str(path))
+    return OSError(errno.EIO, " ".join(text.split())[:200] or os.strerror(errno.EIO), str(path))
 
 
 def latest(folder: Path | str) -> int | None:

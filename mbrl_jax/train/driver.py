@@ -7,9 +7,11 @@ checkpoints, signals and progress between them. `CompiledDriver` drives the comp
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mbrl_jax.core import tree
@@ -49,7 +51,11 @@ class Note(NamedTuple):
 
 
 class Driver(Protocol):
-    """Trains all seeds of a job, a piece at a time. The same pieces of work, however long, give the same numbers."""
+    """Trains all seeds of a job, a piece at a time. However long the pieces are, the numbers are the same.
+
+    It may have a method `drop(seeds)`: seeds, counted from 0, on which it need not work any more from the next chunk
+    on. What it reports of them is not read.
+    """
 
     def shapes(self) -> Work:
         """The shapes of `Work.state`, and of `Work.part` in a chunk that has begun, to read a checkpoint by."""
@@ -76,23 +82,26 @@ class CompiledDriver:
     """Drives a compiled loop over seeds, in calls of bounded length.
 
     One compiled program serves pieces of every length. The first chunk is cut small to learn how long its parts take;
-    from then on a piece is as long as half of `SECONDS` allows, which for most runs is a chunk.
+    from then on a piece is as long as half of `SECONDS` allows, which for most runs is a chunk. A wave is left out once
+    all its seeds are dropped.
 
     Args:
       loop: one seed's loop.
       keys: of the seeds, [seeds].
-      wave, devices: as in `over_seeds`.
+      wave, devices, groups: as in `over_seeds`.
     """
 
-    def __init__(self, loop: Loop, keys: Key, wave: int, devices: int):
+    def __init__(self, loop: Loop, keys: Key, wave: int, devices: int, groups: int | None = None):
         self.loop, self.keys, self.wave, self.devices = loop, keys, wave, devices
         self.pieces = pieces_of(loop)
         self.pace = Pace(self.pieces.units, self.pieces.blocks)
         self.gathered: Tree = ()  # memory for the metrics of the next chunk
         self.program: Any = None
         self.bounds: Any = None
-        self._init = jax.jit(lambda keys: tree.strip_weak_types(over_seeds(loop.init, wave, devices)(keys)))
-        self._gather = jax.jit(over_seeds(self.pieces.gather, wave, devices))
+        self._alive: Any = None  # `alive` on the devices
+        self.groups, self.alive = groups, np.ones(len(keys), bool)
+        self._init = jax.jit(lambda keys: tree.strip_weak_types(over_seeds(loop.init, wave, devices, groups)(keys)))
+        self._gather = jax.jit(over_seeds(self.pieces.gather, wave, devices, groups))
 
     def shapes(self) -> Work:
         state = jax.eval_shape(self._init, self.keys)
@@ -107,15 +116,16 @@ class CompiledDriver:
             running += time.monotonic()
         state = place(work.state, self.devices)
         self.gathered = self._gather(state) if work.position == 0 else place(work.part, self.devices)
-        self.bounds = jax.device_put((np.int32(0), np.int32(self.pieces.units)))  # of most calls
-        bound = self.bounds[0]
+        self.bounds = (jnp.int32(0), jnp.int32(self.pieces.units))  # of most calls
 
-        def step(at: tuple[Tree, Tree], start: Array, stop: Array) -> tuple[Tree, Tree, Report]:
-            return self.pieces.advance(*at, start, stop)
+        def step(
+            at: tuple[Tree, Tree, Array], any_alive: Array, start: Array, stop: Array
+        ) -> tuple[Tree, Tree, Report, Array]:
+            return *self.pieces.advance(*at[:2], start, jnp.where(any_alive, stop, start)), at[2]
 
-        lowered = jax.jit(over_seeds(step, self.wave, self.devices), donate_argnums=0).lower(
-            (state, self.gathered), bound, bound
-        )
+        each = over_seeds(step, self.wave, self.devices, self.groups, lambda at: jnp.any(at[2]))
+        alive = place(jnp.asarray(self.alive), self.devices)
+        lowered = jax.jit(each, donate_argnums=0).lower((state, self.gathered, alive), *self.bounds)
         self.program = aside(lowered.compile)
         part = self.gathered if work.position else ()
         return Started(Work(state, part, work.position), time.monotonic() - began - running, running)
@@ -127,13 +137,20 @@ class CompiledDriver:
         began = time.monotonic()
         whole = (start, stop) == (0, self.pieces.units)
         bounds = self.bounds if whole else (np.int32(start), np.int32(stop))
-        done = self.program((work.state, gathered), *bounds)
-        state, gathered, report = jax.block_until_ready(done)
+        if self._alive is None:
+            self._alive = place(jnp.asarray(self.alive), self.devices)
+        done = self.program((work.state, gathered, self._alive), *bounds)
+        state, gathered, report, self._alive = jax.block_until_ready(done)
         self.pace.took(start, stop, time.monotonic() - began)
         if stop < self.pieces.units:
             return Work(state, gathered, stop), None
         self.gathered = gathered
         return Work(state), report
+
+    def drop(self, seeds: Sequence[int]) -> None:
+        """Leaves seeds, counted from 0, out of all further work where their whole wave can be left out."""
+        self.alive[list(seeds)] = False
+        self._alive = None
 
     def note(self, work: Work) -> Note:
         width, block = self.pieces.blocks + 1, self.pieces.block
@@ -157,9 +174,10 @@ def pieces_of(loop: Loop) -> Pieces:
     if loop.pieces is not None and loop.pieces.whole is loop.chunk:
         return loop.pieces
 
-    def advance(state: Tree, gathered: Tree, start: Any, stop: Any) -> tuple[Tree, Tree, Report]:
-        del start, stop
-        state, report = loop.chunk(state)
+    def advance(state: Tree, gathered: Tree, start: Array, stop: Array) -> tuple[Tree, Tree, Report]:
+        shapes = jax.eval_shape(loop.chunk, state)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1])
+        state, report = jax.lax.fori_loop(start, stop, lambda _, at: loop.chunk(at[0]), (state, nothing))
         return state, gathered, report
 
     def gather(state: Tree) -> Tree:

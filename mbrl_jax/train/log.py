@@ -138,6 +138,28 @@ class Record:
         found = [self.diverged.get(seed) for seed in self.seeds]
         return [None if fate is None else {"env_steps": fate[0], "first": fate[1]} for fate in found]
 
+    def lost(self) -> list[int]:
+        """The seeds that diverged, counted from 0."""
+        return [i for i, seed in enumerate(self.seeds) if seed in self.diverged]
+
+    def blanked(self, metrics: Mapping[str, Any], returns: Any, lengths: Any) -> tuple[dict[str, Any], Any, Any]:
+        """What a chunk reports, with NaN for the seeds that diverged before it, and lengths of 0.
+
+        Args:
+          metrics, returns, lengths: as in `add`.
+        """
+        if not (lost := self.lost()):
+            return dict(metrics), returns, lengths
+
+        def over(values: Any, value: float) -> Any:
+            values = np.array(values)
+            if math.isnan(value) and values.dtype.kind != "f":
+                values = values.astype(np.float64)
+            values[lost] = value
+            return values
+
+        return {name: over(x, math.nan) for name, x in metrics.items()}, over(returns, math.nan), over(lengths, 0)
+
     def all_diverged(self) -> bool:
         """Whether no seed is left whose numbers are finite."""
         return all(seed in self.diverged for seed in self.seeds)

@@ -25,7 +25,7 @@ from mbrl_jax.core.config import flat
 from mbrl_jax.core.types import Key, Tree
 from mbrl_jax.train import checkpoint
 from mbrl_jax.train.driver import CompiledDriver, Driver, Work
-from mbrl_jax.train.folder import claimed
+from mbrl_jax.train.folder import DiskError, claimed
 from mbrl_jax.train.interrupt import Stop, aside
 from mbrl_jax.train.log import Progress, Record, clock, plain, read_json, write_json
 from mbrl_jax.train.loop import Loop, LoopConfig, chunks_for, env_steps, updates
@@ -47,9 +47,11 @@ class Job(NamedTuple):
     seeds: int = 1
     wave: int = 1  # seeds under one vmap, on each device
     devices: int = 1  # devices that share the seeds
+    groups: int = 0  # equal shares of the seeds, each with waves of its own; 0: as many as devices
     threshold: float | None = None  # evaluation return that counts as solved
     command: str = ""  # the command line that started it
     agent_module: str | None = None  # imported before the agent's name is looked up
+    stop_diverged: bool = False  # seeds whose numbers are none are not trained further
 
 
 class Drivable(Protocol):
@@ -80,8 +82,10 @@ def settings(job: Job) -> dict[str, Any]:
         {
             **{
                 name: getattr(job, name)
-                for name in ("algo", "env", "agent_module", "seed", "seeds", "steps", "wave", "devices", "threshold")
+                for name in ("algo", "env", "agent_module", "seed", "seeds", "steps", "wave", "threshold")
             },
+            "devices": job.groups or job.devices,
+            "stop_diverged": job.stop_diverged,
             "agent": flat(job.agent),
             "loop": flat(job.loop),
         }
@@ -127,7 +131,7 @@ def check_folder(job: Job, out: Path | str, resume: bool) -> None:
     differ = [
         f"{name} is {old[name]!r} there, {new[name]!r} here" for name in new if name in old and old[name] != new[name]
     ]
-    differ = [line for line in differ if not line.startswith(("steps ", "devices "))]  # these change no number
+    differ = [line for line in differ if not line.startswith(("steps ", "devices "))]  # see `divided` for the latter
     if differ:
         raise ValueError(f"--resume needs the settings of the run in {out}: {'; '.join(differ)}")
     gone = sorted(name for name in old if name.startswith(("agent.", "loop.")) and name not in new)
@@ -137,6 +141,21 @@ def check_folder(job: Job, out: Path | str, resume: bool) -> None:
     reached = chunk + (position > 0)
     if chunks_for(job.loop, job.steps) < reached:
         raise ValueError(f"--steps must be at least {env_steps(job.loop, reached)}, which the run in {out} has reached")
+
+
+def divided(job: Job, out: Path | str) -> Job:
+    """A job whose seeds are divided as those of the run in a folder, on as many devices as that allows.
+
+    Which seeds are computed side by side decides the rounding: a run that goes on with other devices keeps its groups.
+
+    Args:
+      job: what is to go on; `devices` is the most that may be used.
+      out: the run's folder.
+    """
+    groups = read_json(Path(out) / "config.json").get("devices", 0)
+    if type(groups) is not int or groups < 1 or job.seeds % groups:
+        return job
+    return job._replace(groups=groups, devices=math.gcd(groups, job.devices))
 
 
 def added_settings(job: Job, out: Path | str) -> list[str]:
@@ -183,11 +202,28 @@ def run(
       the state of all seeds, the summary, and whether the run reached its last chunk.
     Raises:
       ValueError: the folder cannot be used: see `check_folder`.
+      DiskError: the folder cannot be written any more; what was written before stays.
     """
     check_folder(job, out, resume)
     with claimed(out) as folder:
         check_folder(job, folder, resume)  # again: another run may have begun and ended in between
-        return _run(loop, job, folder, resume, quiet, checkpoint_seconds, draw)
+        if resume:
+            job = divided(job, folder)
+        try:
+            return _run(loop, job, folder, resume, quiet, checkpoint_seconds, draw)
+        except OSError as error:
+            if isinstance(error.filename, str) and folder.absolute() in Path(error.filename).absolute().parents:
+                raise DiskError(error, error.filename, _left(job, folder)) from error
+            raise
+
+
+def _left(job: Job, out: Path) -> str:
+    """What a run can go on from, in words."""
+    place = checkpoint.latest_place(out / "checkpoints")
+    if place is None:
+        return "there is no checkpoint yet"
+    path = out / "checkpoints" / place.name
+    return f"--resume goes on from the checkpoint {path}, at {env_steps(job.loop, place.chunk):,} steps"
 
 
 def _run(
@@ -208,12 +244,15 @@ def _run(
     try:
         if resume:
             found = _resume(job, out, record, driver, progress.say)
+            if job.groups > job.devices:
+                progress.say(f"seeds stay in {job.groups} groups, as the run began, on {job.devices} of the devices")
         _write_config(job, out, resume, found.identity)
         work, done = found.work, found.done
         with Stop(progress.say) as stop:
-            if done < chunks:
+            if done < chunks and not _given_up(job, record):
                 progress.say(f"compiling {job.algo} on {job.env}, {job.seeds} seed{'s' * (job.seeds > 1)} ...")
                 work, compiling, running = driver.start(work)
+                _drop(job, driver, record)
                 # Wall time counts this run and those it continues, without compilation.
                 base = found.wall_seconds + running - time.monotonic()
                 saver = _Saver(record, found.identity, base, checkpoint_seconds, (done, work.position))
@@ -221,12 +260,25 @@ def _run(
         summary = _summary(job, record, done, compiling, out, idle=done == found.done)
     finally:
         progress.close()
+    finished = done >= chunks or _given_up(job, record)
     write_json(out / "summary.json", summary)
     if draw is not None and done:
         draw(out)
     if not quiet:
-        _print_summary(job, out, summary, done >= chunks, draw is not None and done > 0)
-    return Result(None if work is None else work.state, summary, done >= chunks, record.all_diverged())
+        _print_summary(job, out, summary, finished, draw is not None and done > 0)
+    return Result(None if work is None else work.state, summary, finished, record.all_diverged())
+
+
+def _drop(job: Job, driver: Driver, record: Record) -> None:
+    """Leaves the seeds that diverged out of what follows, where the job asks for it and the driver can."""
+    drop = getattr(driver, "drop", None)
+    if job.stop_diverged and drop is not None and record.lost():
+        drop(record.lost())
+
+
+def _given_up(job: Job, record: Record) -> bool:
+    """Whether there is nothing left to train because every seed diverged."""
+    return job.stop_diverged and record.all_diverged()
 
 
 def driver_of(loop: Loop | Drivable, job: Job) -> Driver:
@@ -237,7 +289,7 @@ def driver_of(loop: Loop | Drivable, job: Job) -> Driver:
       job: what to run.
     """
     if isinstance(loop, Loop):
-        return CompiledDriver(loop, seed_keys(job.seed, job.seeds), job.wave, job.devices)
+        return CompiledDriver(loop, seed_keys(job.seed, job.seeds), job.wave, job.devices, job.groups or None)
     return loop.driver(job)
 
 
@@ -341,16 +393,19 @@ def _train(
         progress.wait(env_steps(job.loop, done) + note.iterations * per_iteration, note.doing)
 
     progress.begin(env_steps(job.loop, done) + driver.note(work).iterations * per_iteration)
-    while done < chunks and not stop.asked:
+    while done < chunks and not stop.asked and not _given_up(job, rows):
         now = work
         work, report = aside(lambda: driver.piece(now), show)  # noqa: B023
         if report is not None:
             done += 1
             metrics, returns, lengths, faults = jax.device_get(tuple(report))
             at = env_steps(job.loop, done)
+            if job.stop_diverged:
+                metrics, returns, lengths = rows.blanked(metrics, returns, lengths)
             rows.add(at, updates(job.loop, done), saver.wall(), metrics, returns, lengths)
             for line in rows.watch(at, metrics, returns, faults):
                 progress.say(line)
+            _drop(job, driver, rows)
             progress.show(at, _mean(rows.trained), _mean(rows.scores[-1][1]))
         if done < chunks and saver.due(work):
             saver.save(done, work)

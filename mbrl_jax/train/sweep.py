@@ -18,7 +18,13 @@ B = TypeVar("B")
 S = TypeVar("S")
 
 
-def over_seeds(fn: Callable[..., B], wave: int, devices: int = 1) -> Callable[..., B]:
+def over_seeds(
+    fn: Callable[..., B],
+    wave: int,
+    devices: int = 1,
+    groups: int | None = None,
+    common: Callable[[Tree], Tree] | None = None,
+) -> Callable[..., B]:
     """`fn` over a leading seed axis: `wave` seeds in parallel under `vmap`, one wave after the other.
 
     A wave of several seeds fills a device where one seed's matrix products are small. Where one seed fills it already,
@@ -30,6 +36,10 @@ def over_seeds(fn: Callable[..., B], wave: int, devices: int = 1) -> Callable[..
       fn: a pure function of one seed; further arguments are the same for all.
       wave: seeds under one `vmap` on a device, at least 1.
       devices: how many to use; the number of seeds must be a multiple of it.
+      groups: into how many equal shares the seeds are divided, each with waves of its own; as many as devices if None.
+        A device works on its groups one after the other. What is computed side by side, and with it the rounding, then
+        depends on the groups and not on the devices.
+      common: (seeds of a wave, [W, ...]) -> a second argument of `fn`, the same for the whole wave.
     Returns:
       a function of the seeds [N, ...] and the further arguments, with results [N, ...].
     Raises:
@@ -37,27 +47,42 @@ def over_seeds(fn: Callable[..., B], wave: int, devices: int = 1) -> Callable[..
     """
     if wave < 1:
         raise ValueError(f"wave must be at least 1, got {wave}")
+    groups = devices if groups is None else groups
+    if groups % devices:
+        raise ValueError(f"groups must be a multiple of the {devices} devices, got {groups}")
 
     def waves(seeds: Tree, *same: Array) -> B:
         count = _count(seeds)
 
         def one(seed: Tree) -> B:
-            return fn(seed, *same)
+            first = () if common is None else (common(jax.tree.map(lambda leaf: leaf[None], seed)),)
+            return fn(seed, *first, *same)
+
+        def side_by_side(seeds: Tree) -> B:
+            first = () if common is None else (common(seeds),)
+            return jax.vmap(lambda seed: fn(seed, *first, *same))(seeds)
 
         if wave == 1:
             return jax.lax.map(one, seeds)
         if count <= wave:
-            return jax.vmap(one)(seeds)
+            return side_by_side(seeds)
         # `lax.map` has a `batch_size`, but cannot split empty leaves.
         whole = count // wave * wave
         split = jax.tree.map(lambda leaf: leaf[:whole].reshape(whole // wave, wave, *leaf.shape[1:]), seeds)
-        done = tree.flatten_dims(jax.lax.map(jax.vmap(one), split), 2)
+        done = tree.flatten_dims(jax.lax.map(side_by_side, split), 2)
         if whole == count:
             return done
-        rest = jax.vmap(one)(jax.tree.map(lambda leaf: leaf[whole:], seeds))
+        rest = side_by_side(jax.tree.map(lambda leaf: leaf[whole:], seeds))
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), done, rest)
 
-    return _shared(waves, devices)
+    def grouped(seeds: Tree, *same: Array) -> B:
+        each = groups // devices
+        if each == 1 or wave == 1:
+            return waves(seeds, *same)
+        split = jax.tree.map(lambda leaf: leaf.reshape(each, -1, *leaf.shape[1:]), seeds)
+        return tree.flatten_dims(jax.lax.map(lambda group: waves(group, *same), split), 2)
+
+    return _shared(grouped, devices)
 
 
 def over_seeds_until(

@@ -13,65 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.walk import AgentConfig
+from helpers.ordered import UNITS, job_of, loop_of, rows, same
 
-from mbrl_jax.buffers.uniform import uniform
-from mbrl_jax.core import Agent, Box, Discrete, Env, Spec
 from mbrl_jax.train import checkpoint, driver
 from mbrl_jax.train.driver import CompiledDriver, Note, Pace, pieces_of
 from mbrl_jax.train.interrupt import aside
 from mbrl_jax.train.log import Progress
-from mbrl_jax.train.loop import LoopConfig, env_steps, make_loop
-from mbrl_jax.train.run import Job, run, seed_keys
-
-CFG = LoopConfig(num_envs=2, unroll=1, updates=2, inner=4, cycles=3, warmup=2, eval_episodes=2, capacity=64)
-UNITS = 3 * 5 + 1
-
-
-def ordered() -> tuple[Agent, Env]:
-    """An agent whose numbers depend on the order of all that happens, and on every key."""
-
-    def act(key, learner, carry, obs, explore):
-        return jax.random.randint(key, (), 0, 2), carry, ()
-
-    def update(key, learner, replay):
-        new = 0.9 * learner + jax.random.normal(key, (3,))
-        return new, {"first": new[0]}, ()
-
-    def refresh(key, learner, replay):
-        new = jnp.tanh(learner) * 2 + 0.1 * jax.random.normal(key, (3,)) + replay.size / 64
-        return new, {"fit": new[1]}
-
-    def step(key, state, action):
-        new = state + 1
-        return new, new, jnp.float32(action) + jax.random.uniform(key), jnp.float32(1), new[0] >= 5
-
-    env = Env(Spec(Box((1,)), Discrete(2), 5, False, "count"), lambda key: (jnp.zeros(1), jnp.zeros(1)), step)
-    return Agent(lambda key: jax.random.normal(key, (3,)), lambda: (), act, update, refresh), env
-
-
-def loop_of(cfg=CFG):
-    return make_loop(*ordered(), uniform(64), cfg)
-
-
-def job_of(chunks=3, cfg=CFG, **changes) -> Job:
-    job = Job("ordered", "count", AgentConfig(), cfg, steps=env_steps(cfg, chunks), seed=3, seeds=3)
-    return job._replace(command="python scripts/train.py ordered --steps 5", **changes)
-
-
-def numbers(state):
-    plain = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
-    return [np.asarray(plain(leaf)) for leaf in jax.tree.leaves(state)]
-
-
-def same(a, b):
-    for x, y in zip(numbers(a), numbers(b), strict=True):
-        np.testing.assert_array_equal(x, y)
-
-
-def rows(folder, name):
-    lines = [line.split(",") for line in (folder / name).read_text().splitlines()]
-    return [[cell for i, cell in enumerate(line) if lines[0][i] != "wall_seconds"] for line in lines]
+from mbrl_jax.train.loop import LoopConfig
+from mbrl_jax.train.run import run, seed_keys
 
 
 @pytest.fixture(scope="module")
@@ -259,10 +208,9 @@ def test_several_devices_equal_one_bitwise(tmp_path):
     """In a process of its own, with two CPU cores as devices."""
     code = f"""
 import sys; sys.path.insert(0, {os.path.dirname(os.path.dirname(__file__))!r})
-sys.path.insert(0, {os.path.dirname(__file__)!r})
 import jax; jax.config.update("jax_num_cpu_devices", 2)
 from pathlib import Path
-import test_driver as t
+from helpers import ordered as t
 from mbrl_jax.train.driver import Pace
 from mbrl_jax.train.run import run
 Pace.stop = lambda self, start: min(self.units, start + 3)
