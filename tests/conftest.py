@@ -30,6 +30,7 @@ QUICK |= {
         "readme",
         "open_loop_models",
         "dyna_dqn",
+        "driver",
         "mbpo",
         "pets",
         "sac",

@@ -23,7 +23,7 @@ def guarded(work: Callable[[], int], wording: Callable[[str], str] = str) -> int
       work: the command; returns its exit code, and raises ValueError or OSError for what the user can mend.
       wording: (message of a ValueError) -> the message in the command line's words.
     Returns:
-      the exit code; 2 where the command cannot be carried out, 1 where the memory did not suffice. SIGINT ends the
+      the exit code; 2 where the command cannot be carried out, 1 where memory or disk did not suffice. SIGINT ends the
       process with 130, at any time from the first import on.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -45,6 +45,9 @@ def guarded(work: Callable[[], int], wording: Callable[[str], str] = str) -> int
     except OSError as error:
         if error.filename is None:
             raise
+        if left := getattr(error, "left", ""):  # a `train.folder.DiskError`, in the midst of a run
+            print(f"error: {error.filename}: {error.strerror}; {left}", file=sys.stderr)
+            return 1
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):

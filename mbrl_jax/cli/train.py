@@ -6,7 +6,9 @@ Whatever is wrong with a command gets one line on stderr and exit code 2. Heavy 
 
 from __future__ import annotations
 
+import glob
 import math
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -59,6 +61,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     from mbrl_jax.presets.checks import checked, names_and_values
     from mbrl_jax.presets.restore import check_resumable
     from mbrl_jax.train.compilation import enable_compilation_cache
+    from mbrl_jax.train.folder import new_folder, remove_empty
     from mbrl_jax.train.run import Job, check_folder, run
 
     env = env or presets.default_env(algo)
@@ -81,12 +84,15 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     limit = known.threshold if math.isfinite(known.threshold) else None
     wave, devices = options.wave or presets.default_wave(agent), devices_for(options.devices, options.seeds)
     job = Job(
-        algo, env, agent, loop_cfg, options.steps, options.seed, options.seeds, wave, devices, limit, command, module
-    )
-    out = _folder(options.out) if options.out else _default_out(algo, env, options.seed, options.resume)
-    if options.resume:
+        algo, env, agent, loop_cfg, options.steps, options.seed, options.seeds, wave, devices,
+        threshold=limit, command=command, agent_module=module, stop_diverged=options.stop_diverged,
+    )  # fmt: skip
+    base = Path("runs") / f"{algo}-{env}-{options.seed}"
+    out = _folder(options.out) if options.out else _newest(base) if options.resume else None
+    if options.resume and out is not None:
         check_resumable(out, algo, agent, loop_cfg)
-    check_folder(job, out, options.resume)
+    if out is not None:
+        check_folder(job, out, options.resume)
     enable_compilation_cache()
     loop, memory = checked(presets.build(algo, env, agent, loop_cfg), job)
     if not options.quiet:
@@ -95,10 +101,15 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     def draw(folder: Path) -> None:
         curves.draw(folder / "curve.png", [folder], None, limit)
 
-    result = run(
-        loop, job, out, resume=options.resume, quiet=options.quiet,
-        checkpoint_seconds=options.checkpoint_seconds, draw=draw,
-    )  # fmt: skip
+    made = None if out is not None else new_folder(base)
+    try:
+        result = run(
+            loop, job, out or made or base, resume=options.resume, quiet=options.quiet,
+            checkpoint_seconds=options.checkpoint_seconds, draw=draw,
+        )  # fmt: skip
+    finally:
+        if made is not None:
+            remove_empty(made)
     if result.diverged:
         return 1
     return 0 if result.finished else 130
@@ -185,8 +196,9 @@ def _options(algo: str, env: str, steps: int) -> list[Option]:
         ),
         Option(
             "devices", int, 0, "devices that share the seeds; the cores of a processor count as devices; 0 takes as "
-            "many as share them evenly", {"low": 0},
+            "many as share them evenly, with --resume at most those that the run began with", {"low": 0},
         ),
+        Option("stop_diverged", bool, False, "train seeds no further whose numbers are no longer finite"),
         Option(
             "checkpoint_seconds", float, 30.0, "least seconds between checkpoints; 0 saves one after every chunk",
             {"low": 0},
@@ -194,10 +206,12 @@ def _options(algo: str, env: str, steps: int) -> list[Option]:
     ]  # fmt: skip
 
 
-def _default_out(algo: str, env: str, seed: int, resume: bool) -> Path:
-    """A folder that is not there yet, or the newest one of the name to resume."""
-    base = Path("runs") / f"{algo}-{env}-{seed}"
-    taken = [base]
-    while taken[-1].exists():
-        taken.append(base.with_name(f"{base.name}-{len(taken) + 1}"))
-    return taken[max(0, len(taken) - 2)] if resume else taken[-1]
+def _newest(base: Path) -> Path:
+    """Of the folders that runs without `--out` went to, `base`, `base-2` and so on, the one begun last."""
+
+    def begun(folder: Path) -> float:
+        return (folder / "config.json").stat().st_mtime
+
+    found = [folder for folder in base.parent.glob(f"{glob.escape(base.name)}*") if (folder / "config.json").is_file()]
+    found = [folder for folder in found if re.fullmatch(r"(-[2-9]|-[1-9][0-9]+)?", folder.name[len(base.name) :])]
+    return max(found, key=begun, default=base)

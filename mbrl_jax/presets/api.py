@@ -31,6 +31,7 @@ def train(
     resume: bool = False,
     quiet: bool = True,
     checkpoint_seconds: float = 30.0,
+    stop_diverged: bool = False,
 ) -> Result:
     """Trains an agent and leaves a run's folder, as `mbrl-jax train` does.
 
@@ -46,6 +47,7 @@ def train(
       resume: go on with the run in `out`.
       quiet: print nothing.
       checkpoint_seconds: least time between checkpoints, in seconds; 0 saves one after every chunk.
+      stop_diverged: train seeds no further whose numbers are no longer finite.
     Returns:
       the state of all seeds, the summary, and whether the run came to its end.
     Raises:
@@ -70,6 +72,7 @@ def train(
         wave=default_wave(agent_cfg),
         devices=devices_for(0, seeds),
         threshold=known.threshold if math.isfinite(known.threshold) else None,
+        stop_diverged=stop_diverged,
     )
     if resume:
         check_resumable(out, algo, agent_cfg, loop_cfg)

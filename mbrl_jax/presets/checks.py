@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import LARGEST, flat
@@ -17,6 +18,7 @@ from mbrl_jax.core.types import Agent, Key
 from mbrl_jax.planners.mpc.icem import ICEM, populations
 from mbrl_jax.presets.registry import AGENTS
 from mbrl_jax.train import memory
+from mbrl_jax.train.driver import pieces_of
 from mbrl_jax.train.loop import Loop, LoopConfig, chunks_for, env_steps, updates
 from mbrl_jax.train.run import Job
 
@@ -122,15 +124,17 @@ def checked(loop: Loop, job: Job) -> tuple[Loop, str]:
     """
     settings = names_and_values(job.agent, job.loop)
     _check_counts(job)
-    init, chunk = jax.jit(loop.init, inline=True), jax.jit(loop.chunk, inline=True)
+    init, pieces = jax.jit(loop.init, inline=True), pieces_of(loop)
+    advance = jax.jit(pieces.advance, inline=True)
     with _Named(settings):
         state = jax.eval_shape(lambda key: tree.strip_weak_types(init(key)), jax.random.key(job.seed))
-        program = chunk.trace(state).jaxpr
+        bound = jax.ShapeDtypeStruct((), jnp.int32)
+        program = advance.trace(state, jax.eval_shape(pieces.gather, state), bound, bound).jaxpr
     at_once = min(job.wave, -(-job.seeds // job.devices)) * job.devices
     need, have = memory.reckon(state, program, job.seeds, at_once), memory.available(job.devices)
     entry = AGENTS.get(job.algo)
     memory.check_fits(need, have, settings, "" if entry is None or entry.replay == "latest" else "loop.capacity")
-    return loop._replace(init=init, chunk=chunk), memory.describe(need, have)
+    return loop._replace(init=init, pieces=pieces._replace(advance=advance)), memory.describe(need, have)
 
 
 LARGE = 2**16

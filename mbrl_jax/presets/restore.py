@@ -28,7 +28,7 @@ class Loaded(NamedTuple):
     agent: Agent
     env: Env  # as the agent sees it
     state: LoopState
-    chunk: int
+    chunk: int  # that are complete; the state may be of the midst of the next one
 
 
 def load_run(folder: Path | str, seed: int = 0) -> Loaded:
@@ -47,8 +47,8 @@ def load_run(folder: Path | str, seed: int = 0) -> Loaded:
         import_agents(module)
     if not 0 <= seed < saved["seeds"]:
         raise ValueError(f"seed must be from 0 to {saved['seeds'] - 1}, which {folder} holds, got {seed}")
-    chunk = checkpoint.latest(folder / "checkpoints")
-    if chunk is None:
+    place = checkpoint.latest_place(folder / "checkpoints")
+    if place is None:
         raise ValueError(f"{folder} has no checkpoint; runs keep theirs in {folder / 'checkpoints'}")
     entry = builder.algorithm(algo)
     file = folder / "config.json"
@@ -57,10 +57,10 @@ def load_run(folder: Path | str, seed: int = 0) -> Loaded:
     loop = builder.build(algo, name, config, loop_cfg)
     keys = seed_keys(saved["seed"], saved["seeds"])
     like = jax.eval_shape(lambda keys: tree.strip_weak_types(jax.vmap(loop.init)(keys)), keys)
-    states = checkpoint.restore(folder / "checkpoints", chunk, like)
+    states = checkpoint.restore(folder / "checkpoints", place, like)
     state = jax.tree.map(lambda leaf: leaf[seed], states)
     agent, env = builder.learner(algo, name, config)
-    return Loaded(algo, name, config, agent, env, state, chunk)
+    return Loaded(algo, name, config, agent, env, state, place.chunk)
 
 
 KINDS: dict[str, Any] = {"algo": str, "env": str, "seed": int, "seeds": int, "steps": int, "agent": dict, "loop": dict}

@@ -16,6 +16,21 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+
+class DiskError(OSError):
+    """A run's folder cannot be written any more: the disk is full, read-only or gone.
+
+    Args:
+      error: what the system said.
+      path: what could not be written.
+      left: what there is to go on from, in words.
+    """
+
+    def __init__(self, error: OSError, path: str, left: str):
+        super().__init__(error.errno, error.strerror or str(error), path)
+        self.left = left
+
+
 LOCK, OWNER = ".lock", ".owner.json"
 
 
@@ -33,6 +48,7 @@ def claimed(folder: Path | str) -> Iterator[Path]:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} must be a folder")
+    fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0)
     try:
@@ -42,10 +58,25 @@ def claimed(folder: Path | str) -> Iterator[Path]:
     try:
         write_real(folder / OWNER, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
         yield folder
+    except BaseException:
+        if fresh:  # a refused command leaves nothing behind
+            remove_empty(folder)
+        raise
     finally:
         with suppress(OSError):  # the disk may be full, or gone
             (folder / OWNER).unlink(missing_ok=True)
         lock.release()
+
+
+def remove_empty(folder: Path) -> None:
+    """Removes a folder in which there is nothing but the lock of `claimed`.
+
+    Args:
+      folder: of a run that did not come to write anything.
+    """
+    with suppress(OSError):
+        if all(path.name in (LOCK, OWNER) for path in folder.iterdir()):
+            shutil.rmtree(folder)
 
 
 def _owner(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""A clean stop: signals are handled while compiled code runs, and request a stop between chunks."""
+"""A clean stop: signals are handled while compiled code runs, and request a stop between calls of it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 
-def aside(fn: Callable[[], Any]) -> Any:
+def aside(fn: Callable[[], Any], meanwhile: Callable[[], None] | None = None) -> Any:
     """Calls `fn` on another thread and returns what it returns.
 
     Python handles signals on the main thread, at once while that waits; inside compiled code it would not.
+
+    Args:
+      fn: what to call.
+      meanwhile: called on this thread about once a second while that lasts.
     """
     if threading.current_thread() is not threading.main_thread():
         return fn()
@@ -25,8 +29,12 @@ def aside(fn: Callable[[], Any]) -> Any:
 
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
+    turns = 0
     while thread.is_alive():
         thread.join(0.05)
+        turns += 1
+        if meanwhile is not None and turns % 20 == 0:
+            meanwhile()
     if "error" in box:
         raise box["error"]
     return box["value"]
@@ -54,7 +62,7 @@ class Stop:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self.say("stopping after this chunk; a second signal stops at once")
+        self.say("stopping after the work under way; a second signal stops at once")
 
     def __exit__(self, *problem: object) -> None:
         for number, handler in self.old.items():

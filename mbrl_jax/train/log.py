@@ -138,6 +138,28 @@ class Record:
         found = [self.diverged.get(seed) for seed in self.seeds]
         return [None if fate is None else {"env_steps": fate[0], "first": fate[1]} for fate in found]
 
+    def lost(self) -> list[int]:
+        """The seeds that diverged, counted from 0."""
+        return [i for i, seed in enumerate(self.seeds) if seed in self.diverged]
+
+    def blanked(self, metrics: Mapping[str, Any], returns: Any, lengths: Any) -> tuple[dict[str, Any], Any, Any]:
+        """What a chunk reports, with NaN for the seeds that diverged before it, and lengths of 0.
+
+        Args:
+          metrics, returns, lengths: as in `add`.
+        """
+        if not (lost := self.lost()):
+            return dict(metrics), returns, lengths
+
+        def over(values: Any, value: float) -> Any:
+            values = np.array(values)
+            if math.isnan(value) and values.dtype.kind != "f":
+                values = values.astype(np.float64)
+            values[lost] = value
+            return values
+
+        return {name: over(x, math.nan) for name, x in metrics.items()}, over(returns, math.nan), over(lengths, 0)
+
     def all_diverged(self) -> bool:
         """Whether no seed is left whose numbers are finite."""
         return all(seed in self.diverged for seed in self.seeds)
@@ -194,12 +216,12 @@ class Record:
     def load(self, env_steps: int, chunks: int, digests: Mapping[str, Any] | None = None) -> None:
         """Reads the rows of the run to resume, up to its checkpoint; later rows are dropped.
 
-          Args:
-            env_steps: environment steps of one seed at the checkpoint.
-            chunks: number of chunks up to there.
-        digests: as `digests` gave them when the checkpoint was saved; None for a checkpoint that has none.
-          Raises:
-            ValueError: rows up to there are missing, or are not those that were written; names the file and the line.
+        Args:
+          env_steps: environment steps of one seed at the checkpoint.
+          chunks: number of chunks up to there.
+          digests: as `digests` gave them when the checkpoint was saved; None for a checkpoint that has none.
+        Raises:
+          ValueError: rows up to there are missing, or are not those that were written; names the file and the line.
         """
         header, rows = _read(self.folder / "metrics.csv", env_steps)
         eval_header, evals = _read(self.folder / "eval.csv", env_steps)
@@ -208,7 +230,7 @@ class Record:
                 f"{self.folder / 'metrics.csv'} must hold {chunks * len(self.seeds)} rows up to the checkpoint at "
                 f"{env_steps} steps, it holds {len(rows)}"
             )
-        self.columns, self.metrics = header.split(","), rows
+        self.columns, self.metrics = header.split(",") if rows else [], rows  # no row, no columns yet
         self.evals = evals
         if eval_header != EVAL:
             raise ValueError(f"{self.folder / 'eval.csv'} must begin with {EVAL}, it begins with {eval_header[:80]!r}")
@@ -319,6 +341,7 @@ class Progress:
         self.title, self.total, self.seeds, self.quiet, self.every = title, total, seeds, quiet, every
         self.start: tuple[float, int] | None = None
         self.last_print = -math.inf
+        self.doing = ""
         self.shown = {"return": math.nan, "eval": math.nan}
         self.bar: Any = None
         self.task: Any = None
@@ -353,6 +376,22 @@ class Progress:
           train_return: mean over seeds; NaN keeps the last one on display.
           eval_return: likewise.
         """
+        self.doing = ""
+        self._draw(env_steps, train_return, eval_return, self.every)
+
+    def wait(self, env_steps: int, doing: str) -> None:
+        """Shows the progress within a chunk: on a terminal at once, else where nothing was printed for half a minute.
+
+        Args:
+          env_steps: of one seed so far.
+          doing: what is under way.
+        """
+        if self.bar is None and self.last_print == -math.inf:
+            self.last_print = time.monotonic()  # nothing to report in the first seconds
+        self.doing = doing
+        self._draw(env_steps, math.nan, math.nan, 6 * self.every)
+
+    def _draw(self, env_steps: int, train_return: float, eval_return: float, every: float) -> None:
         if self.quiet:
             return
         for name, value in (("return", train_return), ("eval", eval_return)):
@@ -364,10 +403,10 @@ class Progress:
         words += [f"{name} {value:.1f}" for name, value in self.shown.items() if math.isfinite(value)]
         if rate > 0:
             words += [f"{rate * self.seeds:,.0f} steps/s", f"{clock(max(0, self.total - env_steps) / rate)} left"]
-        line = " · ".join(words)
+        line = " · ".join([*words, *([self.doing] if self.doing else [])])
         if self.bar is not None:
             self.bar.update(self.task, completed=env_steps, description=line)
-        elif now - self.last_print >= self.every or env_steps >= self.total:
+        elif now - self.last_print >= every or env_steps >= self.total:
             self.last_print = now
             print(line, flush=True)
 

@@ -2,12 +2,14 @@
 
 An iteration takes `unroll` steps in each of `num_envs` environments, stores them, and calls `update` `updates` times. A
 cycle is one `refresh` (fit a model, branch rollouts) followed by `inner` iterations. A chunk is `cycles` cycles and one
-evaluation. All of it is nested scans: no step counter decides what runs.
+evaluation. All of it is nested scans: no step counter decides what runs. `advance` runs any part of a chunk, to
+the same numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -64,12 +66,36 @@ class Report(NamedTuple):
     not_finite: dict[str, Array] = {}  # noqa: RUF012, as `not_finite` returns it
 
 
+class Gathered(NamedTuple):
+    """The metrics of a chunk that is not complete yet; what has not run is zero or of the chunk before."""
+
+    iterations: Metrics  # names to arrays [cycles, inner]
+    refreshes: Metrics  # names to arrays [cycles]
+
+
+class Pieces(NamedTuple):
+    """A chunk that may be run in several calls. Its units: each cycle's refresh and iterations, then the evaluation.
+
+    Unit `c * (blocks + 1)` is the refresh of cycle `c`, the `blocks` units after it are its iterations, `block` at a
+    time, and the last unit of all is the evaluation.
+    """
+
+    units: int  # in a chunk
+    blocks: int  # per cycle
+    block: int  # iterations in each
+    gather: Callable[[LoopState], Gathered]  # zeros, to begin a chunk with
+    # (state, gathered, start, stop) runs the units from `start` to below `stop`; the Report counts where the last ran
+    advance: Callable[[LoopState, Gathered, Array, Array], tuple[LoopState, Gathered, Report]]
+    whole: Callable[[LoopState], tuple[LoopState, Report]]  # the chunk that these are pieces of
+
+
 class Loop(NamedTuple):
     """A training run as pure functions."""
 
     init: Callable[[Key], LoopState]  # warm-up included
     chunk: Callable[[LoopState], tuple[LoopState, Report]]
     train: Callable[[Key, int], tuple[LoopState, Report]]  # Report of [chunks, ...]; equals `init` and then `chunk`s
+    pieces: Pieces | None = None  # of `chunk`; None, or those of another chunk: it runs in one call
 
 
 def env_steps(cfg: LoopConfig, chunks: int) -> int:
@@ -139,7 +165,28 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env:
     def train(key: Key, chunks: int) -> tuple[LoopState, Report]:
         return jax.lax.scan(lambda state, _: chunk(state), init(key), None, length=chunks)
 
-    return Loop(init, chunk, train)
+    def piece(state: LoopState, gathered: Gathered, start: Array, stop: Array) -> tuple[LoopState, Gathered, Report]:
+        return advance(state, gathered, start, stop, agent, env, buffer, eval_env, cfg)
+
+    def gather(state: LoopState) -> Gathered:
+        found = jax.eval_shape(lambda state: cycle(state.key, state, agent, env, buffer, cfg)[1], state)
+        zeros = lambda shape, leaf: jnp.zeros(shape, leaf.dtype)  # noqa: E731
+        iterations = jax.tree.map(partial(zeros, (cfg.cycles, cfg.inner)), found[0])
+        return Gathered(iterations, jax.tree.map(partial(zeros, (cfg.cycles,)), found[1]))
+
+    block = iterations_at_once(cfg)
+    blocks = cfg.inner // block
+    return Loop(init, chunk, train, Pieces(cfg.cycles * (blocks + 1) + 1, blocks, block, gather, piece, chunk))
+
+
+def iterations_at_once(cfg: LoopConfig) -> int:
+    """How many iterations make a unit of a chunk: one, but some where they take microseconds, for speed.
+
+    Args:
+      cfg: of the loop.
+    """
+    small = cfg.num_envs * cfg.unroll * cfg.updates == 1
+    return max(n for n in range(1, 9 if small else 2) if cfg.inner % n == 0)
 
 
 def initial_state(key: Key, agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig) -> LoopState:
@@ -291,17 +338,105 @@ def cycle(
       the state; the metrics of the iterations [inner] and those of the refresh [].
     """
 
-    def iteration(state: LoopState, key: Key) -> tuple[LoopState, Metrics]:
-        key_collect, key_learn = jax.random.split(key)
-        state, counts = collect(key_collect, state, agent, env, buffer, cfg)
-        state, metrics = learn(key_learn, state, agent, buffer, cfg)
-        return state, {**metrics, **counts}
-
     key_refresh, key_iterations = jax.random.split(key)
     learner, refreshed = agent.refresh(key_refresh, state.learner, buffer.replay(state.buffer))
-    keys = jax.random.split(key_iterations, cfg.inner)
-    state, metrics = jax.lax.scan(iteration, state._replace(learner=learner), keys)
+    state, metrics = jax.lax.scan(
+        lambda state, key: iteration(key, state, agent, env, buffer, cfg),
+        state._replace(learner=learner),
+        jax.random.split(key_iterations, cfg.inner),
+    )
     return state, (metrics, refreshed)
+
+
+def iteration(
+    key: Key, state: LoopState, agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig
+) -> tuple[LoopState, Metrics]:
+    """One `collect` and one `learn`.
+
+    Args:
+      key: used once.
+      state: of the run.
+      agent, env, buffer, cfg: as in `make_loop`.
+    Returns:
+      the state; the metrics of both.
+    """
+    key_collect, key_learn = jax.random.split(key)
+    state, counts = collect(key_collect, state, agent, env, buffer, cfg)
+    state, metrics = learn(key_learn, state, agent, buffer, cfg)
+    return state, {**metrics, **counts}
+
+
+def advance(
+    state: LoopState,
+    gathered: Gathered,
+    start: Array,
+    stop: Array,
+    agent: Agent,
+    env: Env,
+    buffer: Buffer,
+    eval_env: Env,
+    cfg: LoopConfig,
+) -> tuple[LoopState, Gathered, Report]:
+    """A part of a chunk: its units (see `Pieces`) from `start` to below `stop`.
+
+    Called until all units have run, it gives what one call for all of them gives, bitwise: the bounds are the trip
+    counts of the same loops. They must be the same for all seeds under one `vmap`, where a loop of unequal lengths
+    would copy the whole state in every round.
+
+    Args:
+      state: of the run; its key is that of the chunk's beginning until the last unit has run.
+      gathered: the metrics of the units before.
+      start, stop: [] int32, in 0 <= start <= stop <= units.
+      agent, env, buffer, eval_env, cfg: as in `make_loop`.
+    Returns:
+      the state; the metrics so far; the chunk's report where the last unit has run, else zeros.
+    """
+    key, key_cycles, key_evaluate = jax.random.split(state.key, 3)
+    keys = jax.random.split(key_cycles, cfg.cycles)
+    block = iterations_at_once(cfg)
+    width = cfg.inner // block + 1
+
+    def one_cycle(c: Array, at: tuple[LoopState, Gathered]) -> tuple[LoopState, Gathered]:
+        state, (iterations, refreshes) = at
+        first, last = jnp.clip(start - c * width, 0, width), jnp.clip(stop - c * width, 0, width)
+        key_refresh, key_iterations = jax.random.split(jax.lax.dynamic_index_in_dim(keys, c, keepdims=False))
+        keys_iterations = jax.random.split(key_iterations, cfg.inner)
+
+        def refresh(_: Array, at: tuple[Tree, Metrics]) -> tuple[Tree, Metrics]:
+            learner, metrics = agent.refresh(key_refresh, at[0], buffer.replay(state.buffer))
+            return learner, _put(at[1], jax.tree.map(lambda one: one[None], metrics), c)
+
+        def some(i: Array, at: tuple[LoopState, Metrics]) -> tuple[LoopState, Metrics]:
+            state, metrics = jax.lax.scan(
+                lambda state, key: iteration(key, state, agent, env, buffer, cfg),
+                at[0],
+                jax.lax.dynamic_slice_in_dim(keys_iterations, i * block, block),
+            )
+            return state, _put(at[1], jax.tree.map(lambda row: row[None], metrics), c, i * block)
+
+        once = ((first == 0) & (last > 0)).astype(jnp.int32)
+        learner, refreshes = jax.lax.fori_loop(jnp.int32(0), once, refresh, (state.learner, refreshes))
+        bounds = jnp.maximum(first, 1) - 1, jnp.maximum(last, 1) - 1
+        state, iterations = jax.lax.fori_loop(*bounds, some, (state._replace(learner=learner), iterations))
+        return state, Gathered(iterations, refreshes)
+
+    end = jnp.minimum((stop + width - 1) // width, cfg.cycles)
+    state, gathered = jax.lax.fori_loop(start // width, end, one_cycle, (state, gathered))
+
+    def finish() -> Report:
+        returns, lengths = evaluate(agent, eval_env, key_evaluate, state.learner, cfg.eval_episodes)
+        faults = not_finite(state, gathered.iterations["ended_return"])
+        return Report(summarize(*gathered), returns, lengths, faults)
+
+    ended = stop > cfg.cycles * width
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(finish))
+    report = jax.lax.fori_loop(jnp.int32(0), ended.astype(jnp.int32), lambda *_: finish(), nothing)
+    return state._replace(key=jnp.where(ended, key, state.key)), gathered, report
+
+
+def _put(kept: Metrics, new: Metrics, *index: Array) -> Metrics:
+    """Arrays with a slice replaced, which begins at an index."""
+    return jax.tree.map(lambda all, some: jax.lax.dynamic_update_slice(all, some, index), kept, new)
 
 
 def summarize(iterations: Metrics, refreshes: Metrics) -> Metrics:

@@ -1,6 +1,7 @@
-"""A run: a Python loop over the compiled chunk, with logs, checkpoints and a clean stop between chunks.
+"""A run: a Python loop over pieces of work, with logs, checkpoints and a clean stop between them.
 
-Its numbers equal those of `Loop.train` bitwise, also where it was killed and resumed.
+Its numbers equal those of `Loop.train` bitwise, also where it was killed and resumed. What works is a `Driver`
+(`train/driver.py`): the compiled loop, or any other.
 """
 
 from __future__ import annotations
@@ -13,23 +14,21 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbrl_jax.core import tree
 from mbrl_jax.core.config import flat
 from mbrl_jax.core.types import Key, Tree
 from mbrl_jax.train import checkpoint
-from mbrl_jax.train.folder import claimed
+from mbrl_jax.train.driver import CompiledDriver, Driver, Work
+from mbrl_jax.train.folder import DiskError, claimed
 from mbrl_jax.train.interrupt import Stop, aside
 from mbrl_jax.train.log import Progress, Record, clock, plain, read_json, write_json
 from mbrl_jax.train.loop import Loop, LoopConfig, chunks_for, env_steps, updates
-from mbrl_jax.train.sweep import over_seeds, place
 
 FORMAT = 1  # of a run's folder; a run of an older one is resumed, of a newer one refused
 
@@ -48,15 +47,25 @@ class Job(NamedTuple):
     seeds: int = 1
     wave: int = 1  # seeds under one vmap, on each device
     devices: int = 1  # devices that share the seeds
+    groups: int = 0  # equal shares of the seeds, each with waves of its own; 0: as many as devices
     threshold: float | None = None  # evaluation return that counts as solved
     command: str = ""  # the command line that started it
     agent_module: str | None = None  # imported before the agent's name is looked up
+    stop_diverged: bool = False  # seeds whose numbers are none are not trained further
+
+
+class Drivable(Protocol):
+    """What can be run besides a `Loop`."""
+
+    def driver(self, job: Job) -> Driver:
+        """What drives all seeds of a job."""
+        ...
 
 
 class Result(NamedTuple):
     """The outcome of a run."""
 
-    state: Tree  # [seeds, ...] the loop's state
+    state: Tree  # [seeds, ...] the loop's state, where it was stopped
     summary: dict[str, Any]  # as in `summary.json`
     finished: bool  # False: stopped by a signal, and may be resumed
     diverged: bool = False  # every seed ended in numbers that are none
@@ -73,8 +82,10 @@ def settings(job: Job) -> dict[str, Any]:
         {
             **{
                 name: getattr(job, name)
-                for name in ("algo", "env", "agent_module", "seed", "seeds", "steps", "wave", "devices", "threshold")
+                for name in ("algo", "env", "agent_module", "seed", "seeds", "steps", "wave", "threshold")
             },
+            "devices": job.groups or job.devices,
+            "stop_diverged": job.stop_diverged,
             "agent": flat(job.agent),
             "loop": flat(job.loop),
         }
@@ -120,15 +131,31 @@ def check_folder(job: Job, out: Path | str, resume: bool) -> None:
     differ = [
         f"{name} is {old[name]!r} there, {new[name]!r} here" for name in new if name in old and old[name] != new[name]
     ]
-    differ = [line for line in differ if not line.startswith(("steps ", "devices "))]  # these change no number
+    differ = [line for line in differ if not line.startswith(("steps ", "devices "))]  # see `divided` for the latter
     if differ:
         raise ValueError(f"--resume needs the settings of the run in {out}: {'; '.join(differ)}")
     gone = sorted(name for name in old if name.startswith(("agent.", "loop.")) and name not in new)
     if gone:
         raise ValueError(f"--resume: {gone[0]} of the run in {out} is no setting of this version; start a new run")
-    done = checkpoint.latest(out / "checkpoints") or 0
-    if chunks_for(job.loop, job.steps) < done:
-        raise ValueError(f"--steps must be at least {env_steps(job.loop, done)}, which the run in {out} has reached")
+    chunk, position = checkpoint.latest_place(out / "checkpoints") or checkpoint.Place(0)
+    reached = chunk + (position > 0)
+    if chunks_for(job.loop, job.steps) < reached:
+        raise ValueError(f"--steps must be at least {env_steps(job.loop, reached)}, which the run in {out} has reached")
+
+
+def divided(job: Job, out: Path | str) -> Job:
+    """A job whose seeds are divided as those of the run in a folder, on as many devices as that allows.
+
+    Which seeds are computed side by side decides the rounding: a run that goes on with other devices keeps its groups.
+
+    Args:
+      job: what is to go on; `devices` is the most that may be used.
+      out: the run's folder.
+    """
+    groups = read_json(Path(out) / "config.json").get("devices", 0)
+    if type(groups) is not int or groups < 1 or job.seeds % groups:
+        return job
+    return job._replace(groups=groups, devices=math.gcd(groups, job.devices))
 
 
 def added_settings(job: Job, out: Path | str) -> list[str]:
@@ -149,7 +176,7 @@ def _dotted(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(
-    loop: Loop,
+    loop: Loop | Drivable,
     job: Job,
     out: Path | str,
     *,
@@ -160,30 +187,47 @@ def run(
 ) -> Result:
     """Trains all seeds of a job and writes its files to a folder.
 
-    SIGINT or SIGTERM lets the current chunk finish, saves a checkpoint and returns; a second one raises
-    KeyboardInterrupt at once, and the last checkpoint stays.
+    SIGINT or SIGTERM lets the call under way finish, saves a checkpoint, also in the midst of a chunk, and returns; a
+    second one raises KeyboardInterrupt at once, and the last checkpoint stays.
 
     Args:
-      loop: one seed's loop.
+      loop: one seed's loop, or an object whose `driver(job)` returns what drives all seeds.
       job: what to run.
       out: the folder, created where it is missing.
       resume: continue from the newest checkpoint there, or from the start where there is none yet.
       quiet: print nothing.
-      checkpoint_seconds: least time between checkpoints; 0 saves one after every chunk.
+      checkpoint_seconds: least time between checkpoints; 0 saves one after every chunk, and none in the midst of one.
       draw: (out) -> None, called at the end to draw the learning curve.
     Returns:
       the state of all seeds, the summary, and whether the run reached its last chunk.
     Raises:
       ValueError: the folder cannot be used: see `check_folder`.
+      DiskError: the folder cannot be written any more; what was written before stays.
     """
     check_folder(job, out, resume)
     with claimed(out) as folder:
         check_folder(job, folder, resume)  # again: another run may have begun and ended in between
-        return _run(loop, job, folder, resume, quiet, checkpoint_seconds, draw)
+        if resume:
+            job = divided(job, folder)
+        try:
+            return _run(loop, job, folder, resume, quiet, checkpoint_seconds, draw)
+        except OSError as error:
+            if isinstance(error.filename, str) and folder.absolute() in Path(error.filename).absolute().parents:
+                raise DiskError(error, error.filename, _left(job, folder)) from error
+            raise
+
+
+def _left(job: Job, out: Path) -> str:
+    """What a run can go on from, in words."""
+    place = checkpoint.latest_place(out / "checkpoints")
+    if place is None:
+        return "there is no checkpoint yet"
+    path = out / "checkpoints" / place.name
+    return f"--resume goes on from the checkpoint {path}, at {env_steps(job.loop, place.chunk):,} steps"
 
 
 def _run(
-    loop: Loop,
+    loop: Loop | Drivable,
     job: Job,
     out: Path,
     resume: bool,
@@ -193,44 +237,74 @@ def _run(
 ) -> Result:
     chunks = chunks_for(job.loop, job.steps)
     record = Record(out, range(job.seed, job.seed + job.seeds))
-    keys = seed_keys(job.seed, job.seeds)
-    jit_init = jax.jit(lambda keys: tree.strip_weak_types(over_seeds(loop.init, job.wave, job.devices)(keys)))
+    driver = driver_of(loop, job)
     progress = Progress(f"{job.algo} {job.env}", env_steps(job.loop, chunks), job.seeds, quiet)
-    state, done, identity = None, 0, uuid.uuid4().hex
+    found = _Begun(None, 0, uuid.uuid4().hex, 0.0)
+    compiling = 0.0
     try:
         if resume:
-            state, done, identity = _resume(job, out, record, lambda: jax.eval_shape(jit_init, keys), progress.say)
-        start = done
-        _write_config(job, out, resume, identity)
+            found = _resume(job, out, record, driver, progress.say)
+            if job.groups > job.devices:
+                progress.say(f"seeds stay in {job.groups} groups, as the run began, on {job.devices} of the devices")
+        _write_config(job, out, resume, found.identity)
+        work, done = found.work, found.done
         with Stop(progress.say) as stop:
-            step, compiling, running = None, 0.0, 0.0
-            if done < chunks:
+            if done < chunks and not _given_up(job, record):
                 progress.say(f"compiling {job.algo} on {job.env}, {job.seeds} seed{'s' * (job.seeds > 1)} ...")
-                state, step, compiling, running = _compile(loop, job, jit_init, keys, state)
-            # Wall time counts this run and those it continues, without compilation.
-            base = record.wall_seconds + running - time.monotonic()
-            progress.begin(env_steps(job.loop, done))
-            state, done = _train(
-                job, step, state, (done, chunks), record, identity, stop, progress, base, checkpoint_seconds
-            )
-        summary = _summary(job, record, done, compiling, out, idle=done == start)
+                work, compiling, running = driver.start(work)
+                _drop(job, driver, record)
+                # Wall time counts this run and those it continues, without compilation.
+                base = found.wall_seconds + running - time.monotonic()
+                saver = _Saver(record, found.identity, base, checkpoint_seconds, (done, work.position))
+                work, done = _train(job, driver, work, (done, chunks), saver, stop, progress)
+        summary = _summary(job, record, done, compiling, out, idle=done == found.done)
     finally:
         progress.close()
+    finished = done >= chunks or _given_up(job, record)
     write_json(out / "summary.json", summary)
     if draw is not None and done:
         draw(out)
     if not quiet:
-        _print_summary(job, out, summary, done >= chunks, draw is not None and done > 0)
-    return Result(state, summary, done >= chunks, record.all_diverged())
+        _print_summary(job, out, summary, finished, draw is not None and done > 0)
+    return Result(None if work is None else work.state, summary, finished, record.all_diverged())
 
 
-def _resume(
-    job: Job, out: Path, record: Record, like: Callable[[], Tree], say: Callable[[str], None]
-) -> tuple[Tree | None, int, str]:
-    """Takes up the run in a folder.
+def _drop(job: Job, driver: Driver, record: Record) -> None:
+    """Leaves the seeds that diverged out of what follows, where the job asks for it and the driver can."""
+    drop = getattr(driver, "drop", None)
+    if job.stop_diverged and drop is not None and record.lost():
+        drop(record.lost())
 
-    Returns:
-      the state at its newest whole checkpoint, or None; the chunks done; the run's identity.
+
+def _given_up(job: Job, record: Record) -> bool:
+    """Whether there is nothing left to train because every seed diverged."""
+    return job.stop_diverged and record.all_diverged()
+
+
+def driver_of(loop: Loop | Drivable, job: Job) -> Driver:
+    """What drives a job: that of a `Loop` over seeds, or the object's own.
+
+    Args:
+      loop: as `run` takes it.
+      job: what to run.
+    """
+    if isinstance(loop, Loop):
+        return CompiledDriver(loop, seed_keys(job.seed, job.seeds), job.wave, job.devices, job.groups or None)
+    return loop.driver(job)
+
+
+class _Begun(NamedTuple):
+    """What a run goes on from."""
+
+    work: Work | None
+    done: int  # chunks
+    identity: str  # of the run
+    wall_seconds: float
+
+
+def _resume(job: Job, out: Path, record: Record, driver: Driver, say: Callable[[str], None]) -> _Begun:
+    """Takes up the run in a folder at its newest whole checkpoint.
+
     Raises:
       ValueError: no checkpoint can be read, or rows and checkpoint are not of this run.
     """
@@ -242,8 +316,9 @@ def _resume(
     if checkpoint.latest(out / "checkpoints") is None:
         if (out / "metrics.csv").exists():
             say(f"{out} has rows but no checkpoint: starting from the beginning")
-        return None, 0, identity or uuid.uuid4().hex
-    found = checkpoint.newest(out / "checkpoints", like())
+        return _Begun(None, 0, identity or uuid.uuid4().hex, 0.0)
+    like = driver.shapes()
+    found = checkpoint.newest(out / "checkpoints", like.state, like.part)
     for line in found.damaged:
         say(line)
     if found.damaged:
@@ -253,80 +328,89 @@ def _resume(
         raise ValueError(f"the checkpoints in {out / 'checkpoints'} are of another run than its config.json")
     record.load(env_steps(job.loop, found.chunk), found.chunk, found.about.get("rows"))
     record.diverged.update({int(seed): tuple(what) for seed, what in found.about.get("diverged", {}).items()})
-    return found.state, found.chunk, identity
+    wall = float(found.about.get("wall_seconds", record.wall_seconds))
+    return _Begun(Work(found.state, found.part, found.position), found.chunk, identity, wall)
 
 
-def _compile(loop: Loop, job: Job, jit_init: Any, keys: Key, state: Tree | None) -> tuple[Tree, Any, float, float]:
-    """Compiles the chunk, and the initial state where none was restored, and runs the latter.
+class _Saver:
+    """Writes rows and checkpoints, at most every so many seconds.
 
-    Returns:
-      the state of all seeds; the compiled chunk; seconds of compilation; seconds of the warm-up.
+    Args:
+      record: of the rows.
+      identity: of the run, written into every checkpoint.
+      base: wall seconds at time 0 of `time.monotonic`.
+      every: least seconds between checkpoints; 0 saves after every chunk.
+      at: chunks done and position of the newest checkpoint.
     """
-    began, running = time.monotonic(), 0.0
-    if state is None:
-        init = aside(jit_init.lower(keys).compile)
-        running -= time.monotonic()
-        state = aside(lambda: jax.block_until_ready(init(keys)))
-        running += time.monotonic()
-    state = place(state, job.devices)
-    lowered = jax.jit(over_seeds(loop.chunk, job.wave, job.devices), donate_argnums=0).lower(state)
-    step = aside(lowered.compile)
-    return state, step, time.monotonic() - began - running, running
+
+    def __init__(self, record: Record, identity: str, base: float, every: float, at: tuple[int, int]):
+        self.record, self.identity, self.base, self.every, self.at = record, identity, base, every, at
+        self.last = time.monotonic()
+
+    def wall(self) -> float:
+        """Seconds that the run has taken, those before it was resumed included."""
+        return self.base + time.monotonic()
+
+    def due(self, work: Work) -> bool:
+        """Whether it is time for a checkpoint."""
+        if self.every == 0:
+            return work.position == 0
+        return time.monotonic() - self.last >= self.every
+
+    def save(self, done: int, work: Work) -> None:
+        """Writes the rows first, so that a checkpoint is never ahead of them."""
+        if (done, work.position) == self.at:
+            return
+        record, wall = self.record, self.wall()
+        record.write()
+        about = {"format": FORMAT, "run": self.identity, "rows": record.digests(), "diverged": record.diverged}
+        folder, place = record.folder / "checkpoints", checkpoint.Place(done, work.position)
+        checkpoint.save(folder, place, work.state, about=about | {"wall_seconds": round(wall, 3)}, part=work.part)
+        self.at, self.last = (done, work.position), time.monotonic()
 
 
 def _train(
-    job: Job,
-    step: Any,
-    state: Tree,
-    span: tuple[int, int],
-    record: Record,
-    identity: str,
-    stop: Stop,
-    progress: Progress,
-    base: float,
-    checkpoint_seconds: float,
-) -> tuple[Tree, int]:
-    """Runs chunks up to the last one or a signal, and saves rows and checkpoints between them.
+    job: Job, driver: Driver, work: Work, span: tuple[int, int], saver: _Saver, stop: Stop, progress: Progress
+) -> tuple[Work, int]:
+    """Works up to the last chunk or a signal, and saves rows and checkpoints between the pieces.
 
     Args:
       job: what runs.
-      step: the compiled chunk of all seeds.
-      state: of all seeds.
+      driver: of all seeds.
+      work: to begin with.
       span: chunks done before, and chunks at the end.
-      record: of the rows.
-      identity: of the run, written into every checkpoint.
+      saver: of rows and checkpoints.
       stop: set by a signal.
-      progress: shown between chunks.
-      base: wall seconds at time 0 of `time.monotonic`.
-      checkpoint_seconds: as in `run`.
+      progress: shown between the pieces, and within those that last.
     Returns:
-      the state after the last chunk, and the number of chunks done.
+      what there is at the end, and the number of chunks done.
     """
     done, chunks = span
-    saved, last_save = done, time.monotonic()
-    while done < chunks and not stop.asked:
-        state, report = aside(partial(_call, step, state))
-        done += 1
-        metrics, returns, lengths, faults = jax.device_get(tuple(report))
-        at, wall = env_steps(job.loop, done), base + time.monotonic()
-        record.add(at, updates(job.loop, done), wall, metrics, returns, lengths)
-        for line in record.watch(at, metrics, returns, faults):
-            progress.say(line)
-        progress.show(at, _mean(record.trained), _mean(record.scores[-1][1]))
-        if time.monotonic() - last_save >= checkpoint_seconds and done < chunks:
-            saved = _save(record, identity, done, state)
-            last_save = time.monotonic()
-    if done != saved:
-        _save(record, identity, done, state)
-    return state, done
+    rows, per_iteration = saver.record, job.loop.unroll * job.loop.num_envs
 
+    def show() -> None:
+        note = driver.note(work)
+        progress.wait(env_steps(job.loop, done) + note.iterations * per_iteration, note.doing)
 
-def _save(record: Record, identity: str, done: int, state: Tree) -> int:
-    """Writes the rows first, so that a checkpoint is never ahead of them."""
-    record.write()
-    about = {"format": FORMAT, "run": identity, "rows": record.digests(), "diverged": record.diverged}
-    checkpoint.save(record.folder / "checkpoints", done, state, about=about)
-    return done
+    progress.begin(env_steps(job.loop, done) + driver.note(work).iterations * per_iteration)
+    while done < chunks and not stop.asked and not _given_up(job, rows):
+        now = work
+        work, report = aside(lambda: driver.piece(now), show)  # noqa: B023
+        if report is not None:
+            done += 1
+            metrics, returns, lengths, faults = jax.device_get(tuple(report))
+            at = env_steps(job.loop, done)
+            if job.stop_diverged:
+                metrics, returns, lengths = rows.blanked(metrics, returns, lengths)
+            rows.add(at, updates(job.loop, done), saver.wall(), metrics, returns, lengths)
+            for line in rows.watch(at, metrics, returns, faults):
+                progress.say(line)
+            _drop(job, driver, rows)
+            progress.show(at, _mean(rows.trained), _mean(rows.scores[-1][1]))
+        if done < chunks and saver.due(work):
+            saver.save(done, work)
+    saver.save(done, work)
+    return work, done
 
 
 def _write_config(job: Job, out: Path, resume: bool, identity: str) -> None:
@@ -402,10 +486,6 @@ def resume_command(command: str, out: Path | str) -> str:
             break
     words = [word for word in words if word != "--resume" and not word.startswith("--out=")]
     return shlex.join([*words, "--out", str(out), "--resume"])
-
-
-def _call(step: Any, state: Tree) -> Any:
-    return jax.block_until_ready(step(state))
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -18,7 +18,13 @@ B = TypeVar("B")
 S = TypeVar("S")
 
 
-def over_seeds(fn: Callable[[A], B], wave: int, devices: int = 1) -> Callable[[A], B]:
+def over_seeds(
+    fn: Callable[..., B],
+    wave: int,
+    devices: int = 1,
+    groups: int | None = None,
+    common: Callable[[Tree], Tree] | None = None,
+) -> Callable[..., B]:
     """`fn` over a leading seed axis: `wave` seeds in parallel under `vmap`, one wave after the other.
 
     A wave of several seeds fills a device where one seed's matrix products are small. Where one seed fills it already,
@@ -27,33 +33,56 @@ def over_seeds(fn: Callable[[A], B], wave: int, devices: int = 1) -> Callable[[A
     (`jax_num_cpu_devices`): each core then runs seeds of its own, instead of a part of every product.
 
     Args:
-      fn: a pure function of one seed.
+      fn: a pure function of one seed; further arguments are the same for all.
       wave: seeds under one `vmap` on a device, at least 1.
       devices: how many to use; the number of seeds must be a multiple of it.
+      groups: into how many equal shares the seeds are divided, each with waves of its own; as many as devices if None.
+        A device works on its groups one after the other. What is computed side by side, and with it the rounding, then
+        depends on the groups and not on the devices.
+      common: (seeds of a wave, [W, ...]) -> a second argument of `fn`, the same for the whole wave.
     Returns:
-      a function of the seeds [N, ...], with results [N, ...].
+      a function of the seeds [N, ...] and the further arguments, with results [N, ...].
     Raises:
       ValueError: a number below 1, more devices than available, or seeds that do not divide among them evenly.
     """
     if wave < 1:
         raise ValueError(f"wave must be at least 1, got {wave}")
+    groups = devices if groups is None else groups
+    if groups % devices:
+        raise ValueError(f"groups must be a multiple of the {devices} devices, got {groups}")
 
-    def waves(seeds: A) -> B:
+    def waves(seeds: Tree, *same: Array) -> B:
         count = _count(seeds)
+
+        def one(seed: Tree) -> B:
+            first = () if common is None else (common(jax.tree.map(lambda leaf: leaf[None], seed)),)
+            return fn(seed, *first, *same)
+
+        def side_by_side(seeds: Tree) -> B:
+            first = () if common is None else (common(seeds),)
+            return jax.vmap(lambda seed: fn(seed, *first, *same))(seeds)
+
         if wave == 1:
-            return jax.lax.map(fn, seeds)
+            return jax.lax.map(one, seeds)
         if count <= wave:
-            return jax.vmap(fn)(seeds)
+            return side_by_side(seeds)
         # `lax.map` has a `batch_size`, but cannot split empty leaves.
         whole = count // wave * wave
         split = jax.tree.map(lambda leaf: leaf[:whole].reshape(whole // wave, wave, *leaf.shape[1:]), seeds)
-        done = tree.flatten_dims(jax.lax.map(jax.vmap(fn), split), 2)
+        done = tree.flatten_dims(jax.lax.map(side_by_side, split), 2)
         if whole == count:
             return done
-        rest = jax.vmap(fn)(jax.tree.map(lambda leaf: leaf[whole:], seeds))
+        rest = side_by_side(jax.tree.map(lambda leaf: leaf[whole:], seeds))
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), done, rest)
 
-    return _shared(waves, devices)
+    def grouped(seeds: Tree, *same: Array) -> B:
+        each = groups // devices
+        if each == 1 or wave == 1:
+            return waves(seeds, *same)
+        split = jax.tree.map(lambda leaf: leaf.reshape(each, -1, *leaf.shape[1:]), seeds)
+        return tree.flatten_dims(jax.lax.map(lambda group: waves(group, *same), split), 2)
+
+    return _shared(grouped, devices)
 
 
 def over_seeds_until(
@@ -109,18 +138,19 @@ def over_seeds_until(
     return _shared(all_of, devices)
 
 
-def _shared(waves: Callable[[A], B], devices: int) -> Callable[[A], B]:
+def _shared(waves: Callable[..., B], devices: int) -> Callable[..., B]:
     """`waves` of an equal share of the seeds on each device."""
     if not 1 <= devices <= jax.device_count():
         raise ValueError(f"devices must be at least 1 and at most {jax.device_count()}, got {devices}")
     if devices == 1:
         return waves
-    shared = jax.shard_map(waves, mesh=_mesh(devices), in_specs=P("seed"), out_specs=P("seed"), check_vma=False)
 
-    def mapped(seeds: A) -> B:
+    def mapped(seeds: Tree, *same: Array) -> B:
         if _count(seeds) % devices:
             raise ValueError(f"seeds must be a multiple of the {devices} devices, got {_count(seeds)}")
-        return shared(seeds)
+        specs = (P("seed"), *(P() for _ in same))
+        shared = jax.shard_map(waves, mesh=_mesh(devices), in_specs=specs, out_specs=P("seed"), check_vma=False)
+        return shared(seeds, *same)
 
     return mapped
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -186,16 +187,29 @@ def test_a_folder_that_holds_a_run_is_left_alone(trained, capsys):
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
-def test_the_default_folder_is_new(tmp_path):
+def test_the_newest_default_folder_is_resumed(tmp_path):
     base = Path("runs") / "sac-X-3"
-    assert cli._default_out("sac", "X", 3, resume=False) == cli._default_out("sac", "X", 3, resume=True) == base
-    base.mkdir(parents=True)
-    second = base.with_name("sac-X-3-2")
-    assert cli._default_out("sac", "X", 3, resume=False) == second
-    assert cli._default_out("sac", "X", 3, resume=True) == base
-    second.mkdir()
-    assert cli._default_out("sac", "X", 3, resume=False) == base.with_name("sac-X-3-3")
-    assert cli._default_out("sac", "X", 3, resume=True) == second
+    assert cli._newest(base) == base
+    for i, name in enumerate(("sac-X-3", "sac-X-3-2", "sac-X-3-10", "sac-X-30", "sac-X-3-02", "sac-X-3-5")):
+        (Path("runs") / name).mkdir(parents=True)
+        if name != "sac-X-3-5":  # no run
+            config = Path("runs") / name / "config.json"
+            config.write_text("{}")
+            os.utime(config, (i, i))
+    assert cli._newest(base) == base.with_name("sac-X-3-10")
+    os.utime(base / "config.json", (9, 9))
+    assert cli._newest(base) == base
+
+
+def test_a_refused_command_leaves_no_default_folder(tmp_path, capsys, monkeypatch):
+    refused(["sac", "--agent.lr", "-1"], capsys)
+    refused(["sac", "--resume"], capsys)
+    assert not Path("runs").exists()
+    monkeypatch.setattr("mbrl_jax.train.run._run", lambda *_: (_ for _ in ()).throw(KeyError("here")))
+    monkeypatch.setattr("mbrl_jax.presets.checks.checked", lambda loop, job: (loop, ""))
+    with pytest.raises(KeyError):
+        cli.main(["q_learning", "--quiet"])
+    assert list(Path("runs").iterdir()) == []
 
 
 def pixels(path):

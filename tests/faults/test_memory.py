@@ -48,13 +48,15 @@ def test_the_trace_is_kept_for_the_compilation():
     job, count = job_of("dqn", "CartPole-v1"), []
     loop = presets.build(job.algo, job.env, job.agent, job.loop)
 
-    def chunk(state):
+    def advance(*work):
         count.append(1)
-        return loop.chunk(state)
+        return loop.pieces.advance(*work)
 
-    traced, _ = checked(loop._replace(chunk=chunk), job)
+    traced, _ = checked(loop._replace(pieces=loop.pieces._replace(advance=advance)), job)
     states = jax.eval_shape(jax.vmap(traced.init), jax.random.split(jax.random.key(0), 2))
-    jax.jit(jax.vmap(traced.chunk)).lower(states)
+    gathered = jax.eval_shape(jax.vmap(traced.pieces.gather), states)
+    bound = jax.ShapeDtypeStruct((), jnp.int32)
+    jax.jit(jax.vmap(traced.pieces.advance, in_axes=(0, 0, None, None))).lower(states, gathered, bound, bound)
     assert len(count) == 1
 
 

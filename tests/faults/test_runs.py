@@ -228,6 +228,44 @@ def test_a_diverged_seed_is_named_and_the_others_go_on(tmp_path, capsys):
     assert curves.picture([curve])[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize("wave", [1, 2])
+def test_diverged_seeds_are_trained_no_further(tmp_path, wave):
+    """A wave stands still once all its seeds diverged; the rows of these seeds are nan from then on, in any wave."""
+    started, job = diverging(2), make_job(seeds=6, wave=wave)
+    plain = run(started, job, tmp_path / "plain", quiet=True)
+    stopped = run(started, job._replace(stop_diverged=True), tmp_path / "stopped", quiet=True)
+    fates = stopped.summary["diverged"]
+    assert fates == plain.summary["diverged"]
+    lost = [i for i, fate in enumerate(fates) if fate is not None]
+    assert 0 < len(lost) < 6
+    before, after = rows(tmp_path / "plain", "metrics.csv"), rows(tmp_path / "stopped", "metrics.csv")
+    for old, new in zip(before[1:], after[1:], strict=True):
+        fate = fates[int(new[0]) - 3]
+        late = fate is not None and int(new[1]) > fate["env_steps"]
+        assert new == ([*old[:3], *["nan"] * 4] if late else old)
+    if wave == 1:
+        counts = np.asarray(stopped.state.count)
+        ended = [4 if fate is None else (fate["env_steps"] - WARMUP) // CHUNK for fate in fates]
+        assert counts.tolist() == ended
+
+
+def test_a_run_ends_when_every_seed_diverged(tmp_path, capsys):
+    good = make_loop()
+
+    def chunk(state):
+        state, report = good.chunk(state)
+        return state, report._replace(metrics={**report.metrics, "loss": jnp.where(state.count < 2, 1.0, jnp.inf)})
+
+    job = make_job(stop_diverged=True)
+    result = run(good._replace(chunk=chunk), job, tmp_path / "run")
+    assert result.diverged
+    assert result.summary["env_steps"] == WARMUP + 2 * CHUNK
+    assert "done after 144 steps of 2 seeds" in capsys.readouterr().out
+    again = run(good._replace(chunk=chunk), job, tmp_path / "run", resume=True, quiet=True)
+    assert again.diverged
+    assert again.summary == result.summary
+
+
 def test_a_run_without_a_seed_left_fails(tmp_path, capsys):
     good = make_loop()
 

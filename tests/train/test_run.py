@@ -94,7 +94,7 @@ def test_killed_and_resumed_is_bitwise_the_same(uninterrupted, tmp_path, monkeyp
     save = checkpoint.save
 
     def die(folder, chunk, state, **rest):
-        if chunk > chunks_before:
+        if chunk.chunk > chunks_before:
             raise Killed
         save(folder, chunk, state, **rest)
 
@@ -179,7 +179,7 @@ def test_a_signal_stops_after_the_chunk_and_the_run_can_be_resumed(tmp_path, cap
     assert len(rows(out, "metrics.csv")) == 1 + done
     assert json.loads((out / "summary.json").read_text())["env_steps"] == WARMUP + done * CHUNK
     said = capsys.readouterr().out.splitlines()
-    assert "stopping after this chunk; a second signal stops at once" in said
+    assert "stopping after the work under way; a second signal stops at once" in said
     assert said[-1] == f"resume with: python scripts/train.py fake --steps 5 --out {out} --resume"
     job = job._replace(steps=WARMUP + (done + 1) * CHUNK)
     assert int(run(slow_loop(), job, out, resume=True, quiet=True).state.count[0]) == done + 1

@@ -1,0 +1,259 @@
+"""What `run` drives: a run as a row of short calls, with the whole state in between.
+
+A run does not know what trains. It asks a `Driver` for one piece of work after the other, and sees to rows,
+checkpoints, signals and progress between them. `CompiledDriver` drives the compiled loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mbrl_jax.core import tree
+from mbrl_jax.core.types import Array, Key, Tree
+from mbrl_jax.train.interrupt import aside
+from mbrl_jax.train.loop import Loop, Pieces, Report
+from mbrl_jax.train.sweep import over_seeds, place
+
+SECONDS = 20.0
+"""No call into compiled code should last longer, after the first of its kind and where its parts can be divided."""
+
+GROWTH = 8
+"""By how much longer than any before a call may be, in iterations."""
+
+
+class Work(NamedTuple):
+    """All that a run needs to continue: what a checkpoint holds."""
+
+    state: Tree  # [seeds, ...] as at the end of a chunk
+    part: Tree = ()  # what else a chunk that has begun needs; () between chunks
+    position: int = 0  # how far the chunk has come; 0 between chunks, and larger after every piece
+
+
+class Started(NamedTuple):
+    """A driver that is ready to go on."""
+
+    work: Work
+    compile_seconds: float
+    run_seconds: float  # of what was run to get there: the warm-up
+
+
+class Note(NamedTuple):
+    """Where a chunk is."""
+
+    iterations: int  # done in this chunk
+    doing: str  # what comes next, for the progress line: "refresh 3 of 5"
+
+
+class Driver(Protocol):
+    """Trains all seeds of a job, a piece at a time. However long the pieces are, the numbers are the same.
+
+    It may have a method `drop(seeds)`: seeds, counted from 0, on which it need not work any more from the next chunk
+    on. What it reports of them is not read.
+    """
+
+    def shapes(self) -> Work:
+        """The shapes of `Work.state`, and of `Work.part` in a chunk that has begun, to read a checkpoint by."""
+        ...
+
+    def start(self, work: Work | None) -> Started:
+        """Makes ready, from the beginning (None) or from what a checkpoint held. Called once, before `piece`."""
+        ...
+
+    def piece(self, work: Work) -> tuple[Work, Report | None]:
+        """Works for at most about `SECONDS`. The memory of `work` is used up.
+
+        Returns:
+          what there is then; the report of all seeds [seeds, ...] if a chunk has ended with it.
+        """
+        ...
+
+    def note(self, work: Work) -> Note:
+        """Where the chunk is; called at any time between `start` and the end, for the progress line."""
+        ...
+
+
+class CompiledDriver:
+    """Drives a compiled loop over seeds, in calls of bounded length.
+
+    One compiled program serves pieces of every length. The first chunk is cut small to learn how long its parts take;
+    from then on a piece is as long as half of `SECONDS` allows, which for most runs is a chunk. A wave is left out once
+    all its seeds are dropped.
+
+    Args:
+      loop: one seed's loop.
+      keys: of the seeds, [seeds].
+      wave, devices, groups: as in `over_seeds`.
+    """
+
+    def __init__(self, loop: Loop, keys: Key, wave: int, devices: int, groups: int | None = None):
+        self.loop, self.keys, self.wave, self.devices = loop, keys, wave, devices
+        self.pieces = pieces_of(loop)
+        self.pace = Pace(self.pieces.units, self.pieces.blocks)
+        self.gathered: Tree = ()  # memory for the metrics of the next chunk
+        self.program: Any = None
+        self.bounds: Any = None
+        self._alive: Any = None  # `alive` on the devices
+        self.groups, self.alive = groups, np.ones(len(keys), bool)
+        self._init = jax.jit(lambda keys: tree.strip_weak_types(over_seeds(loop.init, wave, devices, groups)(keys)))
+        self._gather = jax.jit(over_seeds(self.pieces.gather, wave, devices, groups))
+
+    def shapes(self) -> Work:
+        state = jax.eval_shape(self._init, self.keys)
+        return Work(state, jax.eval_shape(self._gather, state))
+
+    def start(self, work: Work | None) -> Started:
+        began, running = time.monotonic(), 0.0
+        if work is None:
+            init = aside(self._init.lower(self.keys).compile)
+            running -= time.monotonic()
+            work = Work(aside(lambda: jax.block_until_ready(init(self.keys))))
+            running += time.monotonic()
+        state = place(work.state, self.devices)
+        self.gathered = self._gather(state) if work.position == 0 else place(work.part, self.devices)
+        self.bounds = (jnp.int32(0), jnp.int32(self.pieces.units))  # of most calls
+
+        def step(
+            at: tuple[Tree, Tree, Array], any_alive: Array, start: Array, stop: Array
+        ) -> tuple[Tree, Tree, Report, Array]:
+            return *self.pieces.advance(*at[:2], start, jnp.where(any_alive, stop, start)), at[2]
+
+        each = over_seeds(step, self.wave, self.devices, self.groups, lambda at: jnp.any(at[2]))
+        alive = place(jnp.asarray(self.alive), self.devices)
+        lowered = jax.jit(each, donate_argnums=0).lower((state, self.gathered, alive), *self.bounds)
+        self.program = aside(lowered.compile)
+        part = self.gathered if work.position else ()
+        return Started(Work(state, part, work.position), time.monotonic() - began - running, running)
+
+    def piece(self, work: Work) -> tuple[Work, Report | None]:
+        start = work.position
+        stop = self.pace.stop(start)
+        gathered = work.part if start else self.gathered
+        began = time.monotonic()
+        whole = (start, stop) == (0, self.pieces.units)
+        bounds = self.bounds if whole else (np.int32(start), np.int32(stop))
+        if self._alive is None:
+            self._alive = place(jnp.asarray(self.alive), self.devices)
+        done = self.program((work.state, gathered, self._alive), *bounds)
+        state, gathered, report, self._alive = jax.block_until_ready(done)
+        self.pace.took(start, stop, time.monotonic() - began)
+        if stop < self.pieces.units:
+            return Work(state, gathered, stop), None
+        self.gathered = gathered
+        return Work(state), report
+
+    def drop(self, seeds: Sequence[int]) -> None:
+        """Leaves seeds, counted from 0, out of all further work where their whole wave can be left out."""
+        self.alive[list(seeds)] = False
+        self._alive = None
+
+    def note(self, work: Work) -> Note:
+        width, block = self.pieces.blocks + 1, self.pieces.block
+        cycles = self.pieces.units // width
+        if not cycles:
+            return Note(0, "chunk")
+        cycle, unit = divmod(work.position, width)
+        if cycle == cycles:
+            return Note(cycles * self.pieces.blocks * block, "evaluation")
+        done = max(0, unit - 1) * block  # in this cycle
+        doing = f"iteration {done + 1} of {self.pieces.blocks * block}, cycle" if unit else "refresh"
+        return Note(cycle * self.pieces.blocks * block + done, f"{doing} {cycle + 1} of {cycles}")
+
+
+def pieces_of(loop: Loop) -> Pieces:
+    """The pieces of a loop's chunk; of one that cannot be divided the chunk is the only unit.
+
+    Args:
+      loop: one seed's loop.
+    """
+    if loop.pieces is not None and loop.pieces.whole is loop.chunk:
+        return loop.pieces
+
+    def advance(state: Tree, gathered: Tree, start: Array, stop: Array) -> tuple[Tree, Tree, Report]:
+        shapes = jax.eval_shape(loop.chunk, state)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1])
+        state, report = jax.lax.fori_loop(start, stop, lambda _, at: loop.chunk(at[0]), (state, nothing))
+        return state, gathered, report
+
+    def gather(state: Tree) -> Tree:
+        del state
+        return ()
+
+    return Pieces(1, 1, 1, gather, advance, loop.chunk)
+
+
+class Pace:
+    """How long the units of a chunk take, learned from the calls so far, and how many of them the next call may run.
+
+    Args:
+      units: in a chunk, as `train.loop.Pieces` counts them.
+      blocks: of iterations in a cycle.
+    """
+
+    def __init__(self, units: int, blocks: int):
+        self.units, self.blocks = units, blocks
+        self.seconds: dict[str, float] = {}  # of a "refresh", a block of "iteration"s, the "evaluation"
+        self.most = 0  # the most blocks of iterations that were run in one call
+
+    def kind(self, unit: int) -> str:
+        """What a unit is: "refresh", "iteration" or "evaluation"."""
+        if unit == self.units - 1:
+            return "evaluation"
+        return "iteration" if unit % (self.blocks + 1) else "refresh"
+
+    def stop(self, start: int) -> int:
+        """The unit before which a call that begins with the unit `start` has to end."""
+        kind = self.kind(start)
+        if self.units == 1 or kind not in self.seconds:
+            return start + 1
+        rest = self.blocks + 1 - start % (self.blocks + 1)  # of this cycle
+        if self.most * GROWTH < self.blocks or len(self.seconds) < 3:  # too little is known to predict more
+            if kind != "iteration":
+                return start + 1
+            fit = int(SECONDS / 2 / max(self.seconds[kind], 1e-9))
+            return start + max(1, min(rest, GROWTH * self.most, fit))
+        budget, stop = SECONDS / 2, start
+        if self.predicted(start, self.units) <= budget:
+            return self.units
+        while budget > 0 and stop < self.units:
+            kind = self.kind(stop)
+            count = self.blocks + 1 - stop % (self.blocks + 1) if kind == "iteration" else 1
+            fit = min(count, int(budget / max(self.seconds[kind], 1e-9)))
+            stop, budget = stop + fit, budget - fit * self.seconds[kind]
+            if fit < count:
+                break
+        return max(stop, start + 1)
+
+    def predicted(self, start: int, stop: int) -> float:
+        """The seconds that the units from `start` to below `stop` should take."""
+        return sum(count * self.seconds.get(kind, 0.0) for kind, count in self.count(start, stop).items())
+
+    def count(self, start: int, stop: int) -> dict[str, int]:
+        """How many units of each kind there are from `start` to below `stop`."""
+        width, cycles_end = self.blocks + 1, self.units - 1
+        first, last = min(start, cycles_end), min(stop, cycles_end)
+        refreshes = -(-last // width) - -(-first // width)
+        found = {"refresh": refreshes, "iteration": last - first - refreshes, "evaluation": stop - last}
+        return {kind: count for kind, count in found.items() if count}
+
+    def took(self, start: int, stop: int, seconds: float) -> None:
+        """Learns from a call.
+
+        Args:
+          start, stop: the units that it ran.
+          seconds: how long it took.
+        """
+        counts = self.count(start, stop)
+        if len(counts) == 1:
+            kind, count = next(iter(counts.items()))
+            self.seconds[kind] = seconds / count
+            if kind == "iteration":
+                self.most = max(self.most, count)
+            return
+        ratio = seconds / max(self.predicted(start, stop), 1e-9)
+        self.seconds = {kind: value * ratio if kind in counts else value for kind, value in self.seconds.items()}
