@@ -7,6 +7,7 @@ from . import maze as maze
 from . import mdp as mdp
 from . import model as model
 from . import multitask as multitask
+from . import pixels as pixels
 from . import probes as probes
 from . import registry as registry
 from . import tictactoe as tictactoe

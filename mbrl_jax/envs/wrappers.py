@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbrl_jax.core import Array, Box, Discrete, Env, Key, Space, tree
+from mbrl_jax.core import Array, Box, Discrete, Env, Key, Space, images, tree
 from mbrl_jax.core.types import Action, Obs, State
 
 
@@ -164,6 +164,86 @@ def time_limit(env: Env, steps: int) -> Env:
     )
 
 
+def grey(env: Env) -> Env:
+    """Pictures in shades of grey: one channel in place of three (`core.images.grey`).
+
+    Args:
+      env: an environment observed as images [height, width, 3] of bytes.
+    Returns:
+      The same environment with observations [height, width, 1].
+    Raises:
+      ValueError: other observations.
+    """
+    space = _image(env, "grey")
+    if space.shape[2] != 3:
+        raise ValueError(f"grey needs images of 3 channels, {env.spec.name} has {space.shape[2]}")
+    return _map_obs(env, "grey", Box((*space.shape[:2], 1), 0, 255, jnp.uint8), images.grey)
+
+
+def resize(env: Env, height: int, width: int | None = None) -> Env:
+    """Pictures of another size, each new pixel the mean of the area that it covers (`core.images.resize`).
+
+    Args:
+      env: an environment observed as images of bytes.
+      height: of the new pictures, in pixels.
+      width: likewise; the height if None.
+    Returns:
+      The same environment with observations [height, width, channels].
+    Raises:
+      ValueError: other observations, or a size below 1.
+    """
+    space = _image(env, "resize")
+    width = height if width is None else width
+    if min(height, width) < 1:
+        raise ValueError(f"resize must be given sizes of at least 1, got {height} and {width}")
+    new = Box((height, width, space.shape[2]), 0, 255, jnp.uint8)
+    return _map_obs(env, "resize", new, lambda obs: images.resize(obs, height, width))
+
+
+class Stacked(NamedTuple):
+    """The state of an environment, and the newest frames of this episode."""
+
+    inner: State
+    frames: Array  # [k, height, width, channels], the oldest first
+
+
+def frame_stack(env: Env, count: int) -> Env:
+    """The last frames as one image, so that velocities show: channels of the oldest first.
+
+    An episode starts with copies of its first frame.
+
+    Args:
+      env: an environment observed as images or planes [height, width, channels].
+      count: k, number of frames, at least 1.
+    Returns:
+      The same environment with observations [height, width, k channels], its state in a `Stacked`.
+    Raises:
+      ValueError: other observations, or a count below 1.
+    """
+    space = env.spec.obs
+    if not isinstance(space, Box) or len(space.shape) != 3:
+        raise ValueError(f"frame_stack needs images [height, width, channels], {env.spec.name} has {space}")
+    if count < 1:
+        raise ValueError(f"frame_stack must be given at least 1 frame, got {count}")
+
+    def bound(value: Any) -> Any:
+        return value if np.ndim(value) == 0 else np.tile(np.broadcast_to(np.asarray(value), space.shape), count)
+
+    def reset(key: Key) -> tuple[Stacked, Obs]:
+        state, obs = env.reset(key)
+        state = Stacked(state, jnp.stack([obs] * count))
+        return state, images.stack(state.frames)
+
+    def step(key: Key, state: Stacked, action: Action) -> tuple[Stacked, Obs, Array, Array, Array]:
+        inner, obs, reward, discount, last = env.step(key, state.inner, action)
+        state = Stacked(inner, jnp.concatenate([state.frames[1:], obs[None]]))
+        return state, images.stack(state.frames), reward, discount, last
+
+    shape = (*space.shape[:2], count * space.shape[2])
+    spec = env.spec._replace(obs=Box(shape, bound(space.low), bound(space.high), space.dtype))
+    return Env(spec, reset, step, observe=lambda state: images.stack(state.frames))
+
+
 def reveal_state(env: Env) -> Env:
     """An environment whose observation is its state, for planners that search the true dynamics.
 
@@ -182,6 +262,14 @@ def reveal_state(env: Env) -> Env:
         return state, state, reward, discount, last
 
     return Env(env.spec, reset, step, observe=lambda state: state)
+
+
+def _image(env: Env, wrapper: str) -> Box:
+    """The space of an environment's images; ValueError in the wrapper's name for any other observations."""
+    space = env.spec.obs
+    if not isinstance(space, Box) or not images.is_image(space):
+        raise ValueError(f"{wrapper} needs images [height, width, channels] of bytes, {env.spec.name} has {space}")
+    return space
 
 
 def _bounded(env: Env, space: Space, wrapper: str, what: str) -> tuple[Box, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""A network for vector or image observations: an MLP, or a convolution and an MLP."""
+"""A network for vectors, planes or images: an MLP, or convolutions and an MLP."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax.core.images import is_image
 from mbrl_jax.core.types import Array, Box, Key, Obs, Params, Space
+from mbrl_jax.nets.images import Conv
 from mbrl_jax.nets.mlp import INITS, MLP, mlp
 from mbrl_jax.nets.net import Net, as_net
 
 WINDOW = 3
+SMALL = 16  # pixels of a side below which an image is convolved as planes are
+LAYERS = ((1, 8, 4, 2), (2, 4, 2, 1), (2, 3, 1, 1))  # of images: times the channels, window, stride, zeros around
 
 
 class ConvMLP(nn.Module):
@@ -34,6 +38,23 @@ class ConvMLP(nn.Module):
         conv = nn.Dense(self.channels, kernel_init=INITS[self.kernel_init], name="Conv_0")
         x = jax.nn.relu(conv(windows(x))).reshape(-1)
         return MLP(self.hidden, self.out, self.activation, self.kernel_init, self.layer_norm)(x)
+
+
+class ImageMLP(nn.Module):
+    """Three convolutions with relus (8 x 8 of stride 4, 4 x 4 of stride 2, 3 x 3), and an MLP over the flat result."""
+
+    hidden: tuple[int, ...]
+    out: int
+    activation: str = "relu"
+    kernel_init: str = "lecun"
+    channels: int = 16  # of the first convolution; the others have twice as many
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for times, size, stride, pad in LAYERS:
+            x = jax.nn.relu(Conv(times * self.channels, size, stride, pad, INITS[self.kernel_init])(x))
+        return MLP(self.hidden, self.out, self.activation, self.kernel_init, self.layer_norm)(x.reshape(-1))
 
 
 def windows(x: Array) -> Array:
@@ -61,9 +82,10 @@ def network(
 ) -> Net:
     """A network over one observation, giving [out].
 
-    A vector goes through a plain MLP. An image [height, width, channels] first goes through the convolution that
-    Young & Tian (2019, arXiv 1903.03176) use on MinAtar: 3 x 3, stride 1, no padding, 16 channels, relu. Observations
-    are cast to float32.
+    A vector goes through a plain MLP. Planes [height, width, channels] first go through the convolution that Young &
+    Tian (2019, arXiv 1903.03176) use on MinAtar: 3 x 3, stride 1, no padding, 16 channels, relu. Images, which are
+    planes of bytes of at least 16 x 16, go through the convolutions of Mnih et al. (2015), with zeros around them, as
+    o / 255. Observations are cast to float32.
 
     Args:
       space: of the observations.
@@ -72,7 +94,8 @@ def network(
       activation: of the hidden layers, a name in `mlp.ACTIVATIONS`.
       kernel_init: a name in `mlp.INITS`.
       out_scale: factor of the last layer's initial weights.
-      channels: of the convolution; 0 flattens an image instead, which is several times faster on a CPU.
+      channels: of the first convolution, 32 in Mnih et al.; 0 flattens planes and images instead, which is several
+        times faster on a CPU.
       layer_norm: normalise each of the MLP's hidden layers before its activation.
     Returns:
       the network.
@@ -90,9 +113,9 @@ def network(
         if min(height, width) < 1:
             raise ValueError(f"an image must be at least {WINDOW} x {WINDOW}, got {space}")
         mlp(height * width * channels, hidden, out, activation, kernel_init)  # for its checks
+        made = ImageMLP if is_image(space) and min(space.shape[:2]) >= SMALL else ConvMLP
         net = as_net(
-            ConvMLP(tuple(hidden), out, activation, kernel_init, channels, layer_norm),
-            jnp.zeros(space.shape, jnp.float32),
+            made(tuple(hidden), out, activation, kernel_init, channels, layer_norm), jnp.zeros(space.shape, jnp.float32)
         )
     last = f"Dense_{len(hidden)}"
 
@@ -105,6 +128,7 @@ def network(
 
     def apply(params: Params, obs: Obs) -> Array:
         obs = jnp.asarray(obs, jnp.float32)
+        obs = obs / 255.0 if is_image(space) else obs
         return net.apply(params, obs if channels else obs.reshape(-1))
 
     return Net(init, apply)

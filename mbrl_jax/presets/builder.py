@@ -9,9 +9,10 @@ from mbrl_jax.buffers.latest import latest
 from mbrl_jax.buffers.sequence import need_window
 from mbrl_jax.buffers.uniform import uniform
 from mbrl_jax.core.config import check, flat, replace
+from mbrl_jax.core.images import is_image
 from mbrl_jax.core.types import Agent, Buffer, Discrete, Env, no_refresh
 from mbrl_jax.envs import games, wrappers
-from mbrl_jax.envs.registry import ENVS, EVAL_ENVS, make_env, repetition
+from mbrl_jax.envs.registry import ENVS, EVAL_ENVS, make_env, task_name
 from mbrl_jax.presets import loops, settings
 from mbrl_jax.presets.checks import check_learner, check_together, named
 from mbrl_jax.presets.registry import AGENTS, Algorithm
@@ -62,6 +63,11 @@ def suited(algo: str, env: Env) -> Env:
     if isinstance(spec.obs, Discrete):
         return _as_arrays(env)
     rank = len(spec.obs.shape)
+    if is_image(spec.obs):
+        if entry.planes or entry.images:
+            return env
+        others = ", ".join(name for name, other in AGENTS.items() if other.planes or other.images)
+        raise ValueError(f"env must have no images as observations for {algo}, got {spec.name}; {others} take them")
     return env if rank == 1 or (rank == 3 and entry.planes) else wrappers.flatten(env)
 
 
@@ -108,7 +114,7 @@ def preset(algo: str, env: str | Env) -> Preset:
     loop.setdefault("capacity", newest if entry.replay == "latest" else steps)
     if raw.spec.time_limit is None:  # no evaluation episode would end
         loop["eval_episodes"] = 0
-    threshold = settings.THRESHOLD.get(repetition(name)[0], math.inf)  # a repeated action changes no return
+    threshold = settings.THRESHOLD.get(task_name(name), math.inf)  # a repeated action changes no return
     return Preset(replace(entry.config(), changes), LoopConfig(**loop), steps, threshold)
 
 

@@ -44,6 +44,7 @@ class Algorithm:
     action_kinds: tuple[Kind, ...] = ("discrete", "continuous")
     table: bool = False  # needs numbered states; other agents get them as one-hot vectors
     planes: bool = False  # takes planes [height, width, channels] as they are; other agents get them flattened
+    images: bool = False  # takes images of bytes [height, width, channels]; so do all that take planes
     simulator: bool = False  # plans in the environment itself, and sees its state
     games: bool = False  # handles illegal actions and a second player
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -186,7 +187,7 @@ AGENTS: dict[str, Algorithm] = {
     ),
     "tdmpc2": _agent(
         "tdmpc2", "TDMPC2Config", "planning in a learned latent model with a learned value and policy", "windows",
-        True, action_kinds=("continuous",), ignored=IGNORED_TDMPC2,
+        True, action_kinds=("continuous",), images=True, ignored=IGNORED_TDMPC2,
     ),
 }  # fmt: skip
 """Every agent by its name on the command line."""

@@ -69,6 +69,10 @@ class DreamerV3NetConfig:
     classes: int = setting(default=0, low=0, help="classes of each latent variable")
     depth: int = setting(default=0, low=0, help="base number of convolution channels, for planes and images")
     blocks: int = setting(default=0, low=0, help="blocks of the recurrent weights")
+    images: str = setting(
+        default="stride", choices=("stride", "pool"),
+        help="what halves images: convolutions 4 x 4 of stride 2, or 5 x 5 with max-pooling, for accelerators",
+    )  # fmt: skip
     unimix: float = setting(default=0.01, above=0, below=1, help="share of the uniform distribution in every latent")
     bins: int = setting(default=255, low=3, help="bins of reward and value distributions, an odd number")
     bound: int = setting(default=20, low=1, help="largest bin in symlog units: 20 is 485 million, 8 is 2980")
@@ -125,7 +129,7 @@ def dreamer_v3(cfg: DreamerV3NetConfig, spec: Spec) -> Networks:
     """
     check(cfg)
     size = widths(cfg)
-    coder = CoderConfig(units=size.units, depth=size.depth)
+    coder = CoderConfig(units=size.units, depth=size.depth, images=cfg.images)
     encode = encoder(spec.obs, coder)
     sizes = RSSMConfig(
         deter=size.deter, hidden=size.units, stoch=size.stoch, classes=size.classes, blocks=size.blocks,
