@@ -8,11 +8,13 @@ from mbrl_jax.core.types import (
     Array,
     Box,
     Buffer,
+    DictSpace,
     Discrete,
     Env,
     Key,
     Metrics,
     Model,
+    MultiDiscrete,
     Planner,
     Replay,
     Rollout,
@@ -22,10 +24,12 @@ from mbrl_jax.core.types import (
     Transition,
     Tree,
     WorldModel,
+    multi_binary,
 )
 
 __all__ = [
-    "Agent", "Array", "Box", "Buffer", "Discrete", "Env", "Key", "Metrics", "Model", "Planner", "Replay", "Rollout",
-    "Space", "Spec", "StepOut", "Transition", "Tree", "WorldModel", "axes", "branch", "check", "config",
-    "discounted_return", "images", "imagine", "replace", "setting", "spread", "tree", "unroll",
+    "Agent", "Array", "Box", "Buffer", "DictSpace", "Discrete", "Env", "Key", "Metrics", "Model", "MultiDiscrete",
+    "Planner", "Replay", "Rollout", "Space", "Spec", "StepOut", "Transition", "Tree", "WorldModel", "axes", "branch",
+    "check", "config", "discounted_return", "images", "imagine", "multi_binary", "replace", "setting", "spread", "tree",
+    "unroll",
 ]  # fmt: skip

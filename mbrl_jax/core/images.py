@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.core.types import Array, Box, Key, Space
+from mbrl_jax.core.types import Array, Box, Key, ObsSpace
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-def is_image(space: Space) -> bool:
+def is_image(space: ObsSpace) -> bool:
     """Whether a space is of images: bytes [height, width, channels]."""
     return isinstance(space, Box) and len(space.shape) == 3 and jnp.dtype(space.dtype) == jnp.uint8
 

@@ -46,6 +46,8 @@ ENVS: dict[str, Entry] = {
     "Pendulum-pixels-64": Entry(f"{HOME}.pixels:pendulum", {"size": 64}),
     "CartPole-pixels-64": Entry(f"{HOME}.pixels:cartpole", {"size": 64}),
     "CartPoleSwingUp-pixels-64": Entry(f"{HOME}.pixels:swingup", {"size": 64}),
+    "Reach": Entry(f"{HOME}.reach:reach"),
+    "Reach-seen": Entry(f"{HOME}.reach:reach_seen"),
     "TicTacToe": Entry(f"{HOME}.tictactoe:tictactoe", {"openings": 4}),
 }
 """Every environment with settings of its own, by its name on the command line."""

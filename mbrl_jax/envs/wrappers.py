@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbrl_jax.core import Array, Box, Discrete, Env, Key, Space, images, tree
-from mbrl_jax.core.types import Action, Obs, State
+from mbrl_jax.core import Array, Box, DictSpace, Discrete, Env, Key, MultiDiscrete, Space, images, tree
+from mbrl_jax.core.types import Action, Obs, ObsSpace, State
 
 
 def flatten(env: Env) -> Env:
@@ -39,13 +39,15 @@ def one_hot(env: Env) -> Env:
     """Discrete observations as one-hot float32 vectors.
 
     Args:
-      env: an environment with `Discrete` observations.
+      env: an environment with `Discrete` or `MultiDiscrete` observations.
     Returns:
-      The same environment with observations [n].
+      The same environment with observations [n], of all entries one after the other.
     Raises:
       ValueError: the observations are not discrete.
     """
     space = env.spec.obs
+    if isinstance(space, MultiDiscrete):
+        return _map_obs(env, "one_hot", Box((space.size,), 0.0, 1.0), space.one_hot)
     if not isinstance(space, Discrete):
         raise ValueError(f"one_hot needs discrete observations, {env.spec.name} has {space}")
     return _map_obs(
@@ -200,6 +202,45 @@ def resize(env: Env, height: int, width: int | None = None) -> Env:
     return _map_obs(env, "resize", new, lambda obs: images.resize(obs, height, width))
 
 
+def by_leaf(env: Env, planes: bool = False) -> Env:
+    """Observations that are a dict, each of its arrays in the form that networks take.
+
+    Discrete ones become one-hot vectors; images stay, and planes where asked for; all others become float32 vectors.
+
+    Args:
+      env: an environment with `DictSpace` observations.
+      planes: keep planes [height, width, channels] as they are.
+    Raises:
+      ValueError: other observations, or a dict within the dict.
+    """
+    space = env.spec.obs
+    if not isinstance(space, DictSpace) or not space.spaces:
+        raise ValueError(f"by_leaf needs observations that are a dict of arrays, {env.spec.name} has {space}")
+    leaves = {name: _leaf(env, name, leaf, planes) for name, leaf in space.spaces.items()}
+
+    def change(obs: Obs) -> Obs:
+        if not isinstance(obs, dict) or set(obs) != set(leaves):
+            got = sorted(obs) if isinstance(obs, dict) else f"a {type(obs).__name__}"
+            raise ValueError(f"{env.spec.name}: observations must be a dict of {sorted(leaves)}, got {got}")
+        return {name: function(obs[name]) for name, (_, function) in leaves.items()}
+
+    new = DictSpace({name: leaf for name, (leaf, _) in leaves.items()})
+    return _changed(env, new, change)
+
+
+def _leaf(env: Env, name: str, space: Space, planes: bool) -> tuple[Box, Callable[[Array], Array]]:
+    """The space of one array of a dict for a network, and the function into it."""
+    if isinstance(space, Discrete):
+        return Box((space.n,), 0.0, 1.0), lambda obs: jax.nn.one_hot(obs, space.n, dtype=jnp.float32)
+    if isinstance(space, MultiDiscrete):
+        return Box((space.size,), 0.0, 1.0), space.one_hot
+    if not isinstance(space, Box):
+        raise ValueError(f"{env.spec.name}: observation {name!r} must be an array, got {space}")
+    if len(space.shape) == 1 or images.is_image(space) or (planes and len(space.shape) == 3):
+        return space, lambda obs: obs
+    return Box((space.size,)), lambda obs: jnp.reshape(obs, -1).astype(jnp.float32)
+
+
 class Stacked(NamedTuple):
     """The state of an environment, and the newest frames of this episode."""
 
@@ -272,7 +313,7 @@ def _image(env: Env, wrapper: str) -> Box:
     return space
 
 
-def _bounded(env: Env, space: Space, wrapper: str, what: str) -> tuple[Box, np.ndarray, np.ndarray]:
+def _bounded(env: Env, space: ObsSpace, wrapper: str, what: str) -> tuple[Box, np.ndarray, np.ndarray]:
     """A bounded box with its centre and half range; ValueError in the wrapper's name for any other space."""
     if not isinstance(space, Box):
         raise ValueError(f"{wrapper} needs a Box of {what}, {env.spec.name} has {space}")
@@ -287,6 +328,8 @@ def _map_obs(env: Env, wrapper: str, space: Space, function: Callable[[Obs], Arr
 
     An observation that is no array of the shape that the environment's spec says is a ValueError in the wrapper's name.
     """
+    if isinstance(env.spec.obs, DictSpace):
+        raise ValueError(f"{wrapper} needs observations that are one array, {env.spec.name} has {env.spec.obs}")
     shape = env.spec.obs.shape
 
     def change(obs: Obs) -> Array:
@@ -302,6 +345,12 @@ def _map_obs(env: Env, wrapper: str, space: Space, function: Callable[[Obs], Arr
                 f"got {jnp.shape(obs)}"
             )
         return function(obs)
+
+    return _changed(env, space, change)
+
+
+def _changed(env: Env, space: ObsSpace, change: Callable[[Obs], Obs]) -> Env:
+    """The same environment with every observation changed by a function into a space."""
 
     def reset(key: Key) -> tuple[State, Obs]:
         state, obs = env.reset(key)

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.images import is_image
-from mbrl_jax.core.types import Array, Box, Key, Obs, Params, Space
+from mbrl_jax.core.types import Array, Box, DictSpace, Key, Obs, ObsSpace, Params
 from mbrl_jax.nets.images import Conv
-from mbrl_jax.nets.mlp import INITS, MLP, mlp
+from mbrl_jax.nets.mlp import ACTIVATIONS, INITS, MLP, mlp
 from mbrl_jax.nets.net import Net, as_net
 
 WINDOW = 3
@@ -71,7 +71,7 @@ def windows(x: Array) -> Array:
 
 
 def network(
-    space: Space,
+    space: ObsSpace,
     hidden: tuple[int, ...],
     out: int,
     activation: str = "relu",
@@ -85,7 +85,8 @@ def network(
     A vector goes through a plain MLP. Planes [height, width, channels] first go through the convolution that Young &
     Tian (2019, arXiv 1903.03176) use on MinAtar: 3 x 3, stride 1, no padding, 16 channels, relu. Images, which are
     planes of bytes of at least 16 x 16, go through the convolutions of Mnih et al. (2015), with zeros around them, as
-    o / 255. Observations are cast to float32.
+    o / 255. Of a dict, each array but vectors goes through a network of its own to as many features as the first hidden
+    layer has, and the MLP takes all of them. Observations are cast to float32.
 
     Args:
       space: of the observations.
@@ -102,6 +103,8 @@ def network(
     Raises:
       ValueError: observations that are neither a vector nor an image of at least 3 x 3, or what `mlp` refuses.
     """
+    if isinstance(space, DictSpace):
+        return _joint(space, hidden, out, activation, kernel_init, out_scale, channels, layer_norm)
     if not isinstance(space, Box) or len(space.shape) not in (1, 3):
         raise ValueError(f"observations must be a vector or an image [height, width, channels], got {space}")
     if channels < 0:
@@ -130,5 +133,35 @@ def network(
         obs = jnp.asarray(obs, jnp.float32)
         obs = obs / 255.0 if is_image(space) else obs
         return net.apply(params, obs if channels else obs.reshape(-1))
+
+    return Net(init, apply)
+
+
+def _joint(
+    space: DictSpace, hidden: tuple[int, ...], out: int, activation: str, kernel_init: str, out_scale: float,
+    channels: int, layer_norm: bool,
+) -> Net:  # fmt: skip
+    """A network over a dict of arrays."""
+    first = hidden[:1] or (out,)
+    eyes = {
+        name: network(leaf, (), first[0], activation, kernel_init, 1.0, channels, layer_norm)
+        for name, leaf in sorted(space.spaces.items())
+        if len(leaf.shape) == 3
+    }
+    size = sum(first[0] if name in eyes else leaf.shape[0] for name, leaf in space.spaces.items())
+    rest = network(Box((size,)), hidden, out, activation, kernel_init, out_scale, channels, layer_norm)
+
+    def init(key: Key) -> Params:
+        keys = jax.random.split(key, len(eyes) + 1)
+        made = {name: eye.init(key) for (name, eye), key in zip(eyes.items(), keys[1:], strict=True)}
+        return {"leaves": made, "joint": rest.init(keys[0])}
+
+    def apply(params: Params, obs: Obs) -> Array:
+        def features(name: str) -> Array:
+            if name in eyes:
+                return ACTIVATIONS[activation](eyes[name].apply(params["leaves"][name], obs[name]))
+            return jnp.asarray(obs[name], jnp.float32)
+
+        return rest.apply(params["joint"], jnp.concatenate([features(name) for name in sorted(space.spaces)]))
 
     return Net(init, apply)

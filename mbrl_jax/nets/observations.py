@@ -4,6 +4,8 @@
     planes   x = Layer(flat Layer(windows 3 x 3));                    L = Σ CE(logit, o)           Bernoulli
     images   x = flat of stages that halve height and width;          L = Σ (σ(ŷ) - o / 255)²
 
+A dict of arrays has an encoder and a decoder for each: tokens are concatenated, losses summed.
+
 Sums over all entries, without a factor ½ (Hafner et al. 2023, and the authors' code, for vectors and images; planes are
 not among theirs). Images enter as o / 255 - ½. A stage of an image is one of
 
@@ -27,7 +29,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.images import is_image
-from mbrl_jax.core.types import Array, Box, Obs, Space
+from mbrl_jax.core.types import Array, Box, DictSpace, Key, Obs, ObsSpace, Params
 from mbrl_jax.nets.conv import windows
 from mbrl_jax.nets.images import Down, Up
 from mbrl_jax.nets.layers import NORMS, Layers, layers, norm, scaled_init
@@ -53,8 +55,8 @@ class Decoder(NamedTuple):
     """A network from a model state back to an observation."""
 
     net: Net  # apply(params, h [D], z [S] flat) -> prediction
-    loss: Callable[[Array, Obs], Array]  # (prediction, observation) -> [] L
-    mode: Callable[[Array], Array]  # (prediction) -> the most likely observation in its own units, as floats
+    loss: Callable[[Any, Obs], Array]  # (prediction, observation) -> [] L
+    mode: Callable[[Any], Any]  # (prediction) -> the most likely observation in its own units, as floats
 
 
 @config
@@ -160,7 +162,7 @@ class BothLayers(nn.Module):
         return self.inner(jnp.concatenate([h, z]))
 
 
-def kind(space: Space) -> str:
+def kind(space: ObsSpace) -> str:
     """The kind of an observation: "vector", "planes", or "image", which is of bytes.
 
     Raises:
@@ -180,13 +182,16 @@ def kind(space: Space) -> str:
     return "image"
 
 
-def encoder(space: Space, cfg: CoderConfig) -> Encoder:
+def encoder(space: ObsSpace, cfg: CoderConfig) -> Encoder:
     """An encoder for one observation space; a token is as wide as the last layer, or as the image's last stage.
 
     Raises:
       ValueError: observations that `kind` refuses, or a setting out of its range.
     """
     check(cfg)
+    if isinstance(space, DictSpace):
+        parts = {name: encoder(leaf, cfg) for name, leaf in sorted(space.spaces.items())}
+        return Encoder(_side_by_side(parts), sum(part.size for part in parts.values()))
     which = kind(space)
     assert isinstance(space, Box)
     if which == "image":
@@ -202,7 +207,7 @@ def encoder(space: Space, cfg: CoderConfig) -> Encoder:
     return Encoder(_before(net, lambda obs: squash(_floats(obs).reshape(-1))), cfg.units)
 
 
-def decoder(space: Space, deter: int, stoch: int, cfg: CoderConfig) -> Decoder:
+def decoder(space: ObsSpace, deter: int, stoch: int, cfg: CoderConfig, half: bool = False) -> Decoder:
     """A decoder for one observation space.
 
     Args:
@@ -210,12 +215,16 @@ def decoder(space: Space, deter: int, stoch: int, cfg: CoderConfig) -> Decoder:
       deter: D, size of h, for images a multiple of 8.
       stoch: S, size of z, flat.
       cfg: sizes, as of the encoder.
+      half: whether squared errors have a factor ½, as the first two Dreamers' have.
     Raises:
       ValueError: observations that `kind` refuses, or a setting out of its range.
     """
     check(cfg)
+    if isinstance(space, DictSpace):
+        return _all_decoders({name: decoder(leaf, deter, stoch, cfg, half) for name, leaf in space.spaces.items()})
     which = kind(space)
     assert isinstance(space, Box)
+    scale = (lambda loss: 0.5 * loss) if half else (lambda loss: loss)
     state = jnp.zeros(deter, jnp.float32), jnp.zeros(stoch, jnp.float32)
     if which == "image":
         _need_depth(cfg)
@@ -224,7 +233,7 @@ def decoder(space: Space, deter: int, stoch: int, cfg: CoderConfig) -> Decoder:
         net = as_net(ImageDecoder(cfg, space.shape, tuple(stages(cfg, space))), *state)  # pyright: ignore[reportArgumentType]
         return Decoder(
             net,
-            lambda out, obs: jnp.sum(jnp.square(jax.nn.sigmoid(out) - _floats(obs) / 255.0)),
+            lambda out, obs: scale(jnp.sum(jnp.square(jax.nn.sigmoid(out) - _floats(obs) / 255.0))),
             lambda out: 255.0 * jax.nn.sigmoid(out),
         )
     inner = Layers((cfg.units,) * cfg.layers, space.size, cfg.activation, cfg.norm)
@@ -236,7 +245,39 @@ def decoder(space: Space, deter: int, stoch: int, cfg: CoderConfig) -> Decoder:
             lambda out: jax.nn.sigmoid(out).reshape(space.shape),
         )
     squash, widen = (symlog, symexp) if cfg.squash else (lambda x: x, lambda x: x)
-    return Decoder(net, lambda out, obs: jnp.sum(jnp.square(out - squash(_floats(obs)))), widen)
+    return Decoder(net, lambda out, obs: scale(jnp.sum(jnp.square(out - squash(_floats(obs))))), widen)
+
+
+def _side_by_side(parts: dict[str, Encoder]) -> Net:
+    """The tokens of all arrays of a dict, one after the other in the order of their names."""
+
+    def init(key: Key) -> Params:
+        keys = jax.random.split(key, len(parts))
+        return {name: part.net.init(key) for (name, part), key in zip(parts.items(), keys, strict=True)}
+
+    def apply(params: Params, obs: Obs) -> Array:
+        return jnp.concatenate([part.net.apply(params[name], obs[name]) for name, part in parts.items()])
+
+    return Net(init, apply)
+
+
+def _all_decoders(parts: dict[str, Decoder]) -> Decoder:
+    """A prediction of every array of a dict; the loss is the sum of theirs."""
+
+    def init(key: Key) -> Params:
+        keys = jax.random.split(key, len(parts))
+        return {name: part.net.init(key) for (name, part), key in zip(parts.items(), keys, strict=True)}
+
+    def apply(params: Params, h: Array, z: Array) -> dict[str, Array]:
+        return {name: part.net.apply(params[name], h, z) for name, part in parts.items()}
+
+    def loss(out: dict[str, Array], obs: Obs) -> Array:
+        return sum((part.loss(out[name], obs[name]) for name, part in parts.items()), jnp.float32(0))
+
+    def mode(out: dict[str, Array]) -> dict[str, Array]:
+        return {name: part.mode(out[name]) for name, part in parts.items()}
+
+    return Decoder(Net(init, apply), loss, mode)
 
 
 def _need_depth(cfg: CoderConfig) -> None:

@@ -94,7 +94,7 @@ def networks(cfg: DreamerNetConfig, spec: Spec, gaussian: bool) -> Networks:
     return Networks(
         encode.net,
         rssm,
-        decoder(spec.obs, cfg.deter, rssm.size - cfg.deter, coder),
+        decoder(spec.obs, cfg.deter, rssm.size - cfg.deter, coder, half=True),
         head(cfg, rssm.size, 1),
         head(cfg, rssm.size, 1),
     )
@@ -141,9 +141,8 @@ def window_terms(
     def heads(state: Latent, obs: Obs, reward: Array, discount: Array) -> dict[str, Array]:
         feature = features(state)
         prediction = nets.decoder.net.apply(params.decoder, state.deter, state.stoch.reshape(-1))
-        planes = prediction.ndim == 1 and jnp.ndim(obs) == 3
         return {
-            "decoder_loss": (1.0 if planes else 0.5) * nets.decoder.loss(prediction, obs),
+            "decoder_loss": nets.decoder.loss(prediction, obs),
             "reward_loss": 0.5 * jnp.square(nets.reward.apply(params.reward, feature)[0] - reward),
             "continue_loss": binary_cross_entropy(nets.cont.apply(params.cont, feature)[0], discount),
         }

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
-from mbrl_jax.core.types import Array, Discrete, Key, Metrics, Model, Obs, Params, Spec, State, StepOut
+from mbrl_jax.core.types import Array, Box, Key, Metrics, Model, Obs, Params, Spec, State, StepOut
 from mbrl_jax.models.rssm.r2_dreamer import SCALE, projector, redundancy_loss
-from mbrl_jax.models.rssm.rssm import RSSM, Latent, Rows, RSSMConfig, block_rssm, features
+from mbrl_jax.models.rssm.rssm import RSSM, Latent, Rows, RSSMConfig, block_rssm, code_size, features
 from mbrl_jax.nets.layers import layers
 from mbrl_jax.nets.net import Net
 from mbrl_jax.nets.observations import CoderConfig, Decoder, decoder, encoder
@@ -137,7 +137,7 @@ def dreamer_v3(cfg: DreamerV3NetConfig, spec: Spec) -> Networks:
     )  # fmt: skip
     rssm = block_rssm(sizes, spec.action, encode.size)
     one, three = (size.units,), (size.units,) * 3
-    actions = spec.action.n if isinstance(spec.action, Discrete) else 2 * spec.action.size
+    actions = 2 * spec.action.size if isinstance(spec.action, Box) else code_size(spec.action)
     return Networks(
         encoder=encode.net,
         rssm=rssm,
@@ -296,7 +296,7 @@ def window_terms(
         }
         if nets.decoder is not None:
             prediction = nets.decoder.net.apply(params.decoder, state.deter, state.stoch.reshape(-1))
-            terms["decoder_loss"] = nets.decoder.loss(prediction.astype(jnp.float32), obs)
+            terms["decoder_loss"] = nets.decoder.loss(jax.tree.map(lambda x: x.astype(jnp.float32), prediction), obs)
         return terms
 
     terms = jax.vmap(heads)(tracked.states, rows.obs, rows.reward, rows.discount)
