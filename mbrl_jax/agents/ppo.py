@@ -31,7 +31,20 @@ import optax
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
-from mbrl_jax.core.types import Agent, Array, Discrete, Key, Metrics, Obs, Params, Replay, Spec, Transition, Tree
+from mbrl_jax.core.types import (
+    Agent,
+    Array,
+    Discrete,
+    Key,
+    Metrics,
+    MultiDiscrete,
+    Obs,
+    Params,
+    Replay,
+    Spec,
+    Transition,
+    Tree,
+)
 from mbrl_jax.envs.spaces import unit_action_size
 from mbrl_jax.nets.conv import network
 from mbrl_jax.nets.mlp import ACTIVATIONS
@@ -106,6 +119,8 @@ def networks(cfg: PPOConfig, spec: Spec) -> Networks:
       ValueError: observations that are neither a vector nor an image, or actions neither discrete nor a vector in
         [-1, 1].
     """
+    if isinstance(spec.action, MultiDiscrete):
+        return _factored(cfg, spec, spec.action)
     return _categorical(cfg, spec) if isinstance(spec.action, Discrete) else _normal(cfg, spec)
 
 
@@ -212,7 +227,8 @@ def make(cfg: PPOConfig, spec: Spec) -> Agent:
 
     Args:
       cfg: settings; floats may be traced.
-      spec: observations a vector or an image [height, width, channels]; actions discrete or a vector in [-1, 1].
+      spec: observations a vector or an image [height, width, channels]; actions discrete, a vector of discrete ones, or
+        a vector in [-1, 1].
     Returns:
       An agent whose `update` needs `replay.sample` to give the latest trajectory [T, N, ...] whole, and raises
       ValueError where T · N is not a multiple of `cfg.minibatches`.
@@ -273,6 +289,16 @@ def _categorical(cfg: PPOConfig, spec: Spec) -> Networks:
 
     def dist(params: Params, obs: Obs) -> Any:
         return dists.categorical(net.apply(params, obs))
+
+    return Networks(net.init, dist, lambda action: action, _value(cfg, spec))
+
+
+def _factored(cfg: PPOConfig, spec: Spec, space: MultiDiscrete) -> Networks:
+    """A network gives the logits of all entries of an action, which are independent of each other."""
+    net = network(spec.obs, cfg.hidden, space.size, cfg.activation, "orthogonal", 0.01, cfg.channels)
+
+    def dist(params: Params, obs: Obs) -> Any:
+        return dists.MultiCategorical(space.split(net.apply(params, obs)))
 
     return Networks(net.init, dist, lambda action: action, _value(cfg, spec))
 

@@ -30,6 +30,7 @@ import optax
 from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.buffers.sequence import Window, sequence
 from mbrl_jax.core.config import check, config, replace, setting
+from mbrl_jax.core.images import is_image, random_shift
 from mbrl_jax.core.types import Action, Agent, Array, Buffer, Key, Metrics, Obs, Params, Planner, Replay, Spec, Tree
 from mbrl_jax.envs.multitask import Tasks
 from mbrl_jax.models.tdmpc2.losses import (
@@ -137,6 +138,20 @@ def masked_mean(values: Array, mask: Array) -> Array:
 def step_weights(rho: Array | float, steps: int) -> Array:
     """The weights ρ^t of the steps of an unroll, [steps]."""
     return (rho ** jnp.arange(steps, dtype=jnp.int32)).astype(jnp.float32)
+
+
+def shift_images(key: Key, batch: Window, *, pad: int) -> Window:
+    """A batch whose images are shifted by up to `pad` pixels, each on its own (`core.images.random_shift`).
+
+    Args:
+      key: used once.
+      batch: windows of H + 1 rows, [H + 1, B, ...], observed as images.
+      pad: largest shift, at least 0.
+    """
+    images = batch.steps.obs
+    keys = jax.random.split(key, images.shape[:2])
+    shifted = jax.vmap(jax.vmap(lambda key, image: random_shift(key, image, pad)))(keys, images)
+    return batch._replace(steps=batch.steps._replace(obs=shifted))
 
 
 def td_targets(
@@ -435,7 +450,7 @@ def make(cfg: TDMPC2Config, spec: Spec, tasks: Tasks | None = None) -> Agent:
 
     Args:
       cfg: settings; floats may be traced.
-      spec: observations a vector, actions a vector in [-1, 1].
+      spec: observations a vector or an image, actions a vector in [-1, 1].
       tasks: those of `envs.multitask`, as many as `net.tasks`; None for a single task.
     Raises:
       ValueError: a setting out of range, or an environment that needs a wrapper first.
@@ -446,6 +461,7 @@ def make(cfg: TDMPC2Config, spec: Spec, tasks: Tasks | None = None) -> Agent:
     nets = tdmpc(cfg.net, spec, None if tasks is None else tasks.masks)
     limits = (spec.time_limit,) if tasks is None else tasks.limits
     gammas = [discount_from_time_limit(limit, cfg.gamma_low, cfg.gamma_high) for limit in limits]
+    shifts = is_image(spec.obs) and cfg.net.shift > 0
     more = 2 * (nets.num_actions >= WIDE_ACTION)
     planning = replace(cfg.planner, {"iterations": cfg.planner.iterations + more})
 
@@ -469,11 +485,14 @@ def make(cfg: TDMPC2Config, spec: Spec, tasks: Tasks | None = None) -> Agent:
         return action, carry, ()
 
     def update(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
+        key, key_shift = jax.random.split(key) if shifts else (key, None)
         key_sample, key_world, key_policy = jax.random.split(key, 3)
         batch: Window = replay.sample(key_sample, cfg.batch)
         rows = batch.steps.reward.shape[0]
         if rows != window(cfg):
             raise ValueError(f"windows must have planner.horizon + 1 = {window(cfg)} rows, got {rows}")
+        if key_shift is not None:
+            batch = shift_images(key_shift, batch, pad=cfg.net.shift)
         gamma = jax.vmap(gamma_of)(batch.steps.obs[0])
         learner, latents, metrics = update_world(learner, key_world, batch, cfg=cfg, nets=nets, gamma=gamma)
         learner, more = update_policy(learner, key_policy, batch, latents, cfg=cfg, nets=nets)

@@ -1,6 +1,6 @@
 """The words and the rollouts: floor 0, which imports jax and chex alone."""
 
-from mbrl_jax.core import tree
+from mbrl_jax.core import images, tree
 from mbrl_jax.core.config import axes, check, config, replace, setting
 from mbrl_jax.core.rollout import branch, discounted_return, imagine, spread, unroll
 from mbrl_jax.core.types import (
@@ -8,11 +8,13 @@ from mbrl_jax.core.types import (
     Array,
     Box,
     Buffer,
+    DictSpace,
     Discrete,
     Env,
     Key,
     Metrics,
     Model,
+    MultiDiscrete,
     Planner,
     Replay,
     Rollout,
@@ -22,10 +24,12 @@ from mbrl_jax.core.types import (
     Transition,
     Tree,
     WorldModel,
+    multi_binary,
 )
 
 __all__ = [
-    "Agent", "Array", "Box", "Buffer", "Discrete", "Env", "Key", "Metrics", "Model", "Planner", "Replay", "Rollout",
-    "Space", "Spec", "StepOut", "Transition", "Tree", "WorldModel", "axes", "branch", "check", "config",
-    "discounted_return", "imagine", "replace", "setting", "spread", "tree", "unroll",
+    "Agent", "Array", "Box", "Buffer", "DictSpace", "Discrete", "Env", "Key", "Metrics", "Model", "MultiDiscrete",
+    "Planner", "Replay", "Rollout", "Space", "Spec", "StepOut", "Transition", "Tree", "WorldModel", "axes", "branch",
+    "check", "config", "discounted_return", "images", "imagine", "multi_binary", "replace", "setting", "spread", "tree",
+    "unroll",
 ]  # fmt: skip

@@ -62,13 +62,72 @@ class Box(NamedTuple):
         return jax.random.uniform(key, self.shape, self.dtype, self.low, self.high)
 
 
-Space: TypeAlias = Discrete | Box
+class MultiDiscrete(NamedTuple):
+    """Vectors of integers: entry i is one of 0 to nvec[i] - 1. `multi_binary(n)` has n entries of 0 or 1."""
+
+    nvec: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.nvec),)
+
+    @property
+    def dtype(self) -> Any:
+        return jnp.int32
+
+    @property
+    def size(self) -> int:
+        """Entries of `one_hot`."""
+        return sum(self.nvec)
+
+    def sample(self, key: Key) -> Array:
+        """A uniform draw of every entry, [k] int32."""
+        return jax.random.randint(key, self.shape, 0, jnp.array(self.nvec, jnp.int32), jnp.int32)
+
+    def one_hot(self, action: Array) -> Array:
+        """The one-hot codes of all entries, one after the other, [size] float32."""
+        codes = [jax.nn.one_hot(action[i], n, dtype=jnp.float32) for i, n in enumerate(self.nvec)]
+        return jnp.concatenate(codes)
+
+    def split(self, vector: Array) -> list[Array]:
+        """A vector [size], of codes or of logits, in parts of nvec[i] entries."""
+        starts = [sum(self.nvec[:i]) for i in range(len(self.nvec))]
+        return [vector[start : start + n] for start, n in zip(starts, self.nvec, strict=True)]
+
+
+def multi_binary(n: int) -> MultiDiscrete:
+    """Vectors of n entries of 0 or 1, as a `MultiDiscrete`."""
+    return MultiDiscrete((2,) * n)
+
+
+class DictSpace(NamedTuple):
+    """Observations of several arrays, by name: vectors, planes and images side by side, as a dict."""
+
+    spaces: dict[str, Discrete | MultiDiscrete | Box]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """None: what asks for the shape of an observation takes single arrays alone.
+
+        Raises:
+          ValueError: always.
+        """
+        raise ValueError(f"observations must be one array, got a dict of {', '.join(sorted(self.spaces))}")
+
+    @property
+    def dtype(self) -> Any:
+        """None, as of `shape`."""
+        return self.shape
+
+
+Space: TypeAlias = Discrete | MultiDiscrete | Box
+ObsSpace: TypeAlias = Space | DictSpace
 
 
 class Spec(NamedTuple):
     """What an agent needs to know of an environment: its spaces, its time limit, and whether it terminates."""
 
-    obs: Space
+    obs: ObsSpace
     action: Space
     time_limit: int | None = None  # steps after which an episode is truncated, None if never
     terminates: bool = True  # False where no state ends an episode: models then need no termination head
@@ -82,7 +141,8 @@ class Spec(NamedTuple):
           ValueError: the action space is continuous.
         """
         if not isinstance(self.action, Discrete):
-            raise ValueError(f"{self.name} has continuous actions; this needs discrete ones")
+            kind = "continuous actions" if isinstance(self.action, Box) else f"actions in {self.action}"
+            raise ValueError(f"{self.name} has {kind}; this needs discrete ones")
         return self.action.n
 
 

@@ -7,7 +7,9 @@ from . import maze as maze
 from . import mdp as mdp
 from . import model as model
 from . import multitask as multitask
+from . import pixels as pixels
 from . import probes as probes
+from . import reach as reach
 from . import registry as registry
 from . import tictactoe as tictactoe
 from . import wrappers as wrappers

@@ -40,6 +40,14 @@ ENVS: dict[str, Entry] = {
     "FourRooms": Entry(f"{HOME}.discrete:four_rooms"),
     "DeepSea": Entry(f"{HOME}.discrete:deep_sea"),
     "Catch": Entry(f"{HOME}.discrete:catch"),
+    "Pendulum-pixels": Entry(f"{HOME}.pixels:pendulum"),
+    "CartPole-pixels": Entry(f"{HOME}.pixels:cartpole"),
+    "CartPoleSwingUp-pixels": Entry(f"{HOME}.pixels:swingup"),
+    "Pendulum-pixels-64": Entry(f"{HOME}.pixels:pendulum", {"size": 64}),
+    "CartPole-pixels-64": Entry(f"{HOME}.pixels:cartpole", {"size": 64}),
+    "CartPoleSwingUp-pixels-64": Entry(f"{HOME}.pixels:swingup", {"size": 64}),
+    "Reach": Entry(f"{HOME}.reach:reach"),
+    "Reach-seen": Entry(f"{HOME}.reach:reach_seen"),
     "TicTacToe": Entry(f"{HOME}.tictactoe:tictactoe", {"openings": 4}),
 }
 """Every environment with settings of its own, by its name on the command line."""
@@ -109,14 +117,27 @@ def repetition(name: str) -> tuple[str, int]:
     return (repeated[1], int(repeated[2])) if repeated else (name, 1)
 
 
+def stacking(name: str) -> tuple[str, int]:
+    """What "NAME-stack3" stacks the frames of, and how many: the environment's own name, and 1 for single frames."""
+    stacked = re.fullmatch(r"(.+)-stack([2-9]|[1-9]\d+)", name)
+    return (stacked[1], int(stacked[2])) if stacked else (name, 1)
+
+
+def task_name(name: str) -> str:
+    """The environment's own name, without what it repeats or stacks: "NAME" of "NAME-x2-stack3"."""
+    return repetition(stacking(name)[0])[0]
+
+
 def make_env(name: str) -> Env:
     """An environment by name: one of `ENVS`, any of gymnax's with actions in [-1, 1], or a game of pgx as "NAME-pgx".
 
     "NAME-x8" is the same with each action repeated 8 times, by any number from 2 on: its steps are decisions.
+    "NAME-stack3", or "NAME-x8-stack3", shows the last 3 frames of an environment that is observed as images or planes.
     gymnax's observations are flattened, but for numbered states and for planes [height, width, channels].
 
     Raises:
-      ValueError: no environment has this name, or it repeats an action for longer than an episode.
+      ValueError: no environment has this name, it repeats an action for longer than an episode, or it has no frames to
+        stack, or more of them than an episode.
     """
     if name in ENVS:
         factory, kwargs = ENVS[name]
@@ -126,16 +147,12 @@ def make_env(name: str) -> Env:
         return factory(**kwargs)  # pyright: ignore[reportCallIssue]
     if len(name) > LONGEST_NAME:
         raise ValueError(f"env must be a name of at most {LONGEST_NAME} characters, got one of {len(name)}")
+    base, frames = stacking(name)
+    if frames > 1:
+        return _changed(name, base, frames, "stack at most {} frames", "frame_stack")
     base, times = repetition(name)
     if times > 1:
-        from mbrl_jax.envs import wrappers
-
-        env = make_env(base)
-        most = env.spec.time_limit or MOST_REPEATS
-        if times > most:
-            raise ValueError(f"env must repeat an action at most {most} times, an episode of {base}, got {name!r}")
-        env = wrappers.repeat_action(env, times)
-        return env._replace(spec=env.spec._replace(name=name))
+        return _changed(name, base, times, "repeat an action at most {} times", "repeat_action")
     if name.endswith("-pgx"):
         from mbrl_jax.envs.adapters import pgx
 
@@ -147,3 +164,15 @@ def make_env(name: str) -> Env:
         hint = f"; did you mean {close[0]}?" if close else ""
         allowed = f"env must be one of {', '.join(ENVS)} or a gymnax environment"
         raise ValueError(f"{allowed}, got {name!r}{hint}") from error
+
+
+def _changed(name: str, base: str, count: int, what: str, wrapper: str) -> Env:
+    """An environment in a wrapper that takes a count, at most an episode."""
+    from mbrl_jax.envs import wrappers
+
+    env = make_env(base)
+    most = env.spec.time_limit or MOST_REPEATS
+    if count > most:
+        raise ValueError(f"env must {what.format(most)}, an episode of {base}, got {name!r}")
+    env = getattr(wrappers, wrapper)(env, count)
+    return env._replace(spec=env.spec._replace(name=name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mbrl_jax.core.types import Box, Discrete, Spec
+from mbrl_jax.core.types import Box, DictSpace, Discrete, MultiDiscrete, Spec
 
 
 def vector_size(spec: Spec) -> int:
@@ -32,13 +32,27 @@ def unit_action_size(spec: Spec) -> int:
 
 
 def check_unit_actions(spec: Spec) -> None:
-    """Refuses continuous actions that are not vectors in [-1, 1]; discrete ones pass.
+    """Refuses continuous actions that are not vectors in [-1, 1]; discrete ones pass, of one entry or of several.
 
     Raises:
       ValueError: as `unit_action_size`.
     """
-    if not isinstance(spec.action, Discrete):
+    if not isinstance(spec.action, Discrete | MultiDiscrete):
         unit_action_size(spec)
+
+
+def need_one_array(spec: Spec, what: str) -> None:
+    """Refuses observations that are a dict of arrays.
+
+    Args:
+      spec: of the environment.
+      what: needs a single array; begins the message.
+    Raises:
+      ValueError: observations are a dict.
+    """
+    if isinstance(spec.obs, DictSpace):
+        names = ", ".join(sorted(spec.obs.spaces))
+        raise ValueError(f"{what} needs observations that are one array, {spec.name} has a dict of {names}")
 
 
 def num_states(spec: Spec) -> int:

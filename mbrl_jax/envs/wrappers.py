@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbrl_jax.core import Array, Box, Discrete, Env, Key, Space, tree
-from mbrl_jax.core.types import Action, Obs, State
+from mbrl_jax.core import Array, Box, DictSpace, Discrete, Env, Key, MultiDiscrete, Space, images, tree
+from mbrl_jax.core.types import Action, Obs, ObsSpace, State
 
 
 def flatten(env: Env) -> Env:
@@ -39,13 +39,15 @@ def one_hot(env: Env) -> Env:
     """Discrete observations as one-hot float32 vectors.
 
     Args:
-      env: an environment with `Discrete` observations.
+      env: an environment with `Discrete` or `MultiDiscrete` observations.
     Returns:
-      The same environment with observations [n].
+      The same environment with observations [n], of all entries one after the other.
     Raises:
       ValueError: the observations are not discrete.
     """
     space = env.spec.obs
+    if isinstance(space, MultiDiscrete):
+        return _map_obs(env, "one_hot", Box((space.size,), 0.0, 1.0), space.one_hot)
     if not isinstance(space, Discrete):
         raise ValueError(f"one_hot needs discrete observations, {env.spec.name} has {space}")
     return _map_obs(
@@ -164,6 +166,125 @@ def time_limit(env: Env, steps: int) -> Env:
     )
 
 
+def grey(env: Env) -> Env:
+    """Pictures in shades of grey: one channel in place of three (`core.images.grey`).
+
+    Args:
+      env: an environment observed as images [height, width, 3] of bytes.
+    Returns:
+      The same environment with observations [height, width, 1].
+    Raises:
+      ValueError: other observations.
+    """
+    space = _image(env, "grey")
+    if space.shape[2] != 3:
+        raise ValueError(f"grey needs images of 3 channels, {env.spec.name} has {space.shape[2]}")
+    return _map_obs(env, "grey", Box((*space.shape[:2], 1), 0, 255, jnp.uint8), images.grey)
+
+
+def resize(env: Env, height: int, width: int | None = None) -> Env:
+    """Pictures of another size, each new pixel the mean of the area that it covers (`core.images.resize`).
+
+    Args:
+      env: an environment observed as images of bytes.
+      height: of the new pictures, in pixels.
+      width: likewise; the height if None.
+    Returns:
+      The same environment with observations [height, width, channels].
+    Raises:
+      ValueError: other observations, or a size below 1.
+    """
+    space = _image(env, "resize")
+    width = height if width is None else width
+    if min(height, width) < 1:
+        raise ValueError(f"resize must be given sizes of at least 1, got {height} and {width}")
+    new = Box((height, width, space.shape[2]), 0, 255, jnp.uint8)
+    return _map_obs(env, "resize", new, lambda obs: images.resize(obs, height, width))
+
+
+def by_leaf(env: Env, planes: bool = False) -> Env:
+    """Observations that are a dict, each of its arrays in the form that networks take.
+
+    Discrete ones become one-hot vectors; images stay, and planes where asked for; all others become float32 vectors.
+
+    Args:
+      env: an environment with `DictSpace` observations.
+      planes: keep planes [height, width, channels] as they are.
+    Raises:
+      ValueError: other observations, or a dict within the dict.
+    """
+    space = env.spec.obs
+    if not isinstance(space, DictSpace) or not space.spaces:
+        raise ValueError(f"by_leaf needs observations that are a dict of arrays, {env.spec.name} has {space}")
+    leaves = {name: _leaf(env, name, leaf, planes) for name, leaf in space.spaces.items()}
+
+    def change(obs: Obs) -> Obs:
+        if not isinstance(obs, dict) or set(obs) != set(leaves):
+            got = sorted(obs) if isinstance(obs, dict) else f"a {type(obs).__name__}"
+            raise ValueError(f"{env.spec.name}: observations must be a dict of {sorted(leaves)}, got {got}")
+        return {name: function(obs[name]) for name, (_, function) in leaves.items()}
+
+    new = DictSpace({name: leaf for name, (leaf, _) in leaves.items()})
+    return _changed(env, new, change)
+
+
+def _leaf(env: Env, name: str, space: Space, planes: bool) -> tuple[Box, Callable[[Array], Array]]:
+    """The space of one array of a dict for a network, and the function into it."""
+    if isinstance(space, Discrete):
+        return Box((space.n,), 0.0, 1.0), lambda obs: jax.nn.one_hot(obs, space.n, dtype=jnp.float32)
+    if isinstance(space, MultiDiscrete):
+        return Box((space.size,), 0.0, 1.0), space.one_hot
+    if not isinstance(space, Box):
+        raise ValueError(f"{env.spec.name}: observation {name!r} must be an array, got {space}")
+    if len(space.shape) == 1 or images.is_image(space) or (planes and len(space.shape) == 3):
+        return space, lambda obs: obs
+    return Box((space.size,)), lambda obs: jnp.reshape(obs, -1).astype(jnp.float32)
+
+
+class Stacked(NamedTuple):
+    """The state of an environment, and the newest frames of this episode."""
+
+    inner: State
+    frames: Array  # [k, height, width, channels], the oldest first
+
+
+def frame_stack(env: Env, count: int) -> Env:
+    """The last frames as one image, so that velocities show: channels of the oldest first.
+
+    An episode starts with copies of its first frame.
+
+    Args:
+      env: an environment observed as images or planes [height, width, channels].
+      count: k, number of frames, at least 1.
+    Returns:
+      The same environment with observations [height, width, k channels], its state in a `Stacked`.
+    Raises:
+      ValueError: other observations, or a count below 1.
+    """
+    space = env.spec.obs
+    if not isinstance(space, Box) or len(space.shape) != 3:
+        raise ValueError(f"frame_stack needs images [height, width, channels], {env.spec.name} has {space}")
+    if count < 1:
+        raise ValueError(f"frame_stack must be given at least 1 frame, got {count}")
+
+    def bound(value: Any) -> Any:
+        return value if np.ndim(value) == 0 else np.tile(np.broadcast_to(np.asarray(value), space.shape), count)
+
+    def reset(key: Key) -> tuple[Stacked, Obs]:
+        state, obs = env.reset(key)
+        state = Stacked(state, jnp.stack([obs] * count))
+        return state, images.stack(state.frames)
+
+    def step(key: Key, state: Stacked, action: Action) -> tuple[Stacked, Obs, Array, Array, Array]:
+        inner, obs, reward, discount, last = env.step(key, state.inner, action)
+        state = Stacked(inner, jnp.concatenate([state.frames[1:], obs[None]]))
+        return state, images.stack(state.frames), reward, discount, last
+
+    shape = (*space.shape[:2], count * space.shape[2])
+    spec = env.spec._replace(obs=Box(shape, bound(space.low), bound(space.high), space.dtype))
+    return Env(spec, reset, step, observe=lambda state: images.stack(state.frames))
+
+
 def reveal_state(env: Env) -> Env:
     """An environment whose observation is its state, for planners that search the true dynamics.
 
@@ -184,7 +305,15 @@ def reveal_state(env: Env) -> Env:
     return Env(env.spec, reset, step, observe=lambda state: state)
 
 
-def _bounded(env: Env, space: Space, wrapper: str, what: str) -> tuple[Box, np.ndarray, np.ndarray]:
+def _image(env: Env, wrapper: str) -> Box:
+    """The space of an environment's images; ValueError in the wrapper's name for any other observations."""
+    space = env.spec.obs
+    if not isinstance(space, Box) or not images.is_image(space):
+        raise ValueError(f"{wrapper} needs images [height, width, channels] of bytes, {env.spec.name} has {space}")
+    return space
+
+
+def _bounded(env: Env, space: ObsSpace, wrapper: str, what: str) -> tuple[Box, np.ndarray, np.ndarray]:
     """A bounded box with its centre and half range; ValueError in the wrapper's name for any other space."""
     if not isinstance(space, Box):
         raise ValueError(f"{wrapper} needs a Box of {what}, {env.spec.name} has {space}")
@@ -199,6 +328,8 @@ def _map_obs(env: Env, wrapper: str, space: Space, function: Callable[[Obs], Arr
 
     An observation that is no array of the shape that the environment's spec says is a ValueError in the wrapper's name.
     """
+    if isinstance(env.spec.obs, DictSpace):
+        raise ValueError(f"{wrapper} needs observations that are one array, {env.spec.name} has {env.spec.obs}")
     shape = env.spec.obs.shape
 
     def change(obs: Obs) -> Array:
@@ -214,6 +345,12 @@ def _map_obs(env: Env, wrapper: str, space: Space, function: Callable[[Obs], Arr
                 f"got {jnp.shape(obs)}"
             )
         return function(obs)
+
+    return _changed(env, space, change)
+
+
+def _changed(env: Env, space: ObsSpace, change: Callable[[Obs], Obs]) -> Env:
+    """The same environment with every observation changed by a function into a space."""
 
     def reset(key: Key) -> tuple[State, Obs]:
         state, obs = env.reset(key)

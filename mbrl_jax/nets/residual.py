@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.types import Array
+from mbrl_jax.nets import images
 from mbrl_jax.nets.conv import windows
 from mbrl_jax.nets.net import Net, as_net
 
@@ -51,6 +52,30 @@ class Encoder(nn.Module):
         return x
 
 
+class ImageEncoder(nn.Module):
+    """An image to planes of a fraction of its size: two convolutions of stride 2, means of 2 x 2, blocks after each.
+
+    Means are taken while a side is above 8 and even: 96 x 96 becomes 6 x 6 (Schrittwieser et al. 2020, appendix F),
+    64 x 64 and 32 x 32 become 8 x 8.
+    """
+
+    channels: int
+    blocks: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for channels in (max(1, self.channels // 2), self.channels):
+            x = images.Conv(channels, 3, 2, 1)(jnp.asarray(x, jnp.float32))
+            for _ in range(self.blocks):
+                x = Block()(x)
+        while max(x.shape[:2]) > 8 and x.shape[0] % 2 == x.shape[1] % 2 == 0:
+            height, width, channels = x.shape
+            x = jnp.mean(x.reshape(height // 2, 2, width // 2, 2, channels), axis=(1, 3))
+            for _ in range(self.blocks):
+                x = Block()(x)
+        return x
+
+
 class Transition(nn.Module):
     """Planes and a one-hot action to the next planes; each action has one learned plane, a further input channel."""
 
@@ -80,6 +105,25 @@ def encoder(shape: tuple[int, ...], channels: int, blocks: int) -> Net:
     """
     _check(shape, channels, blocks)
     return as_net(Encoder(channels, blocks), jnp.zeros(shape, jnp.float32))
+
+
+def image_encoder(shape: tuple[int, ...], channels: int, blocks: int) -> tuple[Net, tuple[int, ...]]:
+    """A residual network from an image to latent planes of a fraction of its size.
+
+    Args:
+      shape: [height, width, channels] of the observation, which enters as o / 255.
+      channels: of the latent planes, at least 1.
+      blocks: residual blocks after each change of size, at least 0.
+    Returns:
+      the network, and the shape of its latent planes.
+    Raises:
+      ValueError: observations that are no planes, or a size out of range.
+    """
+    _check(shape, channels, blocks)
+    image = jnp.zeros(shape, jnp.float32)
+    net = as_net(ImageEncoder(channels, blocks), image)
+    planes = jax.eval_shape(lambda: net.apply(net.init(jax.random.key(0)), image))
+    return Net(net.init, lambda params, obs: net.apply(params, jnp.asarray(obs, jnp.float32) / 255.0)), planes.shape
 
 
 def transition(shape: tuple[int, ...], num_actions: int, blocks: int) -> Net:

@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.types import Array, Key
+from mbrl_jax.nets.images import Conv
 from mbrl_jax.nets.net import Net, as_net
 
+CONVOLUTIONS = ((7, 2), (5, 2), (3, 2), (3, 1))  # window and stride
 INIT = nn.initializers.normal(0.02)
 EPSILON = 1e-5  # added to the variance in LN
 
@@ -111,6 +113,46 @@ class NormedLayers(nn.Module):
             x = mish(Norm()(x))
         x = nn.Dense(self.out, kernel_init=nn.initializers.normal(0.02 * self.out_scale))(x)
         return simnorm(Norm()(x), self.group) if self.group else x
+
+
+class ImageLayers(nn.Module):
+    """Convolutions with relus, a linear layer where their flat result is of another size, layer norm and SimNorm."""
+
+    channels: int
+    layers: tuple[tuple[int, int], ...]  # window and stride of each convolution
+    out: int
+    group: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for i, (size, stride) in enumerate(self.layers):
+            x = Conv(self.channels, size, stride)(x if i == 0 else jax.nn.relu(x))
+        x = x.reshape(-1)
+        if x.shape[0] != self.out:
+            x = Norm()(nn.Dense(self.out, kernel_init=INIT)(x))
+        return simnorm(x, self.group)
+
+
+def image_layers(shape: tuple[int, ...], channels: int, out: int, group: int) -> Net:
+    """TD-MPC2's network over an image, o / 255 - ½; `apply(params, image)` gives [out].
+
+    Four convolutions, 7 x 7, 5 x 5 and 3 x 3 of stride 2 and 3 x 3 of stride 1; below 48 pixels the first is left out.
+    From 64 x 64, as from 32 x 32, they leave 4 x 4. The authors' code has no layer after them: their result is the
+    latent. Here a linear layer and layer norm come between where it is of another size.
+
+    Args:
+      shape: [height, width, channels] of the images, at least 24 x 24.
+      channels: of every convolution.
+      out: dimension of the result, a multiple of `group`.
+      group: V of SimNorm.
+    Raises:
+      ValueError: images that are too small.
+    """
+    if min(shape[:2]) < 24:
+        raise ValueError(f"images must be at least 24 x 24 (wrappers.resize), got {list(shape)}")
+    layers = CONVOLUTIONS if min(shape[:2]) >= 48 else CONVOLUTIONS[1:]
+    net = as_net(ImageLayers(channels, layers, out, group), jnp.zeros(shape, jnp.float32))
+    return Net(net.init, lambda params, obs: net.apply(params, obs.astype(jnp.float32) / 255.0 - 0.5))
 
 
 def normed_layers(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import chex
 import distrax
+import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.precision import narrow
@@ -51,6 +54,36 @@ def categorical(logits: Array) -> distrax.Distribution:
     """
     chex.assert_rank(logits, 1)
     return distrax.Categorical(logits)
+
+
+class MultiCategorical(NamedTuple):
+    """Independent categorical distributions over the entries of a vector of integers."""
+
+    logits: list[Array]  # [n_i] of each entry, unnormalised
+
+    def sample(self, seed: Key) -> Array:
+        """A draw, [k] int32."""
+        keys = jax.random.split(seed, len(self.logits))
+        drawn = [jax.random.categorical(key, logits) for key, logits in zip(keys, self.logits, strict=True)]
+        return jnp.stack(drawn).astype(jnp.int32)
+
+    def log_prob(self, value: Array) -> Array:
+        """The log-probability [] of a value [k], the sum over its entries."""
+        terms = [jax.nn.log_softmax(logits)[value[i]] for i, logits in enumerate(self.logits)]
+        return jnp.sum(jnp.stack(terms))
+
+    def sample_and_log_prob(self, seed: Key) -> tuple[Array, Array]:
+        """A draw and its log-probability."""
+        drawn = self.sample(seed)
+        return drawn, self.log_prob(drawn)
+
+    def entropy(self) -> Array:
+        """The entropy [] in nats, the sum over the entries."""
+        return jnp.sum(jnp.stack([categorical_entropy(logits) for logits in self.logits]))
+
+    def mode(self) -> Array:
+        """The most likely value, [k] int32."""
+        return jnp.stack([jnp.argmax(logits) for logits in self.logits]).astype(jnp.int32)
 
 
 def sample_and_log_prob(dist: distrax.Distribution, key: Key) -> tuple[Array, Array]:

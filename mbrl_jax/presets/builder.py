@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mbrl_jax.buffers.latest import latest
 from mbrl_jax.buffers.sequence import need_window
 from mbrl_jax.buffers.uniform import uniform
 from mbrl_jax.core.config import check, flat, replace
-from mbrl_jax.core.types import Agent, Buffer, Discrete, Env, no_refresh
+from mbrl_jax.core.images import is_image
+from mbrl_jax.core.types import Agent, Buffer, DictSpace, Discrete, Env, MultiDiscrete, no_refresh
 from mbrl_jax.envs import games, wrappers
-from mbrl_jax.envs.registry import ENVS, EVAL_ENVS, make_env, repetition
+from mbrl_jax.envs.registry import ENVS, EVAL_ENVS, make_env, task_name
 from mbrl_jax.presets import loops, settings
 from mbrl_jax.presets.checks import check_learner, check_together, named
 from mbrl_jax.presets.registry import AGENTS, Algorithm
@@ -48,9 +50,11 @@ def suited(algo: str, env: Env) -> Env:
       ValueError: no agent has this name, or it can handle no such environment.
     """
     entry, spec = algorithm(algo), env.spec
-    if not isinstance(spec.action, entry.actions):
+    if not isinstance(spec.action, (*entry.actions, MultiDiscrete) if entry.factored else entry.actions):
         kinds = " or ".join(entry.action_kinds)
-        raise ValueError(f"env must have {kinds} actions for {algo}, got {spec.name} with {spec.action}")
+        others = f"; {_those(lambda other: other.factored)} take vectors of discrete ones"
+        hint = others if isinstance(spec.action, MultiDiscrete) else ""
+        raise ValueError(f"env must have {kinds} actions for {algo}, got {spec.name} with {spec.action}{hint}")
     if entry.table:
         if not isinstance(spec.obs, Discrete):
             raise ValueError(f"env must have numbered states for {algo}, got {spec.name} with {spec.obs}")
@@ -59,10 +63,25 @@ def suited(algo: str, env: Env) -> Env:
         return wrappers.reveal_state(_as_arrays(env))
     if games.is_game(env):
         return env if entry.games else suited(algo, games.unmask(env))
-    if isinstance(spec.obs, Discrete):
+    if isinstance(spec.obs, Discrete | MultiDiscrete):
         return _as_arrays(env)
+    if isinstance(spec.obs, DictSpace):
+        if not entry.dicts:
+            got = f"{spec.name} with a dict of {', '.join(sorted(spec.obs.spaces))}"
+            others = _those(lambda other: other.dicts)
+            raise ValueError(f"env must have one array as observation for {algo}, got {got}; {others} take a dict")
+        return wrappers.by_leaf(env, entry.planes)
     rank = len(spec.obs.shape)
+    if is_image(spec.obs):
+        if entry.planes or entry.images:
+            return env
+        others = _those(lambda other: other.planes or other.images)
+        raise ValueError(f"env must have no images as observations for {algo}, got {spec.name}; {others} take them")
     return env if rank == 1 or (rank == 3 and entry.planes) else wrappers.flatten(env)
+
+
+def _those(which: Callable[[Algorithm], bool]) -> str:
+    return ", ".join(name for name, entry in AGENTS.items() if which(entry))
 
 
 def default_env(algo: str) -> str:
@@ -84,7 +103,7 @@ def default_env(algo: str) -> str:
 
 
 def _as_arrays(env: Env) -> Env:
-    return wrappers.one_hot(env) if isinstance(env.spec.obs, Discrete) else env
+    return wrappers.one_hot(env) if isinstance(env.spec.obs, Discrete | MultiDiscrete) else env
 
 
 def preset(algo: str, env: str | Env) -> Preset:
@@ -108,7 +127,7 @@ def preset(algo: str, env: str | Env) -> Preset:
     loop.setdefault("capacity", newest if entry.replay == "latest" else steps)
     if raw.spec.time_limit is None:  # no evaluation episode would end
         loop["eval_episodes"] = 0
-    threshold = settings.THRESHOLD.get(repetition(name)[0], math.inf)  # a repeated action changes no return
+    threshold = settings.THRESHOLD.get(task_name(name), math.inf)  # a repeated action changes no return
     return Preset(replace(entry.config(), changes), LoopConfig(**loop), steps, threshold)
 
 

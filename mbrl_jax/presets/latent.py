@@ -22,7 +22,12 @@ NANO_DREAMER: dict[str, Any] = {
 # free nat of error in every imagined step is too much.
 POLE_DREAMER: dict[str, Any] = NANO_DREAMER | {"decoder_scale": 10.0, "free": 0.1, "entropy": 1e-3}
 
+# A pole that is a fraction of a pixel off already costs several units of reconstruction.
+PIXEL_DREAMER: dict[str, Any] = NANO_DREAMER | {"free": 0.1, "entropy": 1e-3}
+
 DREAMER_V3: dict[str, dict[str, Any]] = {
+    "CartPole-pixels": PIXEL_DREAMER,
+    "CartPole-pixels-x2": PIXEL_DREAMER,
     "CartPole-v1": POLE_DREAMER,
     "CartPole-v1-x2": POLE_DREAMER,
     "CartPole-hidden": POLE_DREAMER,
@@ -78,6 +83,16 @@ SMALL_DREAM: dict[str, Any] = {
 
 WORLD_MODELS: dict[str, dict[str, Any]] = {
     "CartPole-hidden": SMALL_DREAM | {"population": 32, "generations": 25},
+    "CartPole-pixels": SMALL_DREAM
+    | {
+        "vision.latent": 8,
+        "vision_rate": 1e-3,
+        "vision_updates": 300,
+        "memory_updates": 600,
+        "batch": 16,
+        "population": 32,
+        "generations": 25,
+    },
     "Pendulum-v1": SMALL_DREAM | {"population": 64, "generations": 60, "tries": 3, "temperature": 1.0},
 }
 

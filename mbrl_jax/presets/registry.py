@@ -42,8 +42,11 @@ class Algorithm:
     window_part: Part | None = None  # (config) -> rows of a window, with "windows"
     open_loop_part: Part | None = None  # (config, spec, learner) -> OpenLoopModel, where its model can be looked into
     action_kinds: tuple[Kind, ...] = ("discrete", "continuous")
+    dicts: bool = False  # takes observations that are a dict of arrays
+    factored: bool = False  # handles vectors of discrete actions, `MultiDiscrete`, too
     table: bool = False  # needs numbered states; other agents get them as one-hot vectors
     planes: bool = False  # takes planes [height, width, channels] as they are; other agents get them flattened
+    images: bool = False  # takes images of bytes [height, width, channels]; so do all that take planes
     simulator: bool = False  # plans in the environment itself, and sees its state
     games: bool = False  # handles illegal actions and a second player
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -137,14 +140,15 @@ AGENTS: dict[str, Algorithm] = {
     ),
     "dqn": _agent(
         "dqn", "DQNConfig", "deep Q-network, double and with a target network, model-free",
-        action_kinds=DISCRETE, planes=True,
+        action_kinds=DISCRETE, planes=True, dicts=True,
     ),
     "dyna_dqn": _agent(
         "dyna_dqn", "DynaDQNConfig", "deep Dyna: DQN with more updates, on rollouts of a learned model",
         action_kinds=DISCRETE,
     ),
     "ppo": _agent(
-        "ppo", "PPOConfig", "proximal policy optimisation, model-free and on-policy", "latest", planes=True
+        "ppo", "PPOConfig", "proximal policy optimisation, model-free and on-policy", "latest", planes=True,
+        factored=True, dicts=True,
     ),
     "sac": _agent("sac", "SACConfig", "soft actor-critic, model-free"),
     "mbpo": _agent("mbpo", "MBPOConfig", "SAC on short rollouts of a learned ensemble"),
@@ -170,23 +174,23 @@ AGENTS: dict[str, Algorithm] = {
     ),
     "dreamer_v1": _agent(
         "dreamer.v1", "DreamerV1Config", "an actor on the gradient of imagined returns", "windows", True, planes=True,
-        ignored={"net.classes": "its latents are Gaussian"},
+        factored=True, dicts=True, ignored={"net.classes": "its latents are Gaussian"},
     ),
     "dreamer_v2": _agent(
         "dreamer.v2", "DreamerV2Config", "an actor and critic in the imagination of a discrete model", "windows", True,
-        planes=True,
+        planes=True, factored=True, dicts=True,
     ),
     "dreamer_v3": _agent(
         "dreamer.v3", "DreamerV3Config", "the same, with one set of settings for many tasks", "windows", True,
-        planes=True,
+        planes=True, factored=True, dicts=True,
     ),
     "world_models": _agent(
         "world_models.agent", "WorldModelsConfig", "a linear controller that evolves in a learned dream", "windows",
-        True, planes=True,
+        True, planes=True, factored=True,
     ),
     "tdmpc2": _agent(
         "tdmpc2", "TDMPC2Config", "planning in a learned latent model with a learned value and policy", "windows",
-        True, action_kinds=("continuous",), ignored=IGNORED_TDMPC2,
+        True, action_kinds=("continuous",), images=True, ignored=IGNORED_TDMPC2,
     ),
 }  # fmt: skip
 """Every agent by its name on the command line."""

@@ -22,6 +22,7 @@ THRESHOLD: dict[str, float] = {
     "Pendulum-v1": -200.0,
     "CartPole-v1": 475.0,
     "CartPole-hidden": 400.0,
+    "CartPole-pixels": 400.0,
     "MemoryChain-bsuite": 1.0,
     "ContinuousCartPole": 199.5,
     "CartPoleSwingUp": 150.0,

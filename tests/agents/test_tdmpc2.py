@@ -272,9 +272,7 @@ def test_values_and_policy_of_two_steps_are_learned_from_random_actions():
     )  # fmt: skip
     rng, learner = np.random.default_rng(1), jax.jit(tdmpc2.make(cfg, TASKED, TASKS).init)(jax.random.key(0))
     nets, run = tdmpc(cfg.net, TASKED, TASKS.masks), compiled()
-    for i in range(
-        1200
-    ):  # by 600 the policy has left +-1 for s / 2 in some seeds only; from 800 on in all that were tried
+    for i in range(1200):  # by 600 the policy has left +-1 for s / 2 in some seeds only; from 800 on in all tried
         s = rng.choice([-1.0, 1.0], (H + 2, BATCH))
         s[1:3] = s[0]
         phase = np.array([0.0, 1.0, 2.0, 0.0, 1.0])[:, None] * np.ones(BATCH)
@@ -462,3 +460,56 @@ def test_without_terminal_states_there_is_no_termination_head():
     out = jax.jit(lambda: bind(nets, params).step(jax.random.key(0), state, jnp.zeros(ACTIONS)))()
     assert float(out.discount) == 1.0
     assert float(out.reward) == pytest.approx(0.0, abs=1e-6)  # its last layer starts at 0
+
+
+IMAGE = SPEC._replace(obs=Box((64, 64, 3), 0, 255, jnp.uint8))
+
+
+@pytest.mark.parametrize(("side", "first"), [(64, 0), (48, 0), (32, 1)])
+def test_images_are_convolved_to_a_latent(side, first):
+    """The convolutions of the authors' code, by XLA; a linear layer and layer norm where they give another size."""
+    spec = IMAGE._replace(obs=Box((side, side, 3), 0, 255, jnp.uint8))
+    nets = tdmpc(settings(net__channels=4, net__latent=64).net, spec)
+    params = jax.tree.map(lambda leaf: leaf + 0.01, jax.jit(nets.encoder.init)(jax.random.key(0)))
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    p, x = params["params"], jnp.asarray(image / 255.0 - 0.5, jnp.float32)[None]
+    for i, (size, stride) in enumerate(((7, 2), (5, 2), (3, 2), (3, 1))[first:]):
+        kernel = p[f"Conv_{i}"]["Dense_0"]["kernel"].reshape(size, size, x.shape[-1], -1)
+        names = ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(
+            jnp.maximum(x, 0) if i else x, kernel, (stride, stride), "VALID", dimension_numbers=names
+        )
+        x = x + p[f"Conv_{i}"]["Dense_0"]["bias"]
+    x = np.asarray(x, np.float64).reshape(-1)
+    assert ("Dense_0" in p) == (side == 48)  # 4 x 4 x 4 entries are the latent's 64
+    if side == 48:
+        x = x @ np.asarray(p["Dense_0"]["kernel"]) + np.asarray(p["Dense_0"]["bias"])
+        x = (x - x.mean()) / np.sqrt(x.var() + 1e-5) * np.asarray(p["Norm_0"]["scale"]) + np.asarray(
+            p["Norm_0"]["bias"]
+        )
+    groups = np.exp(x.reshape(-1, 4))
+    z = encode(nets, nets.init(jax.random.key(0)).world._replace(encoder=params), image).z
+    np.testing.assert_allclose(z, (groups / groups.sum(-1, keepdims=True)).reshape(-1), rtol=1e-3, atol=1e-5)
+
+
+def test_images_of_a_batch_are_shifted_one_by_one():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (H + 1, 4, 8, 8, 1), np.uint8)
+    rest = [jnp.zeros((H + 1, 4))] * 5
+    batch = Window(Step(jnp.asarray(images), *rest), jnp.zeros(4, jnp.int32), jnp.ones(4))
+    out = np.asarray(jax.jit(lambda key: tdmpc2.shift_images(key, batch, pad=2).steps.obs)(jax.random.key(0)))
+    places = []
+    for t in range(H + 1):
+        for b in range(4):
+            wide = np.pad(images[t, b], ((2, 2), (2, 2), (0, 0)), mode="edge")
+            found = [(i, j) for i in range(5) for j in range(5) if (wide[i : i + 8, j : j + 8] == out[t, b]).all()]
+            assert len(found) == 1
+            places += found
+    assert len(set(places)) > 6  # of 16 draws among 25
+
+
+def test_refused_images():
+    with pytest.raises(ValueError, match="must be at least 24 x 24"):
+        tdmpc(settings().net, IMAGE._replace(obs=Box((16, 16, 3), 0, 255, jnp.uint8)))
+    with pytest.raises(ValueError, match="tasks must be 0 where observations are images, got 2"):
+        tdmpc(settings(net__tasks=2).net, IMAGE)

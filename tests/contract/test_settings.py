@@ -38,7 +38,12 @@ SMALL_MPC: dict[str, Any] = {
 
 # What must be switched on for a setting to matter: agents and settings as patterns, the first that fits; the kind of
 # actions (None for the agent's first), and the other settings.
-ENVS = {"swing-up": lambda: cartpole_swingup(), "planes": lambda: make_env("Breakout-MinAtar")}
+ENVS = {
+    "swing-up": lambda: cartpole_swingup(),
+    "planes": lambda: make_env("Breakout-MinAtar"),
+    "pixels": lambda: make_env("CartPole-pixels"),
+    "swing-up pixels": lambda: make_env("CartPoleSwingUp-pixels"),
+}
 CONDITIONS: list[tuple[str, str, type | str | None, dict[str, Any]]] = [
     ("pets", "known_reward", "swing-up", {}),
     ("mbpo", "grow_*", None, {"grow_until": 4, "last_horizon": 3}),
@@ -58,14 +63,18 @@ CONDITIONS: list[tuple[str, str, type | str | None, dict[str, Any]]] = [
     ("dreamer_v1", "first_std", Box, {}),
     ("dreamer_v1", "mean_scale", Box, {}),
     ("dreamer_*", "net.depth", "planes", {"net.deter": 16}),
+    ("dreamer_*", "net.images", "pixels", {"net.deter": 16, "net.depth": 2}),
     ("dreamer_v3", "plan2explore.*", None, {"explorer": "plan2explore"}),
     ("dreamer_v3", "actor_unimix", Discrete, {}),
     ("dreamer_v3", "net.size", None, {"net.units": 0, "net.stoch": 0}),
     ("world_models", "noise", Box, {"vision.latent": 4}),
     ("world_models", "vision.coder.depth", "planes", {"vision.latent": 4}),
+    ("world_models", "vision.coder.images", "pixels", {"vision.latent": 8, "vision.coder.depth": 2}),
     ("world_models", "vision.latent", None, {}),
     ("world_models", "*", Discrete, {"vision.latent": 4}),
     ("tdmpc2", "net.size", None, {"net.units": 0}),
+    ("tdmpc2", "net.channels", "swing-up pixels", {}),
+    ("tdmpc2", "net.shift", "swing-up pixels", {}),
 ]  # fmt: skip
 
 # Another value, where the next number would not fit the other settings or is no other case.

@@ -136,3 +136,51 @@ def test_time_limit_is_the_shorter_one():
     assert wrappers.time_limit(short, 1).spec.time_limit == 1
     with pytest.raises(ValueError, match="at least 1 step, got 0"):
         wrappers.time_limit(short, 0)
+
+
+def picture(view):
+    """`counting` observed as an image of bytes [4, 6, 3]."""
+    base = np.random.default_rng(0).integers(0, 100, (4, 6, 3), np.uint8)
+    space = Box((4, 6, 3), 0, 255, jnp.uint8)
+    return counting(space, Discrete(2), lambda s: view(jnp.asarray(base), s.astype(jnp.uint8))), base
+
+
+def test_grey_and_resize():
+    env, base = picture(lambda image, s: image + s)
+    small = wrappers.resize(wrappers.grey(env), 2, 3)
+    assert small.spec.obs == Box((2, 3, 1), 0, 255, jnp.uint8)
+    state, _ = small.reset(KEY)
+    state, obs, *_ = small.step(KEY, state, jnp.float32(2))
+    grey = np.round((base + 2.0) @ [0.299, 0.587, 0.114])
+    expected = [[grey[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean() for j in range(3)] for i in range(2)]
+    assert obs.dtype == jnp.uint8
+    np.testing.assert_allclose(obs[..., 0], expected, atol=0.51)
+    assert small.observe is not None
+    np.testing.assert_array_equal(small.observe(state), obs)
+    assert wrappers.resize(env, 8).spec.obs == Box((8, 8, 3), 0, 255, jnp.uint8)
+    for wrapped in (wrappers.grey, lambda env: wrappers.resize(env, 2)):
+        with pytest.raises(ValueError, match=r"needs images \[height, width, channels\] of bytes, counting has Box"):
+            wrapped(counting(Box((3,)), Discrete(2), lambda s: jnp.zeros(3)))
+    with pytest.raises(ValueError, match="grey needs images of 3 channels, counting has 1"):
+        wrappers.grey(wrappers.grey(env))
+    with pytest.raises(ValueError, match="resize must be given sizes of at least 1, got 0 and 0"):
+        wrappers.resize(env, 0)
+
+
+def test_frame_stack():
+    env, base = picture(lambda image, s: image + s)
+    stacked = wrappers.frame_stack(env, 3)
+    assert stacked.spec.obs == Box((4, 6, 9), 0, 255, jnp.uint8)
+    state, obs = stacked.reset(KEY)
+    seen = [base, base, base]
+    for action in (1, 2, 1):
+        np.testing.assert_array_equal(obs, np.concatenate(seen, axis=-1))
+        state, obs, reward, *_ = stacked.step(KEY, state, jnp.float32(action))
+        seen = [*seen[1:], base + np.uint8(reward / 10)]
+    np.testing.assert_array_equal(obs, np.concatenate(seen, axis=-1))
+    assert stacked.observe is not None
+    np.testing.assert_array_equal(stacked.observe(state), obs)
+    bounds = wrappers.frame_stack(counting(Box((1, 1, 2), np.array([[[1.0, 2.0]]]), 9.0), Discrete(2), None), 2)
+    np.testing.assert_array_equal(bounds.spec.obs.low, [[[1.0, 2.0, 1.0, 2.0]]])
+    with pytest.raises(ValueError, match="must be given at least 1 frame, got 0"):
+        wrappers.frame_stack(env, 0)

@@ -91,3 +91,36 @@ def test_orthogonal_weights_have_gain_sqrt_two():
 def test_bad_observations_and_settings_are_refused(space, kwargs, message):
     with pytest.raises(ValueError, match=message):
         network(space, **{"hidden": (4,), "out": 2, **kwargs})
+
+
+def test_an_image_goes_through_three_convolutions():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (32, 36, 3), np.uint8)
+    net = network(Box(image.shape, 0, 255, jnp.uint8), (7,), 3, "tanh", channels=4)
+    params = jax.tree.map(lambda p: p + 0.1, jax.jit(net.init)(jax.random.key(0)))
+    p, x = params["params"], jnp.asarray(image / 255.0, jnp.float32)[None]
+    for i, (size, stride, pad) in enumerate(((8, 4, 2), (4, 2, 1), (3, 1, 1))):
+        dense, blocks, channels = p[f"Conv_{i}"]["Dense_0"], size // stride, x.shape[-1]
+        kernel = dense["kernel"].reshape(blocks, blocks, stride, stride, channels, -1).swapaxes(1, 2)
+        x = jax.lax.conv_general_dilated(
+            x, kernel.reshape(size, size, channels, -1), (stride, stride), [(pad, pad)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+        x = jnp.maximum(x + dense["bias"], 0)
+    assert x.shape == (1, 4, 4, 8)
+    plain = mlp(x.size, (7,), 3, "tanh")
+    expected = plain.apply({"params": p["MLP_0"]}, x.reshape(-1))
+    np.testing.assert_allclose(jax.jit(net.apply)(params, image), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_small_and_flat_images_are_scaled_too():
+    space = Box((6, 5, 2), 0, 255, jnp.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (6, 5, 2), np.uint8)
+    net = network(space, (7,), 3, "tanh")
+    params = net.init(jax.random.key(0))
+    np.testing.assert_allclose(net.apply(params, image), by_hand(params, image / 255.0), rtol=1e-4, atol=1e-5)
+    flat, plain = network(space, (5,), 2, channels=0), mlp(60, (5,), 2)
+    params = flat.init(jax.random.key(0))
+    np.testing.assert_allclose(
+        flat.apply(params, image), plain.apply(params, image.reshape(-1) / 255.0), rtol=1e-4, atol=1e-5
+    )

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mbrl_jax.core import Box, Discrete
-from mbrl_jax.nets.observations import CoderConfig, decoder, encoder, kind
+from mbrl_jax.nets.images import Up
+from mbrl_jax.nets.observations import CoderConfig, decoder, encoder, kind, stages
 
 RNG = np.random.default_rng(0)
 SMALL = CoderConfig(units=6, layers=2, depth=1)
@@ -104,8 +105,8 @@ def test_planes():
     np.testing.assert_allclose(flat.net.apply(params, obs), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_images():
-    cfg, obs = CoderConfig(units=6, layers=2, depth=2), RNG.integers(0, 256, IMAGE.shape, np.uint8)
+def test_images_with_pooling():
+    cfg, obs = CoderConfig(units=6, layers=2, depth=2, images="pool"), RNG.integers(0, 256, IMAGE.shape, np.uint8)
     made = encoder(IMAGE, cfg)
     params = drawn(made.net.init)
     p, x = plain(params), obs / 255 - 0.5
@@ -134,12 +135,54 @@ def test_images():
     np.testing.assert_allclose(back.mode(out), 255 * light, rtol=1e-4, atol=1e-3)
 
 
+def strided(x, p, stride):
+    """Windows 4 x 4 with zeros around, stride 2, as XLA convolves; the weights lie in blocks of 2 x 2."""
+    kernel = p["Dense_0"]["kernel"].reshape(2, 2, 2, 2, x.shape[2], -1).swapaxes(1, 2).reshape(4, 4, x.shape[2], -1)
+    names = ("NHWC", "HWIO", "NHWC")
+    out = jax.lax.conv_general_dilated(x[None], kernel, (stride, stride), [(1, 1)] * 2, dimension_numbers=names)
+    return np.asarray(out[0], np.float64) + p["Dense_0"]["bias"]
+
+
+@pytest.mark.parametrize(("shape", "last"), [((32, 32, 1), (4, 4)), ((48, 64, 3), (6, 8)), ((64, 64, 3), (4, 4))])
+def test_images_with_a_stride(shape, last):
+    space, cfg = Box(shape, 0, 255, jnp.uint8), CoderConfig(units=6, layers=2, depth=2)
+    channels = stages(cfg, space)
+    assert channels == [4, 8, 16, 16][: len(channels)]
+    assert tuple(side // 2 ** len(channels) for side in shape[:2]) == last
+    obs, made = RNG.integers(0, 256, shape, np.uint8), encoder(space, cfg)
+    params = drawn(made.net.init)
+    p, x = plain(params), obs / 255 - 0.5
+    for i in range(len(channels)):
+        x = normed(strided(x.astype(np.float32), p[f"Down_{i}"], 2), p[f"RMSNorm_{i}"])
+    token = jax.jit(made.net.apply)(params, obs)
+    assert token.shape == (made.size,) == (last[0] * last[1] * channels[-1],)
+    np.testing.assert_allclose(token, x.reshape(-1), rtol=1e-3, atol=1e-4)
+    back = decoder(space, 16, 5, cfg)
+    assert jax.eval_shape(back.net.apply, drawn(back.net.init), H, Z).shape == shape
+
+
+def test_a_decoder_with_a_stride():
+    space, cfg = Box((32, 48, 3), 0, 255, jnp.uint8), CoderConfig(units=6, layers=2, depth=2)
+    back = decoder(space, 16, 5, cfg)
+    params = drawn(back.net.init)
+    p, places = plain(params), np.zeros((4, 6, 16))
+    for g in range(8):  # a block of the memory has two channels
+        rows = H.reshape(8, 2)[g] @ p["blocks"][g] + p["blocks_bias"].reshape(8, 48)[g]
+        places[:, :, 2 * g : 2 * g + 2] = rows.reshape(4, 6, 2)
+    x = normed(places + mlp(p["Layers_0"], Z, 1, out=True).reshape(4, 6, 16), p["RMSNorm_0"])
+    for i, channels in enumerate((8, 4, 3)):
+        up = {"params": {"Dense_0": params["params"][f"Up_{i}"]["Dense_0"]}}
+        x = np.asarray(Up(channels).apply(up, jnp.asarray(x, jnp.float32)), np.float64)  # against loops in test_images
+        x = normed(x, p[f"RMSNorm_{i + 1}"]) if i < 2 else x
+    np.testing.assert_allclose(jax.jit(back.net.apply)(params, H, Z), x, rtol=2e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: kind(Discrete(3)), "must be a vector, or planes or an image"),
         (lambda: kind(Box((2, 9, 1))), "planes must be at least 3 x 3"),
-        (lambda: kind(Box((50, 64, 3), 0, 255, jnp.uint8)), "multiples of 16 from 48 to 256"),
+        (lambda: kind(Box((50, 64, 3), 0, 255, jnp.uint8)), r"multiples of 16 from 32 to 256 \(wrappers.resize\)"),
         (lambda: encoder(IMAGE, SMALL), "depth must be even and at least 2 for images, got 1"),
         (lambda: decoder(IMAGE, 12, 5, CoderConfig()), "deter must be a multiple of 8 to decode images, got 12"),
         (lambda: encoder(VECTOR, CoderConfig(units=0)), "units must be at least 1"),

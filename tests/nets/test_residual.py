@@ -59,3 +59,38 @@ def test_a_transition_adds_what_the_action_changes():
 def test_what_are_no_planes_is_refused(make):
     with pytest.raises(ValueError, match=r"planes must be \[height, width, channels\] of at least 1"):
         make()
+
+
+@pytest.mark.parametrize(("side", "latent"), [(32, 8), (24, 6), (20, 5), (96, 6), (64, 8)])
+def test_an_image_is_made_smaller(side, latent):
+    net, shape = residual.image_encoder((side, side, 3), 4, 1)
+    assert shape == (latent, latent, 4)
+    image = jax.ShapeDtypeStruct((side, side, 3), jnp.uint8)
+    out = jax.eval_shape(lambda image: net.apply(net.init(jax.random.key(0)), image), image)
+    assert (out.shape, out.dtype) == (shape, jnp.float32)
+
+
+def test_an_image_encoder_is_convolutions_of_stride_2_blocks_and_means():
+    net, _ = residual.image_encoder((40, 40, 3), 4, 1)
+    params = shaken(jax.jit(net.init)(jax.random.key(0)))
+    image = jax.random.randint(jax.random.key(1), (40, 40, 3), 0, 256).astype(jnp.uint8)
+    p = params["params"]
+
+    def halved(params, x):
+        kernel = params["Dense_0"]["kernel"].reshape(3, 3, x.shape[-1], -1)
+        names = ("NHWC", "HWIO", "NHWC")
+        return (
+            jax.lax.conv_general_dilated(x[None], kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=names)[0]
+            + params["Dense_0"]["bias"]
+        )
+
+    @jax.jit
+    def expected(x):
+        x = block(p["Block_0"], halved(p["Conv_0"], x / 255.0))
+        x = block(p["Block_1"], halved(p["Conv_1"], x))
+        x = sum(x[i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4  # 10 x 10 -> 5 x 5
+        return block(p["Block_2"], x)
+
+    np.testing.assert_allclose(
+        jax.jit(net.apply)(params, image), expected(image.astype(jnp.float32)), rtol=1e-3, atol=1e-3
+    )

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.agents.dreamer.common import Policy
+from mbrl_jax.agents.dreamer.common import Policy, factored_policy
 from mbrl_jax.core import tree
-from mbrl_jax.core.types import Array, Discrete, Key, Metrics, Params, Space
+from mbrl_jax.core.types import Array, Discrete, Key, Metrics, MultiDiscrete, Params, Space
 from mbrl_jax.models.rssm.dreamer_v1_v2 import DreamerNetConfig, ModelParams, Networks, head, predicted
 from mbrl_jax.models.rssm.rssm import Latent, Rows, features
 from mbrl_jax.nets.net import Net
@@ -85,7 +85,9 @@ def one_hot_policy(actions: int) -> Policy:
 
 
 def make_policy(space: Space, continuous: Callable[[int], Policy]) -> Policy:
-    """`one_hot_policy` for a discrete action space, else `continuous(size)` of the action's size."""
+    """`one_hot_policy` for a discrete action space, one for each entry of a vector, else `continuous(size)`."""
+    if isinstance(space, MultiDiscrete):
+        return factored_policy(space, one_hot_policy)
     return one_hot_policy(space.n) if isinstance(space, Discrete) else continuous(space.size)
 
 

@@ -13,13 +13,14 @@ Symbols as in `agents.dreamer.v3`:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.agents.dreamer.common import Policy
-from mbrl_jax.core.types import Action, Array, Discrete, Key, Metrics, Params, Space
+from mbrl_jax.agents.dreamer.common import Policy, factored_policy
+from mbrl_jax.core.types import Action, Array, Discrete, Key, Metrics, MultiDiscrete, Params, Space
 from mbrl_jax.models.rssm.dreamer_v3 import DreamerParams, Networks, predicted_discount, predicted_reward
 from mbrl_jax.models.rssm.rssm import Latent, Rows, features
 from mbrl_jax.ops import dists, return_scale
@@ -74,25 +75,17 @@ def make_policy(space: Space, unimix: Array | float) -> Policy:
         discrete     log((1 - ε) softmax(x) + ε / A)
         continuous   N(tanh(m), σ²),  σ = 0.1 + 0.9 sigmoid(s + 2)
 
-    Continuous samples may lie outside [-1, 1]; `to_env` clips them.
+    A vector of discrete actions has a policy of its own for each entry (`factored_policy`). Continuous samples may lie
+    outside [-1, 1]; `to_env` clips them.
 
     Args:
       space: action space.
       unimix: ε in [0, 1), share of the uniform distribution; may be traced.
     """
     if isinstance(space, Discrete):
-
-        def logits(out: Array) -> Array:
-            return jnp.logaddexp(jax.nn.log_softmax(out) + jnp.log1p(-unimix), jnp.log(unimix / space.n))
-
-        return Policy(
-            sample=lambda key, out: jax.random.categorical(key, logits(out)).astype(jnp.int32),
-            mode=lambda out: jnp.argmax(out).astype(jnp.int32),
-            log_prob=lambda out, action: jnp.sum(jax.nn.one_hot(action, space.n, dtype=jnp.float32) * logits(out)),
-            entropy=lambda out: dists.categorical_entropy(logits(out)),
-            to_env=lambda action: action,
-            outputs=space.n,
-        )
+        return _categorical_policy(space.n, unimix)
+    if isinstance(space, MultiDiscrete):
+        return factored_policy(space, partial(_categorical_policy, unimix=unimix))
 
     def normal(out: Array) -> Any:
         mean, raw = jnp.split(out, 2)
@@ -105,6 +98,20 @@ def make_policy(space: Space, unimix: Array | float) -> Policy:
         entropy=lambda out: normal(out).entropy().astype(jnp.float32),
         to_env=lambda action: jnp.clip(action, -1.0, 1.0),
         outputs=2 * space.size,
+    )
+
+
+def _categorical_policy(n: int, unimix: Array | float) -> Policy:
+    def logits(out: Array) -> Array:
+        return jnp.logaddexp(jax.nn.log_softmax(out) + jnp.log1p(-unimix), jnp.log(unimix / n))
+
+    return Policy(
+        sample=lambda key, out: jax.random.categorical(key, logits(out)).astype(jnp.int32),
+        mode=lambda out: jnp.argmax(out).astype(jnp.int32),
+        log_prob=lambda out, action: jnp.sum(jax.nn.one_hot(action, n, dtype=jnp.float32) * logits(out)),
+        entropy=lambda out: dists.categorical_entropy(logits(out)),
+        to_env=lambda action: action,
+        outputs=n,
     )
 
 

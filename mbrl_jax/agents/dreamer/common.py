@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.buffers.sequence import Step
 from mbrl_jax.core import tree
-from mbrl_jax.core.types import Action, Array, Key, Obs, Space
+from mbrl_jax.core.types import Action, Array, Key, MultiDiscrete, Obs, Space
 from mbrl_jax.models.rssm.rssm import RSSM, Latent, Rows, Tracked, action_code, code_size, previous
 from mbrl_jax.nets.net import Net
 from mbrl_jax.nets.observations import Decoder
@@ -30,6 +30,44 @@ class Policy(NamedTuple):
     entropy: Callable[[Array], Array]  # (outputs) -> [] nats
     to_env: Callable[[Action], Action]  # (action) -> action for the environment
     outputs: int  # O
+
+
+def factored_policy(space: MultiDiscrete, one: Callable[[int], Policy]) -> Policy:
+    """Independent policies of all entries of an action: log-probabilities and entropies are sums.
+
+    Args:
+      space: of the actions.
+      one: (n) -> the policy over n actions: its outputs are n logits, its actions numbers or one-hot vectors.
+    """
+    policies = [one(n) for n in space.nvec]
+
+    def parts(action: Array) -> list[Array]:
+        numbers = jnp.issubdtype(action.dtype, jnp.integer)
+        return [action[i] for i in range(len(policies))] if numbers else space.split(action)
+
+    def joined(actions: list[Array]) -> Array:
+        return jnp.concatenate([jnp.atleast_1d(action) for action in actions])
+
+    def sample(key: Key, out: Array) -> Array:
+        keys = jax.random.split(key, len(policies))
+        each = zip(policies, keys, space.split(out), strict=True)
+        return joined([policy.sample(key, logits) for policy, key, logits in each])
+
+    def log_prob(out: Array, action: Array) -> Array:
+        each = zip(policies, space.split(out), parts(action), strict=True)
+        return sum((policy.log_prob(logits, part) for policy, logits, part in each), jnp.float32(0))
+
+    def mode(out: Array) -> Array:
+        return joined([policy.mode(logits) for policy, logits in zip(policies, space.split(out), strict=True)])
+
+    def entropy(out: Array) -> Array:
+        each = zip(policies, space.split(out), strict=True)
+        return sum((policy.entropy(logits) for policy, logits in each), jnp.float32(0))
+
+    def to_env(action: Array) -> Array:
+        return joined([policy.to_env(part) for policy, part in zip(policies, parts(action), strict=True)])
+
+    return Policy(sample, mode, log_prob, entropy, to_env, space.size)
 
 
 class ActorCarry(NamedTuple):

@@ -60,6 +60,7 @@ from mbrl_jax.core.types import (
     Discrete,
     Key,
     Metrics,
+    MultiDiscrete,
     Obs,
     Params,
     Replay,
@@ -67,7 +68,7 @@ from mbrl_jax.core.types import (
     Spec,
     Tree,
 )
-from mbrl_jax.envs.spaces import check_unit_actions
+from mbrl_jax.envs.spaces import check_unit_actions, need_one_array
 from mbrl_jax.models.rssm.dreamer_v1_v2 import DreamerNetConfig, ModelParams, Networks, model_terms, networks
 from mbrl_jax.models.rssm.rssm import Latent, Rows, action_code, features
 
@@ -163,7 +164,7 @@ def exploration_action(key: Key, action: Action, *, space: Space, noise: Array |
       the action for the environment, of the same shape.
     """
     key_which, key_what = jax.random.split(key)
-    if isinstance(space, Discrete):
+    if isinstance(space, Discrete | MultiDiscrete):
         random = jax.random.bernoulli(key_which, jnp.asarray(noise, jnp.float32))
         return jnp.where(random, space.sample(key_what), action)
     return jnp.clip(action + noise * jax.random.normal(key_what, action.shape, jnp.float32), -1.0, 1.0)
@@ -390,6 +391,11 @@ def make(cfg: DreamerV1Config, spec: Spec) -> Agent:
 
 
 def open_loop_model(cfg: DreamerV1Config, spec: Spec, learner: Learner) -> OpenLoopModel:
-    """The learned world model with its parameters, for looking at its imagination."""
+    """The learned world model with its parameters, for looking at its imagination.
+
+    Raises:
+      ValueError: observations are a dict of arrays.
+    """
+    need_one_array(spec, "an open-loop model")
     nets, params = networks(cfg.net, spec, gaussian=True), learner.model
     return rssm_open_loop_model(spec.action, nets.encoder, nets.rssm, nets.decoder, params)

@@ -55,7 +55,7 @@ from mbrl_jax.buffers.sequence import Window, sequence
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Action, Agent, Array, Buffer, Key, Metrics, Obs, Params, Replay, Spec, Tree
-from mbrl_jax.envs.spaces import check_unit_actions
+from mbrl_jax.envs.spaces import check_unit_actions, need_one_array
 from mbrl_jax.models.rssm.dreamer_v1_v2 import DreamerNetConfig, ModelParams, Networks, model_terms, networks
 from mbrl_jax.models.rssm.rssm import Latent, Rows, action_code, features
 from mbrl_jax.ops import dists
@@ -377,6 +377,11 @@ def make(cfg: DreamerV2Config, spec: Spec) -> Agent:
 
 
 def open_loop_model(cfg: DreamerV2Config, spec: Spec, learner: Learner) -> OpenLoopModel:
-    """The learned world model with its parameters, for looking at its imagination."""
+    """The learned world model with its parameters, for looking at its imagination.
+
+    Raises:
+      ValueError: observations are a dict of arrays.
+    """
+    need_one_array(spec, "an open-loop model")
     nets, params = networks(cfg.net, spec, gaussian=False), learner.model
     return rssm_open_loop_model(spec.action, nets.encoder, nets.rssm, nets.decoder, params)

@@ -59,7 +59,7 @@ from mbrl_jax.buffers.sequence import Feedback, Window, sequence
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Action, Agent, Array, Buffer, Key, Metrics, Obs, Params, Replay, Spec, Tree
-from mbrl_jax.envs.spaces import check_unit_actions
+from mbrl_jax.envs.spaces import check_unit_actions, need_one_array
 from mbrl_jax.models.rssm.dreamer_v3 import (
     DreamerParams,
     DreamerV3NetConfig,
@@ -389,8 +389,9 @@ def open_loop_model(cfg: DreamerV3Config, spec: Spec, learner: Learner) -> OpenL
     """The learned world model with its parameters, for looking at its imagination.
 
     Raises:
-      ValueError: the model has no decoder.
+      ValueError: the model has no decoder, or observations are a dict of arrays.
     """
+    need_one_array(spec, "an open-loop model")
     nets = dreamer_v3(cfg.net, spec)
     if nets.decoder is None:
         raise ValueError("imagined observations need a decoder: set net.decoder to true")

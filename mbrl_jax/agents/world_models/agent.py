@@ -50,6 +50,7 @@ from mbrl_jax.core.types import (
     Discrete,
     Key,
     Metrics,
+    MultiDiscrete,
     Obs,
     Replay,
     Space,
@@ -303,7 +304,7 @@ def explore_action(
       noise: standard deviation of the noise, for continuous ones, which are clipped to [-1, 1].
     """
     key_which, key_action = jax.random.split(key)
-    if isinstance(space, Discrete):
+    if isinstance(space, Discrete | MultiDiscrete):
         replaced = jax.random.uniform(key_which, dtype=jnp.float32) < epsilon
         return jnp.where(replaced, space.sample(key_action), action)
     return jnp.clip(action + noise * jax.random.normal(key_action, action.shape, jnp.float32), -1.0, 1.0)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core import tree
-from mbrl_jax.core.types import Action, Array, Discrete, Key, Obs, Replay, Space
+from mbrl_jax.core.types import Action, Array, Discrete, Key, MultiDiscrete, Obs, Replay, Space
 from mbrl_jax.models.rssm.rssm import code_size
 from mbrl_jax.models.world_models.mdn_rnn import MDNRNN, DreamState, MDNRNNParams, bind
 from mbrl_jax.models.world_models.vae import VAE, sample_latent
@@ -38,6 +38,8 @@ def controller_size(space: Space, *, latent: int, hidden: int, sees: str) -> int
 def control(space: Space, controller: Array, inputs: Array) -> Action:
     """The action of a linear controller: its largest output, the first of equal ones, or tanh of all outputs.
 
+    A vector of discrete actions has the largest output of each entry.
+
     Args:
       space: of the actions.
       controller: [D], A rows of F weights and a bias.
@@ -45,6 +47,8 @@ def control(space: Space, controller: Array, inputs: Array) -> Action:
     """
     table = controller.reshape(code_size(space), inputs.shape[0] + 1)
     out = table[:, :-1] @ inputs + table[:, -1]
+    if isinstance(space, MultiDiscrete):
+        return jnp.stack([jnp.argmax(part) for part in space.split(out)]).astype(jnp.int32)
     return jnp.argmax(out).astype(jnp.int32) if isinstance(space, Discrete) else jnp.tanh(out)
 
 

@@ -92,6 +92,8 @@ def networks(cfg: InverseConfig, spec: Spec) -> Networks:
       ValueError: observations or actions that are not vectors, an unknown activation, a width below 1.
     """
     size = common.sizes(spec)[1] - 1  # of an observation; a dynamics model's targets have the reward as well
+    if not isinstance(spec.action, Discrete | Box):
+        raise ValueError(f"spec.action of {spec.name} must be Discrete or a Box, got {spec.action}")
     head = _discrete(spec) if isinstance(spec.action, Discrete) else _continuous(spec.action)
     return Networks(mlp(2 * size, cfg.hidden, head.width, cfg.activation, "narrow"), head)
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.images import is_image
 from mbrl_jax.core.types import Action, Array, Box, Key, Model, Obs, Params, Spec, StepOut
 from mbrl_jax.nets import residual
 from mbrl_jax.nets.conv import network
@@ -40,9 +41,11 @@ class MuZeroNetConfig:
         default=10, low=1, help="largest class n: transformed values and rewards are classes from -n to n"
     )
     blocks: int = setting(
-        default=0, low=0, help="number of residual blocks of representation and dynamics; 0 flattens image planes"
+        default=0, low=0, help="number of residual blocks of representation and dynamics; 0 flattens planes"
     )
-    channels: int = setting(default=16, low=1, help="number of latent planes, with blocks above 0")
+    channels: int = setting(
+        default=16, low=1, help="number of latent planes, with blocks above 0; else of an image's first convolution"
+    )
     project: int = setting(
         default=0, low=0, help="size of the projection in the consistency loss; 0 for no consistency loss"
     )
@@ -80,7 +83,7 @@ def muzero(cfg: MuZeroNetConfig, spec: Spec) -> Networks:
 
     Args:
       cfg: sizes.
-      spec: actions discrete; observations a vector or planes.
+      spec: actions discrete; observations a vector, planes or an image.
     Raises:
       ValueError: a size out of range, or an environment that needs a wrapper first.
     """
@@ -129,10 +132,14 @@ def muzero(cfg: MuZeroNetConfig, spec: Spec) -> Networks:
 def _trunk(cfg: MuZeroNetConfig, obs: Box, num_actions: int) -> tuple[Net, Net, Box]:
     """Representation and dynamics before rescaling, and the shape of a latent state."""
     if cfg.blocks:
-        latent = Box((*obs.shape[:2], cfg.channels))
-        planes = residual.transition(latent.shape, num_actions, cfg.blocks)
-        return residual.encoder(obs.shape, cfg.channels, cfg.blocks), planes, latent
-    encoder = network(obs, cfg.hidden, cfg.latent, channels=0, layer_norm=cfg.layer_norm)
+        shape = (*obs.shape[:2], cfg.channels)
+        if is_image(obs):
+            encoder, shape = residual.image_encoder(obs.shape, cfg.channels, cfg.blocks)
+        else:
+            encoder = residual.encoder(obs.shape, cfg.channels, cfg.blocks)
+        return encoder, residual.transition(shape, num_actions, cfg.blocks), Box(shape)
+    channels = cfg.channels if is_image(obs) else 0
+    encoder = network(obs, cfg.hidden, cfg.latent, channels=channels, layer_norm=cfg.layer_norm)
     change = mlp(cfg.latent + num_actions, cfg.hidden, cfg.latent, layer_norm=cfg.layer_norm)
 
     def apply(params: Params, features: Array, action: Array) -> Array:

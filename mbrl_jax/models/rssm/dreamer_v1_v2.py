@@ -37,6 +37,10 @@ class DreamerNetConfig:
     classes: int = setting(default=32, low=2, help="classes of each latent variable; Gaussian latents ignore it")
     depth: int = setting(default=16, low=0, help="base number of convolution channels, for planes and images")
     squash: bool = setting(default=False, help="whether vectors pass through symlog, as in DreamerV3")
+    images: str = setting(
+        default="stride", choices=("stride", "pool"),
+        help="what halves images: convolutions 4 x 4 of stride 2, or 5 x 5 with max-pooling, for accelerators",
+    )  # fmt: skip
 
 
 class ModelParams(NamedTuple):
@@ -76,7 +80,13 @@ def networks(cfg: DreamerNetConfig, spec: Spec, gaussian: bool) -> Networks:
     """
     check(cfg)
     coder = CoderConfig(
-        units=cfg.units, layers=cfg.layers, depth=cfg.depth, activation="elu", norm="none", squash=cfg.squash
+        units=cfg.units,
+        layers=cfg.layers,
+        depth=cfg.depth,
+        activation="elu",
+        norm="none",
+        squash=cfg.squash,
+        images=cfg.images,
     )
     encode = encoder(spec.obs, coder)
     sizes = GRUConfig(deter=cfg.deter, hidden=cfg.units, stoch=cfg.stoch, classes=cfg.classes)
@@ -84,7 +94,7 @@ def networks(cfg: DreamerNetConfig, spec: Spec, gaussian: bool) -> Networks:
     return Networks(
         encode.net,
         rssm,
-        decoder(spec.obs, cfg.deter, rssm.size - cfg.deter, coder),
+        decoder(spec.obs, cfg.deter, rssm.size - cfg.deter, coder, half=True),
         head(cfg, rssm.size, 1),
         head(cfg, rssm.size, 1),
     )
@@ -131,9 +141,8 @@ def window_terms(
     def heads(state: Latent, obs: Obs, reward: Array, discount: Array) -> dict[str, Array]:
         feature = features(state)
         prediction = nets.decoder.net.apply(params.decoder, state.deter, state.stoch.reshape(-1))
-        planes = prediction.ndim == 1 and jnp.ndim(obs) == 3
         return {
-            "decoder_loss": (1.0 if planes else 0.5) * nets.decoder.loss(prediction, obs),
+            "decoder_loss": nets.decoder.loss(prediction, obs),
             "reward_loss": 0.5 * jnp.square(nets.reward.apply(params.reward, feature)[0] - reward),
             "continue_loss": binary_cross_entropy(nets.cont.apply(params.cont, feature)[0], discount),
         }

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
-from mbrl_jax.core.types import Array, Discrete, Key, Metrics, Model, Obs, Params, Spec, State, StepOut
+from mbrl_jax.core.types import Array, Box, Key, Metrics, Model, Obs, Params, Spec, State, StepOut
 from mbrl_jax.models.rssm.r2_dreamer import SCALE, projector, redundancy_loss
-from mbrl_jax.models.rssm.rssm import RSSM, Latent, Rows, RSSMConfig, block_rssm, features
+from mbrl_jax.models.rssm.rssm import RSSM, Latent, Rows, RSSMConfig, block_rssm, code_size, features
 from mbrl_jax.nets.layers import layers
 from mbrl_jax.nets.net import Net
 from mbrl_jax.nets.observations import CoderConfig, Decoder, decoder, encoder
@@ -69,6 +69,10 @@ class DreamerV3NetConfig:
     classes: int = setting(default=0, low=0, help="classes of each latent variable")
     depth: int = setting(default=0, low=0, help="base number of convolution channels, for planes and images")
     blocks: int = setting(default=0, low=0, help="blocks of the recurrent weights")
+    images: str = setting(
+        default="stride", choices=("stride", "pool"),
+        help="what halves images: convolutions 4 x 4 of stride 2, or 5 x 5 with max-pooling, for accelerators",
+    )  # fmt: skip
     unimix: float = setting(default=0.01, above=0, below=1, help="share of the uniform distribution in every latent")
     bins: int = setting(default=255, low=3, help="bins of reward and value distributions, an odd number")
     bound: int = setting(default=20, low=1, help="largest bin in symlog units: 20 is 485 million, 8 is 2980")
@@ -125,7 +129,7 @@ def dreamer_v3(cfg: DreamerV3NetConfig, spec: Spec) -> Networks:
     """
     check(cfg)
     size = widths(cfg)
-    coder = CoderConfig(units=size.units, depth=size.depth)
+    coder = CoderConfig(units=size.units, depth=size.depth, images=cfg.images)
     encode = encoder(spec.obs, coder)
     sizes = RSSMConfig(
         deter=size.deter, hidden=size.units, stoch=size.stoch, classes=size.classes, blocks=size.blocks,
@@ -133,7 +137,7 @@ def dreamer_v3(cfg: DreamerV3NetConfig, spec: Spec) -> Networks:
     )  # fmt: skip
     rssm = block_rssm(sizes, spec.action, encode.size)
     one, three = (size.units,), (size.units,) * 3
-    actions = spec.action.n if isinstance(spec.action, Discrete) else 2 * spec.action.size
+    actions = 2 * spec.action.size if isinstance(spec.action, Box) else code_size(spec.action)
     return Networks(
         encoder=encode.net,
         rssm=rssm,
@@ -292,7 +296,7 @@ def window_terms(
         }
         if nets.decoder is not None:
             prediction = nets.decoder.net.apply(params.decoder, state.deter, state.stoch.reshape(-1))
-            terms["decoder_loss"] = nets.decoder.loss(prediction.astype(jnp.float32), obs)
+            terms["decoder_loss"] = nets.decoder.loss(jax.tree.map(lambda x: x.astype(jnp.float32), prediction), obs)
         return terms
 
     terms = jax.vmap(heads)(tracked.states, rows.obs, rows.reward, rows.discount)

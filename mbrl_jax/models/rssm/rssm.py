@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
-from mbrl_jax.core.types import Action, Array, Discrete, Key, Obs, Params, Space
+from mbrl_jax.core.types import Action, Array, Discrete, Key, MultiDiscrete, Obs, Params, Space
 from mbrl_jax.models.rssm import latents
 from mbrl_jax.models.rssm.latents import Latents
 from mbrl_jax.nets.layers import Staged, joint, layers
@@ -125,11 +125,15 @@ def previous(actions: Action) -> Action:
 def action_code(space: Space, action: Action) -> Array:
     """An action as a vector [A]: one-hot if it is a number of a discrete space, else a / max(1, |a|).
 
+    A vector of numbers, of a `MultiDiscrete` space, is the one-hot codes of its entries, one after the other.
+
     A vector for a discrete action passes unchanged, so that gradients can flow through it.
     """
     if isinstance(space, Discrete):
         is_index = jnp.issubdtype(jnp.result_type(action), jnp.integer)
         return jax.nn.one_hot(action, space.n, dtype=jnp.float32) if is_index else action
+    if isinstance(space, MultiDiscrete):
+        return space.one_hot(action) if jnp.issubdtype(jnp.result_type(action), jnp.integer) else action
     action = jnp.reshape(action, -1)
     return action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
 

@@ -22,11 +22,12 @@ import numpy as np
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check
+from mbrl_jax.core.images import is_image
 from mbrl_jax.core.types import Array, Key, Model, Obs, Params, Spec, StepOut
 from mbrl_jax.envs.spaces import unit_action_size, vector_size
 from mbrl_jax.models.tdmpc2.sizes import TDMPCNetConfig, Widths, widths
 from mbrl_jax.nets.net import Net
-from mbrl_jax.nets.simnorm import normed_layers
+from mbrl_jax.nets.simnorm import image_layers, normed_layers
 from mbrl_jax.ops.transforms import symexp
 from mbrl_jax.ops.two_hot import two_hot_decode
 
@@ -95,23 +96,21 @@ def tdmpc(cfg: TDMPCNetConfig, spec: Spec, masks: Any = None) -> Networks:
 
     Args:
       cfg: sizes.
-      spec: observations are vectors, whose last `tasks` entries are the task's one-hot code if there are several tasks;
-        actions are vectors in [-1, 1]. There is a termination head where `spec.terminates`.
+      spec: observations are vectors, whose last `tasks` entries are the task's one-hot code if there are several tasks,
+        or images; actions are vectors in [-1, 1]. There is a termination head where `spec.terminates`.
       masks: [tasks, A] 1 for the action entries that a task uses; None where all tasks use all.
     Raises:
       ValueError: a size out of range, or an environment that needs a wrapper first.
     """
     check(cfg)
     size = widths(cfg)
-    obs, actions = vector_size(spec) - cfg.tasks, unit_action_size(spec)
-    if obs < 1:
-        raise ValueError(f"tasks must be below the observation's {vector_size(spec)} entries, got {cfg.tasks}")
+    actions = unit_action_size(spec)
     if size.latent % cfg.group:
         raise ValueError(f"latent must be a multiple of group ({cfg.group}), got {size.latent}")
     e, two = cfg.task_dim if cfg.tasks else 0, (size.units,) * 2
     inputs = (size.latent, actions, e)
     return Networks(
-        encoder=normed_layers((obs, e), (size.encoder,) * (size.layers - 1), size.latent, cfg.group),
+        encoder=_encoder(cfg, size, spec),
         dynamics=normed_layers(inputs, two, size.latent, cfg.group),
         reward=normed_layers(inputs, two, cfg.bins, out_scale=0.0),
         value=normed_layers(inputs, two, cfg.bins, out_scale=0.0),
@@ -124,6 +123,20 @@ def tdmpc(cfg: TDMPCNetConfig, spec: Spec, masks: Any = None) -> Networks:
         task_dim=e,
         masks=None if masks is None else np.asarray(masks, np.float32),
     )
+
+
+def _encoder(cfg: TDMPCNetConfig, size: Widths, spec: Spec) -> Net:
+    """(o, e) -> z; e is empty for images."""
+    if is_image(spec.obs):
+        if cfg.tasks:
+            raise ValueError(f"tasks must be 0 where observations are images, got {cfg.tasks}")
+        net = image_layers(spec.obs.shape, cfg.channels, size.latent, cfg.group)
+        return Net(net.init, lambda params, obs, task: net.apply(params, obs))
+    obs = vector_size(spec) - cfg.tasks
+    if obs < 1:
+        raise ValueError(f"tasks must be below the observation's {vector_size(spec)} entries, got {cfg.tasks}")
+    e = cfg.task_dim if cfg.tasks else 0
+    return normed_layers((obs, e), (size.encoder,) * (size.layers - 1), size.latent, cfg.group)
 
 
 def encode(nets: Networks, world: WorldParams, obs: Obs) -> Latent:

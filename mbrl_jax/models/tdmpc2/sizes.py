@@ -43,6 +43,8 @@ class TDMPCNetConfig:
     dropout: float = setting(default=0.01, low=0, below=1, help="dropout rate of the value networks' first layer")
     tasks: int = setting(default=0, low=0, help="tasks of a multi-task agent; 0 for a single task without an embedding")
     task_dim: int = setting(default=96, low=1, help="dimension of a task's embedding")
+    channels: int = setting(default=32, low=1, help="channels of every convolution over images")
+    shift: int = setting(default=3, low=0, help="largest random shift of images in updates, in pixels; 0 for none")
 
 
 def widths(cfg: TDMPCNetConfig) -> Widths:

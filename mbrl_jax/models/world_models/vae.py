@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.config import check, config, setting
-from mbrl_jax.core.types import Array, Box, Key, Metrics, Obs, Params, Space
+from mbrl_jax.core.types import Array, Box, Key, Metrics, Obs, ObsSpace, Params
 from mbrl_jax.nets.layers import layers
 from mbrl_jax.nets.observations import CoderConfig, decoder, encoder, kind
 from mbrl_jax.ops.kl import gaussian_kl
@@ -93,7 +93,7 @@ def vae_loss(params: Any, key: Key, obs: Obs, *, model: VAE, tolerance: Array | 
     return jax.tree.map(jnp.mean, jax.vmap(one)(jax.random.split(key, obs.shape[0]), obs))
 
 
-def vae(cfg: VAEConfig, space: Space) -> VAE:
+def vae(cfg: VAEConfig, space: ObsSpace) -> VAE:
     """An autoencoder of observations, or their scaling where `cfg.latent` is 0.
 
     Args:
