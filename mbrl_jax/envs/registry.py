@@ -44,6 +44,13 @@ ENVS: dict[str, Entry] = {
 }
 """Every environment with settings of its own, by its name on the command line."""
 
+LIBRARIES: dict[str, str] = {
+    "craftax": f"{HOME}.adapters.craftax:make",
+    "playground": f"{HOME}.adapters.playground:make",
+    "brax": f"{HOME}.adapters.brax:make",
+}
+"""What makes "LIBRARY:NAME": a function of the name, in the library's adapter."""
+
 EVAL_ENVS: dict[str, Callable[[], Env]] = {"TicTacToe": lambda: perfect_opponent()}
 """What evaluation episodes are played in, where that is not the environment of the training, by its spec's name."""
 
@@ -109,24 +116,56 @@ def repetition(name: str) -> tuple[str, int]:
     return (repeated[1], int(repeated[2])) if repeated else (name, 1)
 
 
-def make_env(name: str) -> Env:
-    """An environment by name: one of `ENVS`, any of gymnax's with actions in [-1, 1], or a game of pgx as "NAME-pgx".
+def is_own(name: str) -> bool:
+    """Whether a name leads to a reader's own environment: "module:function" or "file.py:function"."""
+    base = repetition(name)[0]
+    return ":" in base and not {name, base} & set(ENVS) and base.partition(":")[0] not in LIBRARIES
+
+
+def settle(name: str) -> str:
+    """An environment's name as a run records it; a reader's own environment is imported, made and checked first.
+
+    Args:
+      name: of any environment. That of a reader's own one, "file.py:function", becomes one that works from any folder.
+    Raises:
+      ValueError: a reader's own environment does not exist, or `check_env` finds something wrong with it.
+    """
+    if not is_own(name):
+        return name
+    from mbrl_jax.envs import own
+    from mbrl_jax.envs.check import check_env
+
+    base, times = repetition(name)
+    env = own.make(base)
+    try:
+        check_env(env)
+    except ValueError as error:
+        raise ValueError(f"env: {error}") from error
+    return own.find(base).name + (f"-x{times}" if times > 1 else "")
+
+
+def make_env(name: str | Env | Callable[[], Env]) -> Env:
+    """An environment by name, or what a function makes.
+
+    A name is one of `ENVS`, any of gymnax's, a game of pgx as "NAME-pgx", "LIBRARY:NAME" with one of `LIBRARIES`, or a
+    reader's own "module:function" or "path/to/file.py:function". Continuous actions are in [-1, 1].
 
     "NAME-x8" is the same with each action repeated 8 times, by any number from 2 on: its steps are decisions.
     gymnax's observations are flattened, but for numbered states and for planes [height, width, channels].
 
+    Args:
+      name: as above; a function without arguments is called, and an environment returned unchanged.
     Raises:
       ValueError: no environment has this name, or it repeats an action for longer than an episode.
     """
+    if not isinstance(name, str):
+        return _made(name)
     if name in ENVS:
         factory, kwargs = ENVS[name]
-        if isinstance(factory, str):
-            module, _, function = factory.partition(":")
-            factory = getattr(importlib.import_module(module), function)
-        return factory(**kwargs)  # pyright: ignore[reportCallIssue]
-    if len(name) > LONGEST_NAME:
-        raise ValueError(f"env must be a name of at most {LONGEST_NAME} characters, got one of {len(name)}")
+        return _function(factory)(**kwargs)
     base, times = repetition(name)
+    if len(name) > LONGEST_NAME and not is_own(name):
+        raise ValueError(f"env must be a name of at most {LONGEST_NAME} characters, got one of {len(name)}")
     if times > 1:
         from mbrl_jax.envs import wrappers
 
@@ -135,7 +174,14 @@ def make_env(name: str) -> Env:
         if times > most:
             raise ValueError(f"env must repeat an action at most {most} times, an episode of {base}, got {name!r}")
         env = wrappers.repeat_action(env, times)
-        return env._replace(spec=env.spec._replace(name=name))
+        return env._replace(spec=env.spec._replace(name=name if not is_own(name) else f"{env.spec.name}-x{times}"))
+    library, _, rest = name.partition(":")
+    if rest and library in LIBRARIES:
+        return _function(LIBRARIES[library])(rest)
+    if is_own(name):
+        from mbrl_jax.envs import own
+
+        return own.make(name)
     if name.endswith("-pgx"):
         from mbrl_jax.envs.adapters import pgx
 
@@ -147,3 +193,21 @@ def make_env(name: str) -> Env:
         hint = f"; did you mean {close[0]}?" if close else ""
         allowed = f"env must be one of {', '.join(ENVS)} or a gymnax environment"
         raise ValueError(f"{allowed}, got {name!r}{hint}") from error
+
+
+def _made(env: Env | Callable[[], Env]) -> Env:
+    """An environment, or what a function makes."""
+    from mbrl_jax.core.types import Env
+
+    made = env() if callable(env) else env
+    if not isinstance(made, Env):
+        raise ValueError(f"env must be a name, an Env or a function that returns one, got a {type(made).__name__}")
+    return made
+
+
+def _function(named: str | Callable[..., Any]) -> Callable[..., Any]:
+    """A function, imported where it is named "module:function"."""
+    if not isinstance(named, str):
+        return named
+    module, _, function = named.partition(":")
+    return getattr(importlib.import_module(module), function)
