@@ -250,7 +250,10 @@ def _purity_faults(env: Env, traced: _Traced) -> Iterator[str]:
         kinds = sorted({type(effect).__name__ for effect in traced.programs[i].effects} - {"DebugEffect"})
         if kinds:
             yield f"{name} has side effects ({', '.join(kinds)}): it must be a pure function"
-        again, _ = _trace(function, *args)
+        again = _again(function, args)
+        if again is None:
+            yield f"{name} reads an array that an earlier call kept in a Python object; it must return all it changes"
+            continue
         if _text(again) != _text(traced.programs[i]):
             yield (
                 f"{name} is another program each time it is traced: it draws numbers without the key (random, "
@@ -258,17 +261,19 @@ def _purity_faults(env: Env, traced: _Traced) -> Iterator[str]:
             )
             continue
         try:
-            with jax.checking_leaks():
-                jax.eval_shape(lambda *args, f=inspect.unwrap(function): f(*args), *args)
-        except Exception as error:
-            if "eaked" not in str(error):
-                raise
-            yield f"{name} keeps a traced array in a Python object: it must return all that it changes"
-        try:
             batched = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), args[1:])
             jax.eval_shape(lambda keys, *rest, f=function: jax.vmap(f)(keys, *rest), jax.random.split(key), *batched)
         except Exception as error:
             yield f"{name} cannot be vmapped: {blame(error, _file(function))}"
+
+
+def _again(function: Callable[..., Any], args: tuple) -> Any:
+    """A function traced once more; None where it uses an array of the trace before."""
+    try:
+        again, _ = _trace(function, *args)
+    except jax.errors.UnexpectedTracerError:
+        return None
+    return None if any(isinstance(const, jax.core.Tracer) for const in again.consts) else again
 
 
 def _text(program: Any) -> str:

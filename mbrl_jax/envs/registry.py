@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from mbrl_jax.core.types import Env
+    from mbrl_jax.core.types import Env, Spec
 
 
 class Entry(NamedTuple):
@@ -44,12 +44,60 @@ ENVS: dict[str, Entry] = {
 }
 """Every environment with settings of its own, by its name on the command line."""
 
-LIBRARIES: dict[str, str] = {
-    "craftax": f"{HOME}.adapters.craftax:make",
-    "playground": f"{HOME}.adapters.playground:make",
-    "brax": f"{HOME}.adapters.brax:make",
+
+class About(NamedTuple):
+    """An environment in words, for who lists it without making it."""
+
+    obs: str
+    action: str
+    time_limit: int | None
+
+
+ABOUT: dict[str, About] = {
+    "Pendulum-v1": About("3 numbers", "1 continuous", 200),
+    "CartPole-v1": About("4 numbers", "2 discrete", 500),
+    "CartPole-hidden": About("2 numbers", "2 discrete", 500),
+    "ContinuousCartPole": About("4 numbers", "1 continuous", 200),
+    "CartPoleSwingUp": About("5 numbers", "1 continuous", 200),
+    "Catch-bsuite": About("50 numbers", "3 discrete", 1000),
+    "MountainCarContinuous-v0": About("2 numbers", "1 continuous", 999),
+    "MemoryChain-bsuite": About("3 numbers", "2 discrete", 1000),
+    "Breakout-MinAtar": About("planes 10 x 10 x 4", "3 discrete", 1000),
+    "DynaMaze": About("54 states", "4 discrete", 2000),
+    "BlockingMaze": About("54 states", "4 discrete", 3000),
+    "ShortcutMaze": About("54 states", "4 discrete", 6000),
+    "FrozenLake": About("16 states", "4 discrete", 100),
+    "FrozenLake-deterministic": About("16 states", "4 discrete", 100),
+    "FourRooms": About("169 states", "4 discrete", 500),
+    "DeepSea": About("72 states", "2 discrete", 8),
+    "Catch": About("250 states", "3 discrete", 1000),
+    "TicTacToe": About("planes 3 x 3 x 2", "9 discrete", 9),
 }
-"""What makes "LIBRARY:NAME": a function of the name, in the library's adapter."""
+"""What `about` says of environments of `ENVS`, so that a list of them imports nothing."""
+
+
+class Library(NamedTuple):
+    """A library of environments, each "LIBRARY:NAME"."""
+
+    make: str  # (name) -> Env, as "module:function"; `names` in the same module lists them
+    package: str  # that is imported
+    extra: str  # of this package, which installs it
+    example: str
+    summary: str
+
+
+LIBRARIES: dict[str, Library] = {
+    "craftax": Library(
+        f"{HOME}.adapters.craftax:make", "craftax", "craftax", "craftax:Craftax-Classic-Symbolic-v1",
+        "open-ended survival, symbolic and in pixels",
+    ),
+    "playground": Library(
+        f"{HOME}.adapters.playground:make", "mujoco_playground", "playground", "playground:CartpoleSwingup",
+        "MuJoCo Playground: robots and the control suite on MJX",
+    ),
+    "brax": Library(f"{HOME}.adapters.brax:make", "brax", "brax", "brax:ant", "rigid bodies"),
+}  # fmt: skip
+"""The libraries whose environments go by "LIBRARY:NAME"."""
 
 EVAL_ENVS: dict[str, Callable[[], Env]] = {"TicTacToe": lambda: perfect_opponent()}
 """What evaluation episodes are played in, where that is not the environment of the training, by its spec's name."""
@@ -86,10 +134,10 @@ def from_gymnax(name: str, scaled: bool = False) -> Env:
       ValueError: gymnax has no environment of this name.
     """
     from mbrl_jax.core.types import Box, Discrete
-    from mbrl_jax.envs import wrappers
+    from mbrl_jax.envs import drawings, wrappers
     from mbrl_jax.envs.adapters import gymnax
 
-    env = gymnax.make(name)
+    env = drawings.gymnax(gymnax.make(name))
     if isinstance(env.spec.obs, Box) and len(env.spec.obs.shape) != 3:
         env = wrappers.flatten(env)
     env = env if isinstance(env.spec.action, Discrete) else wrappers.scale_action(env)
@@ -120,6 +168,30 @@ def is_own(name: str) -> bool:
     """Whether a name leads to a reader's own environment: "module:function" or "file.py:function"."""
     base = repetition(name)[0]
     return ":" in base and not {name, base} & set(ENVS) and base.partition(":")[0] not in LIBRARIES
+
+
+def about(spec: Spec) -> About:
+    """An environment's spaces and time limit in words.
+
+    Args:
+      spec: of the environment.
+    """
+    from mbrl_jax.core.types import Box, Discrete
+
+    def shape(space: Any) -> str:
+        return " x ".join(map(str, space.shape))
+
+    obs, action = spec.obs, spec.action
+    if isinstance(obs, Discrete):
+        seen = f"{obs.n} states"
+    elif isinstance(obs, Box) and len(obs.shape) == 3:
+        seen = f"{'image' if str(obs.dtype).endswith('uint8') else 'planes'} {shape(obs)}"
+    else:
+        seen = f"{shape(obs)} numbers" if isinstance(obs, Box) and obs.shape else str(obs)
+    acts = f"{action.n} discrete" if isinstance(action, Discrete) else str(action)
+    if isinstance(action, Box):
+        acts = f"{shape(action)} continuous"
+    return About(seen, acts, spec.time_limit)
 
 
 def settle(name: str) -> str:
@@ -177,7 +249,7 @@ def make_env(name: str | Env | Callable[[], Env]) -> Env:
         return env._replace(spec=env.spec._replace(name=name if not is_own(name) else f"{env.spec.name}-x{times}"))
     library, _, rest = name.partition(":")
     if rest and library in LIBRARIES:
-        return _function(LIBRARIES[library])(rest)
+        return _function(LIBRARIES[library].make)(rest)
     if is_own(name):
         from mbrl_jax.envs import own
 

@@ -156,11 +156,13 @@ def time_limit(env: Env, steps: int) -> Env:
         return Timed(inner, time), obs, reward, discount, last | (time >= steps)
 
     observe, inner_limit = env.observe, env.spec.time_limit
+    render = env.render
     return Env(
         spec=env.spec._replace(time_limit=steps if inner_limit is None else min(steps, inner_limit)),
         reset=reset,
         step=step,
         observe=None if observe is None else lambda state: observe(state.inner),
+        render=None if render is None else lambda state: render(state.inner),
     )
 
 
@@ -181,7 +183,7 @@ def reveal_state(env: Env) -> Env:
         state, _, reward, discount, last = env.step(key, state, action)
         return state, state, reward, discount, last
 
-    return Env(env.spec, reset, step, observe=lambda state: state)
+    return Env(env.spec, reset, step, lambda state: state, env.render)
 
 
 def _bounded(env: Env, space: Space, wrapper: str, what: str) -> tuple[Box, np.ndarray, np.ndarray]:
@@ -229,4 +231,5 @@ def _map_obs(env: Env, wrapper: str, space: Space, function: Callable[[Obs], Arr
         reset=reset,
         step=step,
         observe=None if observe is None else lambda state: change(observe(state)),
+        render=env.render,
     )

@@ -53,7 +53,7 @@ def counting(key, state, action):
 
 def leaking(key, state, action):
     kept.append(state[0])
-    return step(key, state, action)
+    return step(key, (kept[0], state[1]), action)
 
 
 def numpy_noise(key, state, action):
@@ -177,7 +177,7 @@ FAULTS = {
     ),
     "Python's random numbers": (SOUND._replace(reset=random_reset), "reset is another program each time"),
     "a counter": (SOUND._replace(step=counting), "step is another program each time .* changes Python objects"),
-    "a kept array": (SOUND._replace(step=leaking), "step keeps a traced array in a Python object"),
+    "a kept array": (SOUND._replace(step=leaking), "step reads an array that an earlier call kept in a Python object"),
     "a callback in order": (SOUND._replace(step=printing), "step has side effects"),
     "a callback that draws": (SOUND._replace(step=by_callback), "the same keys gave two different episodes"),
     "nan observation": (
