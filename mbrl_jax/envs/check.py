@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from mbrl_jax.core import Array, Box, Discrete, Env, Key, Spec, tree
 from mbrl_jax.core.types import Obs, State
@@ -273,7 +274,7 @@ def _again(function: Callable[..., Any], args: tuple) -> Any:
         again, _ = _trace(function, *args)
     except jax.errors.UnexpectedTracerError:
         return None
-    return None if any(isinstance(const, jax.core.Tracer) for const in again.consts) else again
+    return None if any(isinstance(const, Tracer) for const in again.consts) else again
 
 
 def _text(program: Any) -> str:

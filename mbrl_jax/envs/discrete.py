@@ -89,7 +89,8 @@ def frozen_lake(slippery: bool = True, **params: Any) -> Env:
     """
     env = gymnax.make("FrozenLake-misc", is_slippery=slippery, **params)
     assert isinstance(env.spec.obs, Discrete)
-    env = drawings.on_grid(env, lambda: as_layout(frozen_lake_mdp(slippery, **params), _width(env.spec.obs.n, params)))
+    width = _width(env.spec.obs.n, params)
+    env = drawings.on_grid(env, lambda: as_layout(frozen_lake_mdp(slippery, **params), width))
     return env if slippery else env._replace(spec=env.spec._replace(name="FrozenLake-deterministic"))
 
 

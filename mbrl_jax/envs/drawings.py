@@ -42,6 +42,8 @@ def line(picture: Array, start: Any, end: Any, width: float, color: Color) -> Ar
       start, end: [2] each.
       width: of the line.
       color: red, green and blue from 0 to 255.
+    Returns:
+      the new picture.
     """
     first, along = jnp.asarray(start), jnp.asarray(end) - jnp.asarray(start)
     to = _points(len(picture)) - first
@@ -57,6 +59,8 @@ def disc(picture: Array, centre: Any, radius: float, color: Color) -> Array:
       centre: [2].
       radius: of the circle.
       color: red, green and blue from 0 to 255.
+    Returns:
+      the new picture.
     """
     return _over(picture, jnp.linalg.norm(_points(len(picture)) - jnp.asarray(centre), axis=-1) - radius, color)
 

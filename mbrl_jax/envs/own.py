@@ -61,11 +61,12 @@ def find(name: str) -> Named:
     return Named(module, f"{where}:{function}", getattr(module, function))
 
 
-def make(name: str) -> Env:
+def make(name: str, repeat: int = 1) -> Env:
     """A reader's environment by name.
 
     Args:
       name: "module:function" or "path/to/file.py:function".
+      repeat: times that a Gymnasium environment repeats each action; an `Env` is not changed by it.
     Returns:
       The environment, its bounded actions scaled to [-1, 1]; named after the function where its spec has no name.
     Raises:
@@ -74,9 +75,9 @@ def make(name: str) -> Env:
     from mbrl_jax.core.types import Env
 
     found = find(name)
-    made = found.made if isinstance(found.made, Env) else _called(found)
+    made = _created(found)
     if is_gymnasium(made):
-        return host_environment(found, made)
+        return host_environment(found.name, made, repeat)
     if not isinstance(made, Env):
         raise ValueError(f"env: {name} must return an Env or a Gymnasium environment, got {_shown(made)}")
     return _in_form(made, name.rpartition(":")[2])
@@ -87,21 +88,37 @@ def is_gymnasium(made: Any) -> bool:
     return all(hasattr(made, word) for word in ("reset", "step", "observation_space", "action_space"))
 
 
-def host_environment(found: Named, made: Any) -> Any:
+def host_environment(name: str, made: Any, repeat: int) -> Any:
     """What stands for a Gymnasium environment, whose steps are Python.
 
     Args:
-      found: where it comes from; `found.made` makes further ones.
+      name: from any folder; `create(name)` makes further ones, in any process.
       made: the first of them.
+      repeat: times that each action is repeated.
     Raises:
       ValueError: always, so far.
     """
-    del made
-    raise ValueError(f"env: {found.name} is a Gymnasium environment; agents learn in an Env with steps in JAX")
+    del made, repeat
+    raise ValueError(f"env: {name} is a Gymnasium environment; agents learn in an Env with steps in JAX")
 
 
-def _called(found: Named) -> Any:
-    """What the function returns."""
+def create(name: str) -> Any:
+    """What the function of a name returns, unchanged.
+
+    Args:
+      name: "module:function" or "path/to/file.py:function".
+    Raises:
+      ValueError: as `find`, or what the function raised.
+    """
+    return _created(find(name))
+
+
+def _created(found: Named) -> Any:
+    """What the function returns, or the `Env` that has the name."""
+    from mbrl_jax.core.types import Env
+
+    if isinstance(found.made, Env):
+        return found.made
     if not callable(found.made):
         raise ValueError(f"env: {found.name} must be a function or an Env, got {_shown(found.made)}")
     try:

@@ -204,13 +204,15 @@ def settle(name: str) -> str:
     """
     if not is_own(name):
         return name
+    from mbrl_jax.core.types import Env
     from mbrl_jax.envs import own
     from mbrl_jax.envs.check import check_env
 
     base, times = repetition(name)
-    env = own.make(base)
+    env = own.make(base, times)
     try:
-        check_env(env)
+        if isinstance(env, Env):
+            check_env(env)
     except ValueError as error:
         raise ValueError(f"env: {error}") from error
     return own.find(base).name + (f"-x{times}" if times > 1 else "")
