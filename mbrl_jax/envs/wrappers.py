@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -164,6 +165,35 @@ def time_limit(env: Env, steps: int) -> Env:
         observe=None if observe is None else lambda state: observe(state.inner),
         render=None if render is None else lambda state: render(state.inner),
     )
+
+
+def reset_pool(env: Env, count: int, seed: int = 0) -> Env:
+    """Episodes that start in one of `count` states, drawn once: for environments whose reset is dearer than a step.
+
+    A compiled loop computes a reset in every step, as it cannot know before which episodes end. Craftax generates a map
+    in 9 ms and takes a step in 2 ms: drawn from a pool, resets cost next to nothing.
+
+    Args:
+      env: any environment.
+      count: initial states, at least 1; few of them make another task of one with many maps.
+      seed: of the pool.
+    Returns:
+      The same environment; its pool is made when `reset` is first called, and a constant of the compiled program.
+    Raises:
+      ValueError: `count` is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"reset_pool needs at least 1 state, got {count}")
+
+    @cache
+    def pool() -> tuple[State, Obs]:
+        with jax.ensure_compile_time_eval():
+            return jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(seed), count))
+
+    def reset(key: Key) -> tuple[State, Obs]:
+        return tree.take(pool(), jax.random.randint(key, (), 0, count, jnp.int32))
+
+    return env._replace(reset=reset)
 
 
 def reveal_state(env: Env) -> Env:
