@@ -41,6 +41,7 @@ def _envs(words: list[str], prog: str) -> int:
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help=f"an environment, {FORM}, or LIBRARY: to list its names"
     )
+    parser.add_argument("--check", action="store_true", help="look for faults in one of a library too: takes a minute")
     parser.add_argument("--json", action="store_true", help="print JSON")
     try:
         args = parser.parse_args(words)
@@ -52,13 +53,14 @@ def _envs(words: list[str], prog: str) -> int:
     if args.name.endswith(":") and args.name[:-1] in registry.LIBRARIES:
         print("\n".join(f"{args.name}{name}" for name in _names(args.name[:-1])))
         return 0
-    found, faults = described(args.name)
+    found, faults = described(args.name, args.check)
     if args.json:
         print(json.dumps(found | {"faults": faults}, indent=2))
     else:
         width = max(map(len, found))
         print("\n".join(f"{name.replace('_', ' '):<{width}}  {value}" for name, value in found.items()))
-        print("\n".join(f"{'fault':<{width}}  {fault}" for fault in faults or ["none was found"]))
+        what = ["not looked for; --check does"] if faults is None else faults or ["none was found"]
+        print("\n".join(f"{'fault':<{width}}  {fault}" for fault in what))
     return 1 if faults else 0
 
 
@@ -81,17 +83,22 @@ def listed() -> dict[str, list[dict[str, Any]]]:
     return {"environments": named, "libraries": libraries}
 
 
-def described(name: str) -> tuple[dict[str, Any], list[str]]:
+def described(name: str, check: bool = False) -> tuple[dict[str, Any], list[str] | None]:
     """One environment in words, and what is wrong with it.
 
     Args:
       name: of any environment.
+      check: look for faults in one of a library too, which compiles for long.
+    Returns:
+      what it is, by name; its faults, None where they were not looked for.
     Raises:
       ValueError: no environment has this name.
     """
+    from mbrl_jax.core.types import Env
     from mbrl_jax.envs.check import find_faults
 
     env = registry.make_env(name)
+    checked = isinstance(env, Env) and (check or name.partition(":")[0] not in registry.LIBRARIES)
     known = registry.about(env.spec)
     found = {
         "name": name,
@@ -99,9 +106,9 @@ def described(name: str) -> tuple[dict[str, Any], list[str]]:
         "action": known.action,
         "time_limit": env.spec.time_limit if env.spec.time_limit is not None else "none",
         "terminates": "yes" if env.spec.terminates else "no, episodes end at the time limit alone",
-        "can_be_drawn": "yes" if env.render is not None else "no",
+        "can_be_drawn": "yes" if getattr(env, "render", None) is not None else "no",
     }
-    return found, find_faults(env)
+    return found, find_faults(env) if checked else None
 
 
 def _names(library: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from mbrl_jax.cli.guard import guarded
 
 PROG = "mbrl-jax evaluate"
-MOST = {"episodes": 100_000, "film-episodes": 1_000, "film-steps": 100_000}
+MOST = {"episodes": 100_000, "film-episodes": 1_000, "film-steps": 10_000}
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:

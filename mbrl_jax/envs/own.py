@@ -11,7 +11,6 @@ import inspect
 import re
 import traceback
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbrl_jax.envs.user_code import import_user_module
@@ -28,7 +27,6 @@ LONGEST = 4096
 class Named(NamedTuple):
     """Where a reader's environment comes from."""
 
-    module: ModuleType
     name: str  # "module:function" or "/absolute/path/file.py:function": names it from any folder
     made: Any  # the function, or an `Env`
 
@@ -58,7 +56,7 @@ def find(name: str) -> Named:
         near = difflib.get_close_matches(function, [word for word in vars(module) if word[0] != "_"], n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(f"env: there is no {function} in {where}{hint}")
-    return Named(module, f"{where}:{function}", getattr(module, function))
+    return Named(f"{where}:{function}", getattr(module, function))
 
 
 def make(name: str, repeat: int = 1) -> Env:
