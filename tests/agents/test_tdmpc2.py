@@ -271,9 +271,7 @@ def test_values_and_policy_of_two_steps_are_learned_from_random_actions():
     )  # fmt: skip
     rng, learner = np.random.default_rng(1), jax.jit(tdmpc2.make(cfg, TASKED, TASKS).init)(jax.random.key(0))
     nets, run = tdmpc(cfg.net, TASKED, TASKS.masks), compiled()
-    for i in range(
-        1200
-    ):  # by 600 the policy has left +-1 for s / 2 in some seeds only; from 800 on in all that were tried
+    for i in range(1200):  # by 600 the policy has left +-1 for s / 2 in some seeds only; from 800 on in all that were tried
         s = rng.choice([-1.0, 1.0], (H + 2, BATCH))
         s[1:3] = s[0]
         phase = np.array([0.0, 1.0, 2.0, 0.0, 1.0])[:, None] * np.ones(BATCH)
