@@ -32,6 +32,7 @@ from .core.types import StepOut as StepOut
 from .core.types import Transition as Transition
 from .core.types import Tree as Tree
 from .core.types import WorldModel as WorldModel
+from .envs.check import check_env as check_env
 from .envs.registry import make_env as make_env
 from .envs.registry import register_env as register_env
 from .presets.api import load as load

@@ -27,7 +27,7 @@ def test_python_examples_run_one_after_the_other(page, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=name)
 def test_python_examples_need_no_file_of_the_repository(page):
-    assert libraries(page) <= {"csv", "jax", "math", "mbrl_jax", "numpy", "optax", "pathlib", "typing"}
+    assert libraries(page) <= {"csv", "gymnasium", "jax", "math", "mbrl_jax", "numpy", "optax", "pathlib", "typing"}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.line[:60])

@@ -11,6 +11,7 @@ import numpy as np
 
 from mbrl_jax.analysis.run_files import read_config, read_rows
 from mbrl_jax.analysis.statistics import bootstrap_interval, interquartile_mean, median_steps, steps_to_threshold
+from mbrl_jax.envs import own
 from mbrl_jax.train.log import write_atomic
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish, without yellow, which is faint on white.
@@ -62,7 +63,9 @@ def load(folder: Path | str, label: str | None = None) -> Curve:
             scores[:, t] = np.where(missing[:, t], scores[:, t - 1], scores[:, t])
     diverged = np.asarray((~missing & ~np.isfinite(scores)).any(axis=1))
     name, threshold = label or config["algo"], config.get("threshold")
-    return Curve(name, config["algo"], config["env"], np.array(steps), scores, evaluated, threshold, diverged)
+    return Curve(
+        name, config["algo"], own.title(config["env"]), np.array(steps), scores, evaluated, threshold, diverged
+    )
 
 
 def picture(curves: Sequence[Curve], threshold: float | None = None, log: bool = False) -> bytes:

@@ -12,6 +12,8 @@ __all__ = ["main"]
 
 COMMANDS = {
     "train": ("mbrl_jax.cli.train", "train an agent, or resume a run"),
+    "evaluate": ("mbrl_jax.cli.evaluate", "play episodes with what a run has learned, and film them"),
+    "envs": ("mbrl_jax.cli.envs", "list the environments, or describe and check one"),
     "plot": ("mbrl_jax.cli.plot", "draw learning curves, or what a world model imagines"),
 }
 """Module and summary of each subcommand."""
@@ -34,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"mbrl-jax {__version__}")
         return 0
-    lines = "\n".join(f"  {name:<8}{summary}" for name, (_, summary) in COMMANDS.items())
+    lines = "\n".join(f"  {name:<10}{summary}" for name, (_, summary) in COMMANDS.items())
     if words and words[0] in ("-h", "--help"):
         print(f"usage: mbrl-jax COMMAND [...]\n\nModel-based reinforcement learning in JAX.\n\ncommands:\n{lines}\n")
         print("What a command takes: mbrl-jax COMMAND --help")

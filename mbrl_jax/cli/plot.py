@@ -92,6 +92,7 @@ def _imagine(args: Any) -> None:
     from mbrl_jax import presets
     from mbrl_jax.agents.open_loop import imagine_episode
     from mbrl_jax.analysis import imagination
+    from mbrl_jax.envs import own
     from mbrl_jax.presets.restore import load_run
     from mbrl_jax.train.log import write_atomic
 
@@ -109,7 +110,7 @@ def _imagine(args: Any) -> None:
         raise ValueError(f"--context must be below {length}, the observations of this episode, got {args.context}")
     real, rebuilt = np.asarray(told.real)[:length], np.asarray(told.rebuilt)[:length]
     imagined = np.asarray(told.imagined)[:, : length - args.context]
-    title = f"{run.algo} on {run.name}, {args.context} observations seen, {length - args.context} imagined"
+    title = f"{run.algo} on {own.title(run.name)}, {args.context} observations seen, {length - args.context} imagined"
     write_atomic(args.out, imagination.picture(real, rebuilt, imagined, title, labels=seen.labels))
     print(f"picture in {args.out}")
     if args.gif is not None:

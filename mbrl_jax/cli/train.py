@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbrl_jax.cli.guard import guarded
-from mbrl_jax.envs.registry import ENVS
+from mbrl_jax.envs.own import FORM, folder_name
+from mbrl_jax.envs.registry import ENVS, settle
 from mbrl_jax.presets.registry import AGENTS, import_agents
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     from mbrl_jax.train.folder import new_folder, remove_empty
     from mbrl_jax.train.run import Job, check_folder, run
 
-    env = env or presets.default_env(algo)
+    env = settle(env) if env else presets.default_env(algo)
     known = presets.preset(algo, env)
     given = _options(algo, env, known.steps)
     names += [*(option.name for option in given), *names_and_values(known.agent, known.loop)]
@@ -171,7 +172,7 @@ folder.
 algorithms:
 {algos}
 
-environments (other names are looked up in gymnax):
+environments (`mbrl-jax envs` says more of them, and what other names there are):
 {envs}
 
 All options, with their defaults for an environment: {prog} ALGO --env ENV --help"""
@@ -182,11 +183,11 @@ def _options(algo: str, env: str, steps: int) -> list[Option]:
     from mbrl_jax.cli.flags import Option
 
     return [
-        Option("env", str, env, f"environment: {', '.join(ENVS)}, or one of gymnax's"),
+        Option("env", str, env, f"environment: {', '.join(ENVS)}, one of gymnax's, or your own as {FORM}"),
         Option("seeds", int, 1, "seeds trained side by side in one program", {"low": 1}),
         Option("seed", int, 0, "the first seed; seed i of the run is seed + i", {"low": 0, "high": 2**32 - 1}),
         Option("steps", int, steps, "real environment steps of each seed, random ones included", {"low": 1}),
-        Option("out", str, "", f"the run's folder, new or empty; where none is given, a new runs/{algo}-{env}-SEED"),
+        Option("out", str, "", f"the run's folder, new or empty; if none is given, a new {_base(algo, env, 'SEED')}"),
         Option("resume", bool, False, "go on with the run in --out; --steps may be larger than it was"),
         Option("agent_module", str, "", "Python file or module that registers agents of your own, imported first"),
         Option("quiet", bool, False, "print nothing but errors"),
@@ -215,3 +216,8 @@ def _newest(base: Path) -> Path:
     found = [folder for folder in base.parent.glob(f"{glob.escape(base.name)}*") if (folder / "config.json").is_file()]
     found = [folder for folder in found if re.fullmatch(r"(-[2-9]|-[1-9][0-9]+)?", folder.name[len(base.name) :])]
     return max(found, key=begun, default=base)
+
+
+def _base(algo: str, env: str, seed: int | str) -> Path:
+    """A run's folder where none is named."""
+    return Path("runs") / f"{algo}-{folder_name(env)}-{seed}"

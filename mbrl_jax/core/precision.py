@@ -45,7 +45,7 @@ def narrow_env(env: Env) -> Env:
         return narrow(env.step(key, state, action))
 
     observe = env.observe
-    return Env(env.spec, reset, step, None if observe is None else lambda state: narrow(observe(state)))
+    return Env(env.spec, reset, step, None if observe is None else lambda state: narrow(observe(state)), env.render)
 
 
 def narrow_model(model: Model) -> Model:

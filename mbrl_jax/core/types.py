@@ -327,3 +327,4 @@ class Env(NamedTuple):
     """(key, state, action) -> state, obs, reward [], discount [], last [] bool. The discount is 0 at termination only,
     else 1, or -1 where the other player of a game moves next"""
     observe: Callable[[State], Obs] | None = None  # the observation of a state, where the state determines it
+    render: Callable[[State], Array] | None = None  # a picture of a state, uint8 [H, W, 3], where it can be drawn

@@ -1,5 +1,6 @@
 from . import adapters as adapters
 from . import cartpole as cartpole
+from . import check as check
 from . import discrete as discrete
 from . import games as games
 from . import hidden as hidden
@@ -7,12 +8,16 @@ from . import maze as maze
 from . import mdp as mdp
 from . import model as model
 from . import multitask as multitask
+from . import own as own
 from . import pixels as pixels
 from . import probes as probes
 from . import reach as reach
 from . import registry as registry
 from . import tictactoe as tictactoe
+from . import user_code as user_code
 from . import wrappers as wrappers
+from .check import check_env as check_env
+from .check import find_faults as find_faults
 from .model import as_model as as_model
 from .registry import ENVS as ENVS
 from .registry import make_env as make_env

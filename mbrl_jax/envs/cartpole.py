@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core import Array, Box, Env, Key, Spec
-from mbrl_jax.envs import wrappers
+from mbrl_jax.envs import drawings, wrappers
 
 
 class Physics(NamedTuple):
@@ -116,7 +116,7 @@ def continuous_cartpole(steps: int = 200) -> Env:
         return state, state, jnp.ones((), jnp.float32), 1.0 - ended.astype(jnp.float32), ended
 
     spec = Spec(Box((4,)), Box((1,), -1.0, 1.0), name="continuous-cartpole")
-    return wrappers.time_limit(Env(spec, reset, step, observe=lambda state: state), steps)
+    return wrappers.time_limit(Env(spec, reset, step, lambda state: state, drawings.continuous_cartpole), steps)
 
 
 def swingup_reward(next_obs: Array, action: Array) -> Array:
@@ -172,4 +172,4 @@ def cartpole_swingup(steps: int = 200) -> Env:
         return state, obs, swingup_reward(obs, action), jnp.ones((), jnp.float32), jnp.zeros((), bool)
 
     spec = Spec(Box((5,)), Box((1,), -1.0, 1.0), terminates=False, name="cartpole-swingup")
-    return wrappers.time_limit(Env(spec, reset, step, observe), steps)
+    return wrappers.time_limit(Env(spec, reset, step, observe, drawings.swingup), steps)

@@ -14,6 +14,7 @@ Terminal states lead to themselves with reward 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 
 from mbrl_jax.core import Array, Discrete, Env, Key
 from mbrl_jax.core.types import Action, Obs, State
+from mbrl_jax.envs import drawings
 from mbrl_jax.envs.adapters import gymnax
 from mbrl_jax.envs.maze import Layout
 from mbrl_jax.envs.mdp import MDP
@@ -68,6 +70,7 @@ def numbered(env: Env, n: int, number: Callable[[Obs], Array]) -> Env:
         reset=reset,
         step=step,
         observe=None if observe is None else lambda state: to_number(observe(state)),
+        render=env.render,
     )
 
 
@@ -85,6 +88,9 @@ def frozen_lake(slippery: bool = True, **params: Any) -> Env:
       ValueError: as `gymnax.make`.
     """
     env = gymnax.make("FrozenLake-misc", is_slippery=slippery, **params)
+    assert isinstance(env.spec.obs, Discrete)
+    width = _width(env.spec.obs.n, params)
+    env = drawings.on_grid(env, lambda: as_layout(frozen_lake_mdp(slippery, **params), width))
     return env if slippery else env._replace(spec=env.spec._replace(name="FrozenLake-deterministic"))
 
 
@@ -107,7 +113,8 @@ def four_rooms(**params: Any) -> Env:
     for name in ("goal_fixed", "pos_fixed"):
         if name in params and not _is_free(*params[name]):
             raise ValueError(f"{name} must be a free cell of the rooms, got {tuple(params[name])}")
-    return numbered(_bare(inner), FOUR_ROOMS_SIDE**2, lambda state: FOUR_ROOMS_SIDE * state.pos[0] + state.pos[1])
+    env = numbered(_bare(inner), FOUR_ROOMS_SIDE**2, lambda state: FOUR_ROOMS_SIDE * state.pos[0] + state.pos[1])
+    return drawings.on_grid(env, lambda: four_rooms_layout(**params))
 
 
 def deep_sea(size: int = 8, **params: Any) -> Env:
@@ -149,12 +156,21 @@ def catch(rows: int = 10, columns: int = 5, **params: Any) -> Env:
     for name, value, least in (("rows", rows, 2), ("columns", columns, 1)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-    env = _bare(gymnax.make("Catch-bsuite", rows=rows, columns=columns, **params))
+    inner = gymnax.make("Catch-bsuite", rows=rows, columns=columns, **params)
+    seen = inner.observe
+    assert seen is not None
+    env = _bare(inner._replace(render=lambda state: drawings.planes(seen(state))))
     return numbered(
         env,
         rows * columns**2,
         lambda state: (columns * state.ball_y + state.ball_x) * columns + state.paddle_x,
     )
+
+
+def _width(cells: int, params: dict[str, Any]) -> int:
+    """Columns of a frozen lake."""
+    desc = params.get("desc")
+    return math.isqrt(cells) if desc is None else len(desc[0])
 
 
 def _is_free(row: int, column: int) -> bool:

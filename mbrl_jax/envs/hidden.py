@@ -48,7 +48,7 @@ def select(env: Env, entries: Sequence[int], name: str | None = None) -> Env:
     observe = env.observe
     part = Box((len(index),), bound(space.low), bound(space.high), space.dtype)
     spec = env.spec._replace(obs=part, name=f"{env.spec.name}-hidden" if name is None else name)
-    return Env(spec, reset, step, None if observe is None else lambda state: visible(observe(state)))
+    return Env(spec, reset, step, None if observe is None else lambda state: visible(observe(state)), env.render)
 
 
 def hide(env: Env, entries: Sequence[int], name: str | None = None) -> Env:

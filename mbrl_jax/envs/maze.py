@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbrl_jax.core import Array, Discrete, Env, Key, Spec
-from mbrl_jax.envs import wrappers
+from mbrl_jax.envs import drawings, wrappers
 from mbrl_jax.envs.mdp import MDP
 
 MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))
@@ -177,7 +177,7 @@ def maze(grid: Layout, time_limit: int | None = None, name: str = "maze") -> Env
         reward = at_goal.astype(jnp.float32)
         return cell, cell, reward, 1.0 - reward, at_goal
 
-    env = Env(_spec(grid, name), reset, step, observe=lambda state: state)
+    env = Env(_spec(grid, name), reset, step, lambda state: state, lambda state: drawings.grid(grid, state))
     return env if time_limit is None else wrappers.time_limit(env, time_limit)
 
 
@@ -218,7 +218,11 @@ def changing_maze(
         cell = jnp.where(at_goal, start, cell)
         return Moving(cell, state.time + 1), cell, reward, 1.0 - reward, jnp.zeros((), bool)
 
-    env = Env(_spec(before, name), reset, step, observe=lambda state: state.cell)
+    def render(state: Moving) -> Array:
+        old, new = drawings.grid(before, state.cell), drawings.grid(after, state.cell)
+        return jnp.where(state.time >= change_at, new, old)
+
+    env = Env(_spec(before, name), reset, step, lambda state: state.cell, render)
     return env if time_limit is None else wrappers.time_limit(env, time_limit)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from mbrl_jax.core.types import Env
+    from mbrl_jax.core.types import Env, Spec
 
 
 class Entry(NamedTuple):
@@ -52,6 +52,61 @@ ENVS: dict[str, Entry] = {
 }
 """Every environment with settings of its own, by its name on the command line."""
 
+
+class About(NamedTuple):
+    """An environment in words, for who lists it without making it."""
+
+    obs: str
+    action: str
+    time_limit: int | None
+
+
+ABOUT: dict[str, About] = {
+    "Pendulum-v1": About("3 numbers", "1 continuous", 200),
+    "CartPole-v1": About("4 numbers", "2 discrete", 500),
+    "CartPole-hidden": About("2 numbers", "2 discrete", 500),
+    "ContinuousCartPole": About("4 numbers", "1 continuous", 200),
+    "CartPoleSwingUp": About("5 numbers", "1 continuous", 200),
+    "Catch-bsuite": About("50 numbers", "3 discrete", 1000),
+    "MountainCarContinuous-v0": About("2 numbers", "1 continuous", 999),
+    "MemoryChain-bsuite": About("3 numbers", "2 discrete", 1000),
+    "Breakout-MinAtar": About("planes 10 x 10 x 4", "3 discrete", 1000),
+    "DynaMaze": About("54 states", "4 discrete", 2000),
+    "BlockingMaze": About("54 states", "4 discrete", 3000),
+    "ShortcutMaze": About("54 states", "4 discrete", 6000),
+    "FrozenLake": About("16 states", "4 discrete", 100),
+    "FrozenLake-deterministic": About("16 states", "4 discrete", 100),
+    "FourRooms": About("169 states", "4 discrete", 500),
+    "DeepSea": About("72 states", "2 discrete", 8),
+    "Catch": About("250 states", "3 discrete", 1000),
+    "TicTacToe": About("planes 3 x 3 x 2", "9 discrete", 9),
+}
+"""What `about` says of environments of `ENVS`, so that a list of them imports nothing."""
+
+
+class Library(NamedTuple):
+    """A library of environments, each "LIBRARY:NAME"."""
+
+    make: str  # (name) -> Env, as "module:function"; `names` in the same module lists them
+    package: str  # that is imported
+    extra: str  # of this package, which installs it
+    example: str
+    summary: str
+
+
+LIBRARIES: dict[str, Library] = {
+    "craftax": Library(
+        f"{HOME}.adapters.craftax:make", "craftax", "craftax", "craftax:Craftax-Classic-Symbolic-v1",
+        "open-ended survival, symbolic and in pixels",
+    ),
+    "playground": Library(
+        f"{HOME}.adapters.playground:make", "mujoco_playground", "playground", "playground:CartpoleSwingup",
+        "MuJoCo Playground: robots and the control suite on MJX",
+    ),
+    "brax": Library(f"{HOME}.adapters.brax:make", "brax", "brax", "brax:ant", "rigid bodies"),
+}  # fmt: skip
+"""The libraries whose environments go by "LIBRARY:NAME"."""
+
 EVAL_ENVS: dict[str, Callable[[], Env]] = {"TicTacToe": lambda: perfect_opponent()}
 """What evaluation episodes are played in, where that is not the environment of the training, by its spec's name."""
 
@@ -87,10 +142,10 @@ def from_gymnax(name: str, scaled: bool = False) -> Env:
       ValueError: gymnax has no environment of this name.
     """
     from mbrl_jax.core.types import Box, Discrete
-    from mbrl_jax.envs import wrappers
+    from mbrl_jax.envs import drawings, wrappers
     from mbrl_jax.envs.adapters import gymnax
 
-    env = gymnax.make(name)
+    env = drawings.gymnax(gymnax.make(name))
     if isinstance(env.spec.obs, Box) and len(env.spec.obs.shape) != 3:
         env = wrappers.flatten(env)
     env = env if isinstance(env.spec.action, Discrete) else wrappers.scale_action(env)
@@ -128,24 +183,84 @@ def task_name(name: str) -> str:
     return repetition(stacking(name)[0])[0]
 
 
-def make_env(name: str) -> Env:
-    """An environment by name: one of `ENVS`, any of gymnax's with actions in [-1, 1], or a game of pgx as "NAME-pgx".
+def is_own(name: str) -> bool:
+    """Whether a name leads to a reader's own environment: "module:function" or "file.py:function"."""
+    base = task_name(name)
+    return ":" in base and not {name, base} & set(ENVS) and base.partition(":")[0] not in LIBRARIES
+
+
+def about(spec: Spec) -> About:
+    """An environment's spaces and time limit in words.
+
+    Args:
+      spec: of the environment.
+    """
+    from mbrl_jax.core.types import Box, Discrete
+
+    def shape(space: Any) -> str:
+        return " x ".join(map(str, space.shape))
+
+    obs, action = spec.obs, spec.action
+    if isinstance(obs, Discrete):
+        seen = f"{obs.n} states"
+    elif isinstance(obs, Box) and len(obs.shape) == 3:
+        seen = f"{'image' if str(obs.dtype).endswith('uint8') else 'planes'} {shape(obs)}"
+    else:
+        seen = f"{shape(obs)} numbers" if isinstance(obs, Box) and obs.shape else str(obs)
+    acts = f"{action.n} discrete" if isinstance(action, Discrete) else str(action)
+    if isinstance(action, Box):
+        acts = f"{shape(action)} continuous"
+    return About(seen, acts, spec.time_limit)
+
+
+def settle(name: str) -> str:
+    """An environment's name as a run records it; a reader's own environment is imported, made and checked first.
+
+    Args:
+      name: of any environment. That of a reader's own one, "file.py:function", becomes one that works from any folder.
+    Raises:
+      ValueError: a reader's own environment does not exist, or `check_env` finds something wrong with it.
+    """
+    if not is_own(name):
+        return name
+    from mbrl_jax.core.types import Env
+    from mbrl_jax.envs import own
+    from mbrl_jax.envs.check import check_env
+
+    inner, frames = stacking(name)
+    base, times = repetition(inner)
+    env = own.make(base, times)
+    try:
+        if isinstance(env, Env):
+            check_env(env)
+    except ValueError as error:
+        raise ValueError(f"env: {error}") from error
+    stacked = f"-stack{frames}" if frames > 1 else ""
+    return own.find(base).name + (f"-x{times}" if times > 1 else "") + stacked
+
+
+def make_env(name: str | Env | Callable[[], Env]) -> Env:
+    """An environment by name, or what a function makes.
+
+    A name is one of `ENVS`, any of gymnax's, a game of pgx as "NAME-pgx", "LIBRARY:NAME" with one of `LIBRARIES`, or a
+    reader's own "module:function" or "path/to/file.py:function". Continuous actions are in [-1, 1].
 
     "NAME-x8" is the same with each action repeated 8 times, by any number from 2 on: its steps are decisions.
     "NAME-stack3", or "NAME-x8-stack3", shows the last 3 frames of an environment that is observed as images or planes.
     gymnax's observations are flattened, but for numbered states and for planes [height, width, channels].
 
+    Args:
+      name: as above; a function without arguments is called, and an environment returned unchanged.
     Raises:
       ValueError: no environment has this name, it repeats an action for longer than an episode, or it has no frames to
         stack, or more of them than an episode.
     """
+    if not isinstance(name, str):
+        return _made(name)
     if name in ENVS:
         factory, kwargs = ENVS[name]
-        if isinstance(factory, str):
-            module, _, function = factory.partition(":")
-            factory = getattr(importlib.import_module(module), function)
-        return factory(**kwargs)  # pyright: ignore[reportCallIssue]
-    if len(name) > LONGEST_NAME:
+        return _function(factory)(**kwargs)
+    if len(name) > LONGEST_NAME and not is_own(name):
         raise ValueError(f"env must be a name of at most {LONGEST_NAME} characters, got one of {len(name)}")
     base, frames = stacking(name)
     if frames > 1:
@@ -153,6 +268,13 @@ def make_env(name: str) -> Env:
     base, times = repetition(name)
     if times > 1:
         return _changed(name, base, times, "repeat an action at most {} times", "repeat_action")
+    library, _, rest = name.partition(":")
+    if rest and library in LIBRARIES:
+        return _function(LIBRARIES[library].make)(rest)
+    if is_own(name):
+        from mbrl_jax.envs import own
+
+        return own.make(name)
     if name.endswith("-pgx"):
         from mbrl_jax.envs.adapters import pgx
 
@@ -166,13 +288,4 @@ def make_env(name: str) -> Env:
         raise ValueError(f"{allowed}, got {name!r}{hint}") from error
 
 
-def _changed(name: str, base: str, count: int, what: str, wrapper: str) -> Env:
-    """An environment in a wrapper that takes a count, at most an episode."""
-    from mbrl_jax.envs import wrappers
-
-    env = make_env(base)
-    most = env.spec.time_limit or MOST_REPEATS
-    if count > most:
-        raise ValueError(f"env must {what.format(most)}, an episode of {base}, got {name!r}")
-    env = getattr(wrappers, wrapper)(env, count)
-    return env._replace(spec=env.spec._replace(name=name))
+CHANGED

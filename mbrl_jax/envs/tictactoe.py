@@ -14,6 +14,7 @@ import numpy as np
 
 from mbrl_jax.core import Array, Box, Discrete, Env, Key, Spec
 from mbrl_jax.core.types import Action
+from mbrl_jax.envs import drawings
 from mbrl_jax.envs.games import Masked
 
 CELLS = 9
@@ -80,7 +81,7 @@ def tictactoe(openings: int = 0) -> Env:
         return board, observe(board), reward, jnp.where(over, jnp.float32(0.0), -1.0), over
 
     spec = Spec(Box((3, 3, 2), 0.0, 1.0), Discrete(CELLS), time_limit=CELLS, name="TicTacToe")
-    return Env(spec, reset, step, observe)
+    return Env(spec, reset, step, observe, drawings.tictactoe)
 
 
 # The solution -------------------------------------------------------------------------------------------------------

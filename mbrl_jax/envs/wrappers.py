@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -158,11 +159,13 @@ def time_limit(env: Env, steps: int) -> Env:
         return Timed(inner, time), obs, reward, discount, last | (time >= steps)
 
     observe, inner_limit = env.observe, env.spec.time_limit
+    render = env.render
     return Env(
         spec=env.spec._replace(time_limit=steps if inner_limit is None else min(steps, inner_limit)),
         reset=reset,
         step=step,
         observe=None if observe is None else lambda state: observe(state.inner),
+        render=None if render is None else lambda state: render(state.inner),
     )
 
 
@@ -282,7 +285,43 @@ def frame_stack(env: Env, count: int) -> Env:
 
     shape = (*space.shape[:2], count * space.shape[2])
     spec = env.spec._replace(obs=Box(shape, bound(space.low), bound(space.high), space.dtype))
-    return Env(spec, reset, step, observe=lambda state: images.stack(state.frames))
+    render = env.render
+    return Env(
+        spec,
+        reset,
+        step,
+        observe=lambda state: images.stack(state.frames),
+        render=None if render is None else lambda state: render(state.inner),
+    )
+
+
+def reset_pool(env: Env, count: int, seed: int = 0) -> Env:
+    """Episodes that start in one of `count` states, drawn once: for environments whose reset is dearer than a step.
+
+    A compiled loop computes a reset in every step, as it cannot know before which episodes end. Craftax generates a map
+    in 9 ms and takes a step in 2 ms: drawn from a pool, resets cost next to nothing.
+
+    Args:
+      env: any environment.
+      count: initial states, at least 1; few of them make another task of one with many maps.
+      seed: of the pool.
+    Returns:
+      The same environment; its pool is made when `reset` is first called, and a constant of the compiled program.
+    Raises:
+      ValueError: `count` is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"reset_pool needs at least 1 state, got {count}")
+
+    @cache
+    def pool() -> tuple[State, Obs]:
+        with jax.ensure_compile_time_eval():
+            return jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(seed), count))
+
+    def reset(key: Key) -> tuple[State, Obs]:
+        return tree.take(pool(), jax.random.randint(key, (), 0, count, jnp.int32))
+
+    return env._replace(reset=reset)
 
 
 def reveal_state(env: Env) -> Env:
@@ -302,7 +341,7 @@ def reveal_state(env: Env) -> Env:
         state, _, reward, discount, last = env.step(key, state, action)
         return state, state, reward, discount, last
 
-    return Env(env.spec, reset, step, observe=lambda state: state)
+    return Env(env.spec, reset, step, lambda state: state, env.render)
 
 
 def _image(env: Env, wrapper: str) -> Box:
@@ -366,4 +405,5 @@ def _changed(env: Env, space: ObsSpace, change: Callable[[Obs], Obs]) -> Env:
         reset=reset,
         step=step,
         observe=None if observe is None else lambda state: change(observe(state)),
+        render=env.render,
     )

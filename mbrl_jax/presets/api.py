@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mbrl_jax.core.config import replace
 from mbrl_jax.core.types import Env
-from mbrl_jax.envs.registry import make_env
+from mbrl_jax.envs.registry import make_env, settle
 from mbrl_jax.presets.builder import build, default_wave, preset
 from mbrl_jax.presets.checks import checked
 from mbrl_jax.presets.restore import Loaded, check_resumable, load_run
@@ -20,7 +20,7 @@ from mbrl_jax.train.run import Job, Result, check_folder, run
 
 def train(
     algo: str,
-    env: str | Env,
+    env: str | Env | Callable[[], Env],
     *,
     out: Path | str,
     steps: int | None = None,
@@ -37,7 +37,8 @@ def train(
 
     Args:
       algo: an agent's name.
-      env: an environment's name, or an environment.
+      env: an environment's name; an environment, or a function that makes one. A run of an environment without a name
+        cannot be loaded in another process: give `"file.py:function"` for that.
       out: the run's folder, new or empty.
       steps: real environment steps of each seed, random ones included; the preset's if None.
       seeds: how many, trained under `vmap` in one program.
@@ -58,6 +59,7 @@ def train(
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     if not 0 <= seed <= 2**32 - seeds:
         raise ValueError(f"seed must be at least 0 and at most 2**32 - seeds = {2**32 - seeds}, got {seed}")
+    env = settle(env) if isinstance(env, str) else make_env(env)
     known = preset(algo, env)
     agent_cfg, loop_cfg = replace(known.agent, dict(agent or {})), replace(known.loop, dict(loop or {}))
     made = make_env(env) if isinstance(env, str) else env

@@ -131,6 +131,19 @@ def preset(algo: str, env: str | Env) -> Preset:
     return Preset(replace(entry.config(), changes), LoopConfig(**loop), steps, threshold)
 
 
+def evaluation_env(algo: str, env: Env) -> Env:
+    """What an agent is evaluated in, in the form that it takes.
+
+    Args:
+      algo: a name in `AGENTS`.
+      env: the environment it learns in.
+    Raises:
+      ValueError: as `suited`.
+    """
+    other = EVAL_ENVS.get(env.spec.name)
+    return suited(algo, env if other is None else other())
+
+
 WIDE = (
     128  # units of a hidden layer from which one seed fills a device; measured by `scripts/benchmark.py --rows seeds`
 )
@@ -237,8 +250,4 @@ def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
         raise ValueError(f"loop.warmup must be at least 1 for {algo}, whose model needs rows, got {loop.warmup}")
     if entry.window is not None:
         need_window(entry.window(agent), loop.warmup * loop.unroll)
-    eval_env = EVAL_ENVS.get(raw.spec.name)
-    return make_loop(
-        made, suited_env, buffer(algo, agent, loop), loop,
-        eval_env=None if eval_env is None else suited(algo, eval_env()),
-    )  # fmt: skip
+    return make_loop(made, suited_env, buffer(algo, agent, loop), loop, evaluation_env(algo, raw))

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.util
 import re
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from mbrl_jax.envs.user_code import import_user_module
 
 if TYPE_CHECKING:
     from mbrl_jax.core.types import Agent, Buffer
@@ -228,33 +227,4 @@ def import_agents(where: str) -> str:
     Raises:
       ValueError: there is no such module or file, or another module has the file's name.
     """
-    if not where.endswith(".py"):
-        try:
-            importlib.import_module(where)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{where}.".startswith(f"{error.name}."):
-                raise  # the module is there, and imports one that is not
-            raise ValueError(f"agent_module: there is no module {where!r}") from error
-        return where
-    try:
-        path = Path(where).expanduser().resolve()
-    except RuntimeError as error:  # "~name" of a user who does not exist
-        raise ValueError(f"agent_module: {where} is in the home of a user who does not exist") from error
-    name = path.stem
-    if not path.is_file():
-        raise ValueError(f"agent_module: there is no file {where}")
-    known = sys.modules.get(name)
-    if known is not None:
-        if getattr(known, "__file__", None) != str(path):
-            raise ValueError(f"agent_module: {where} must have another name, as there is a module {name!r}")
-        return str(path)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return str(path)
+    return import_user_module(where, "agent_module")[1]

@@ -11,11 +11,12 @@ from mbrl_jax import __version__
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import flat, replace
 from mbrl_jax.core.types import Agent, Env
+from mbrl_jax.envs.registry import make_env
 from mbrl_jax.presets import builder
 from mbrl_jax.presets.registry import AGENTS, import_agents
 from mbrl_jax.train import checkpoint
 from mbrl_jax.train.log import read_json
-from mbrl_jax.train.loop import LoopConfig, LoopState
+from mbrl_jax.train.loop import LoopConfig, LoopState, env_steps
 from mbrl_jax.train.run import seed_keys
 
 
@@ -29,6 +30,8 @@ class Loaded(NamedTuple):
     env: Env  # as the agent sees it
     state: LoopState
     chunk: int  # that are complete; the state may be of the midst of the next one
+    evaluation: Env  # what it is evaluated in, as the agent sees it
+    env_steps: int  # of each seed, until the last complete chunk
 
 
 def load_run(folder: Path | str, seed: int = 0) -> Loaded:
@@ -59,8 +62,10 @@ def load_run(folder: Path | str, seed: int = 0) -> Loaded:
     like = jax.eval_shape(lambda keys: tree.strip_weak_types(jax.vmap(loop.init)(keys)), keys)
     states = checkpoint.restore(folder / "checkpoints", place, like)
     state = jax.tree.map(lambda leaf: leaf[seed], states)
-    agent, env = builder.learner(algo, name, config)
-    return Loaded(algo, name, config, agent, env, state, place.chunk)
+    raw = make_env(name)
+    agent, env = builder.learner(algo, raw, config)
+    evaluation = builder.evaluation_env(algo, raw)
+    return Loaded(algo, name, config, agent, env, state, place.chunk, evaluation, env_steps(loop_cfg, place.chunk))
 
 
 KINDS: dict[str, Any] = {"algo": str, "env": str, "seed": int, "seeds": int, "steps": int, "agent": dict, "loop": dict}

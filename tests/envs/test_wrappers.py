@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax.core import Box, Discrete, Env, Spec
-from mbrl_jax.envs import wrappers
+from mbrl_jax.envs import make_env, wrappers
 
 
 def counting(obs_space, action_space, view, time_limit=None):
@@ -24,6 +24,22 @@ def counting(obs_space, action_space, view, time_limit=None):
 
 
 KEY = jax.random.key(0)
+
+
+def test_a_pool_of_resets_gives_each_of_its_states_and_no_other():
+    env = make_env("CartPole-v1")
+    pooled = wrappers.reset_pool(env, 3, seed=5)
+    keys = jax.random.split(jax.random.key(0), 60)
+    _, seen = jax.jit(jax.vmap(pooled.reset))(keys)
+    want = np.stack([env.reset(key)[1] for key in jax.random.split(jax.random.key(5), 3)])
+    which = np.argmin(np.abs(np.asarray(seen)[:, None] - want).sum(-1), 1)
+    np.testing.assert_allclose(seen, want[which], rtol=1e-6)
+    assert set(which) == {0, 1, 2}
+    state, obs = pooled.reset(jax.random.key(1))
+    np.testing.assert_allclose([state.x, state.theta], [obs[0], obs[2]])
+    assert pooled.step is env.step
+    with pytest.raises(ValueError, match="reset_pool needs at least 1 state, got 0"):
+        wrappers.reset_pool(env, 0)
 
 
 def test_flatten():

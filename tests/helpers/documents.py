@@ -6,13 +6,15 @@ import ast
 import importlib
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from mbrl_jax.cli import envs as envs_command
+from mbrl_jax.cli import evaluate, plot
 from mbrl_jax.cli import main as program
-from mbrl_jax.cli import plot
 from mbrl_jax.cli import train as train_command
 from mbrl_jax.envs.registry import ENVS
 from mbrl_jax.presets import api
@@ -109,7 +111,12 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
     assert found, line
     words = shlex.split(found[2], comments=True)
     if found[1] == "mbrl-jax":
-        known = {"train": train_command.main, "plot": plot.main}
+        known = {
+            "train": train_command.main,
+            "plot": plot.main,
+            "evaluate": evaluate.main,
+            "envs": envs_command.main,
+        }
         called = known.get(words[0]) if words else None
         if called is None:
             assert program(words) == 0, line
@@ -118,13 +125,18 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
     else:
         path = ROOT / found[1]
         assert path.exists(), f"no {found[1]}"
-        called = {"train.py": train_command.main, "plot.py": plot.main}.get(path.name)
+        scripts = {"train.py": train_command.main, "plot.py": plot.main, "evaluate.py": evaluate.main}
+        called = scripts.get(path.name)
         if called is None:
             _accept_script(path, words, monkeypatch)
             return
     if "--help" in words:
         assert called(words) == 0, line
         return
+
+    for file, function in re.findall(r"(?<![\w/])(\w+\.py):(\w+)", " ".join(words)):  # of the reader's
+        Path(file).write_text(f"from mbrl_jax.envs.cartpole import continuous_cartpole as {function}\n")
+        monkeypatch.delitem(sys.modules, Path(file).stem, raising=False)
 
     def reached(*args: object, **rest: object) -> None:
         raise Reached
@@ -136,6 +148,9 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
     monkeypatch.setattr(compilation, "enable_compilation_cache", lambda: None)
     monkeypatch.setattr(devices, "devices_for", lambda asked, seeds: 1)  # this process has one device
     monkeypatch.setattr(plot, "_imagine", reached)
+    monkeypatch.setattr(evaluate, "_play", reached)
+    for step in ("_overview", "described", "_names", "listed"):
+        monkeypatch.setattr(envs_command, step, reached)
     monkeypatch.setattr("mbrl_jax.analysis.curves.draw", reached)
     with pytest.raises(Reached):
         called(words)

@@ -36,6 +36,9 @@ NEVER_TERMINATES = frozenset(
 # Observations of these are random, belong to the state before, or are not part of the state.
 NOT_OBSERVABLE = frozenset({"UmbrellaChain-bsuite", "MemoryChain-bsuite", "MNISTBandit-bsuite"})
 
+# gymnax declares 0 to 2 here; the bit to recall is -1 or 1.
+OTHER_BOUNDS = {"MemoryChain-bsuite": (-1.0, 2.0)}
+
 
 def make(name: str, **params: Any) -> Env:
     """A gymnax environment by its registered name.
@@ -90,8 +93,11 @@ def _adapt(name: str, settings: dict[str, Any]) -> Env:
     limit = int(params.max_steps_in_episode)
     if limit < 1:
         raise ValueError(f"max_steps_in_episode must be at least 1, got {limit}")
+    obs = _space(inner.observation_space(params), jax.eval_shape(reset, jax.random.key(0))[1].dtype)
+    if isinstance(obs, Box) and name in OTHER_BOUNDS:
+        obs = obs._replace(low=OTHER_BOUNDS[name][0], high=OTHER_BOUNDS[name][1])
     spec = Spec(
-        obs=_space(inner.observation_space(params), jax.eval_shape(reset, jax.random.key(0))[1].dtype),
+        obs=obs,
         action=_space(inner.action_space(params)),
         time_limit=limit,
         terminates=name not in NEVER_TERMINATES,

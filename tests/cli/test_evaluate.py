@@ -1,0 +1,121 @@
+"""`mbrl-jax evaluate`: the episodes are those of the policy, and the film shows them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mbrl_jax.cli import evaluate as cli
+from mbrl_jax.cli import train
+from mbrl_jax.envs import drawings
+from mbrl_jax.train import compilation
+
+CORRIDOR = '''
+import jax.numpy as jnp
+
+import mbrl_jax as mbrl
+from mbrl_jax.envs import drawings, wrappers
+from mbrl_jax.envs.maze import layout
+
+GRID = layout("S...G")
+
+
+def make():
+    """Action 1 goes right, 0 stays; the reward is the action."""
+
+    def step(key, state, action):
+        place = jnp.minimum(state + action, 4)
+        return place, place, 1.0 * action, 1.0 - (place == 4), place == 4
+
+    spec = mbrl.Spec(mbrl.Discrete(5), mbrl.Discrete(2), name="corridor")
+    first = jnp.zeros((), jnp.int32)
+    env = mbrl.Env(spec, lambda key: (first, first), step, render=lambda state: drawings.grid(GRID, state))
+    return wrappers.time_limit(env, 9)
+
+
+def blind():
+    return make()._replace(render=None)
+'''
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Runs of a corridor, one with pictures and one without, long enough to go straight to its end."""
+    folder = tmp_path_factory.mktemp("corridor")
+    (folder / "corridor_env.py").write_text(CORRIDOR)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(compilation, "enable_compilation_cache", lambda: None)
+        patch.setattr(sys, "path", list(sys.path))
+        words = ["--env", "corridor_env.py:make", "--loop.inner", "300", "--loop.cycles", "1", "--quiet"]
+        assert train.main(["q_learning", *words, "--steps", "300", "--out", "make"]) == 0
+        shutil.copytree("make", "blind")
+        config = Path("blind", "config.json")
+        config.write_text(config.read_text().replace("corridor_env.py:make", "corridor_env.py:blind"))
+    yield folder
+    sys.modules.pop("corridor_env", None)
+
+
+def test_returns_are_printed(run, capsys):
+    assert cli.main([str(run / "make"), "--episodes", "2"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"q_learning on {run}/corridor_env.py:make, seed 0, after 300 steps"
+    assert [line.split() for line in said[1:3]] == [["episode", f"{i}", "return", "4", "4", "steps"] for i in (1, 2)]
+    assert said[3] == "mean return 4 (standard deviation 0) of 2 episodes"
+
+
+def test_the_film_shows_every_state(run, capsys, tmp_path):
+    film = tmp_path / "out.gif"
+    words = ["--episodes", "3", "--film-episodes", "2", "--video", str(film), "--json", "--fps", "10"]
+    assert cli.main([str(run / "make"), *words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["mean"], found["returns"], found["lengths"]) == (4.0, [4.0] * 3, [4] * 3)
+    assert (found["algo"], found["seed"], found["env_steps"]) == ("q_learning", 0, 300)
+    with Image.open(film) as frames:
+        assert frames.n_frames == 2 * 5  # the first state and 4 steps, twice
+        for t in range(10):
+            frames.seek(t)
+            picture = np.asarray(frames.convert("RGB"))
+            assert picture.shape == (drawings.CELL, 5 * drawings.CELL, 3)
+            middle = t % 5 * drawings.CELL + drawings.CELL // 2
+            assert tuple(picture[drawings.CELL // 2, middle].tolist()) == drawings.BLUE
+
+
+def test_a_film_can_be_cut(run, tmp_path):
+    film = tmp_path / "out.gif"
+    assert cli.main([str(run / "make"), "--episodes", "1", "--film-steps", "2", "--video", str(film)]) == 0
+    with Image.open(film) as frames:
+        assert frames.n_frames == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("none", "no run in "),
+        ("make --episodes 0", "--episodes must be from 1 to 100000, got 0"),
+        ("make --episodes x", "argument --episodes: invalid int value: 'x'"),
+        ("make --seed 1", "--seed must be from 0 to 0"),
+        ("make --key -1", "--key must be at least 0"),
+        ("make --video a.png", "--video must end in .gif, got a.png"),
+        ("make --video none/a.gif", "--video: there is no folder none"),
+        ("make --video a.gif --fps 0", "--fps must be above 0 and at most 50, got 0"),
+        ("make --video a.gif --episodes 1 --film-episodes 2", "--film-episodes must be at most --episodes = 1, got 2"),
+        ("blind --video a.gif", "corridor_env.py:blind cannot be drawn, as its Env has no render"),
+        ("", "the following arguments are required: RUN"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(run, words, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    first, *rest = words.split() or [""]
+    assert cli.main([*([str(run / first)] if first else []), *rest]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "a.gif").exists()
