@@ -124,7 +124,7 @@ def pixels(env: Env, draw: Callable[[Any], Sequence[Shape]], size: int = 32, nam
 
     space = Box((size, size, 3), 0, 255, jnp.uint8)
     spec = env.spec._replace(obs=space, name=f"{env.spec.name}-pixels" if name is None else name)
-    return Env(spec, reset, step, observe)
+    return Env(spec, reset, step, observe, render=observe)
 
 
 def draw_cart(x: Array, theta: Array, length: float, top: float) -> list[Shape]:

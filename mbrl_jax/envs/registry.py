@@ -288,4 +288,32 @@ def make_env(name: str | Env | Callable[[], Env]) -> Env:
         raise ValueError(f"{allowed}, got {name!r}{hint}") from error
 
 
-CHANGED
+def _changed(name: str, base: str, count: int, what: str, wrapper: str) -> Env:
+    """An environment in a wrapper that takes a count, at most an episode."""
+    from mbrl_jax.envs import wrappers
+
+    inner = make_env(base)
+    most = inner.spec.time_limit or MOST_REPEATS
+    if count > most:
+        raise ValueError(f"env must {what.format(most)}, an episode of {base}, got {name!r}")
+    env = getattr(wrappers, wrapper)(inner, count)
+    short = f"{inner.spec.name}{name.removeprefix(base)}"
+    return env._replace(spec=env.spec._replace(name=short if is_own(name) else name))
+
+
+def _made(env: Env | Callable[[], Env]) -> Env:
+    """An environment, or what a function makes."""
+    from mbrl_jax.core.types import Env
+
+    made = env() if callable(env) else env
+    if not isinstance(made, Env):
+        raise ValueError(f"env must be a name, an Env or a function that returns one, got a {type(made).__name__}")
+    return made
+
+
+def _function(named: str | Callable[..., Any]) -> Callable[..., Any]:
+    """A function, imported where it is named "module:function"."""
+    if not isinstance(named, str):
+        return named
+    module, _, function = named.partition(":")
+    return getattr(importlib.import_module(module), function)

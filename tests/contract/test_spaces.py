@@ -1,4 +1,4 @@
-"""Vectors of discrete actions and observations that are a dict: agents that take them learn, others refuse in a line."""
+"""Vectors of discrete actions and observations that are a dict: agents take them, or refuse them in one line."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_dict_is_seen_whole():
 
 @pytest.mark.parametrize("algo", [name for name, entry in presets.AGENTS.items() if not entry.factored])
 def test_other_agents_refuse_vectors_of_discrete_actions(algo):
-    with pytest.raises(ValueError, match="env must have .* actions for .*, got Reach with MultiDiscrete") as refusal:
+    with pytest.raises(ValueError, match=r"env must have .* actions for .*, got Reach with MultiDiscrete") as refusal:
         presets.suited(algo, make_env("Reach"))
     assert "\n" not in str(refusal.value)
     assert str(refusal.value).endswith("take vectors of discrete ones")
@@ -118,7 +118,7 @@ def test_other_agents_refuse_vectors_of_discrete_actions(algo):
 def test_other_agents_refuse_dicts(algo):
     action = Discrete(2) if "discrete" in presets.AGENTS[algo].action_kinds else Box((1,), -1.0, 1.0)
     env = dict_env({"a": Box((2,)), "b": Box((3,))}, {"a": jnp.zeros(2), "b": jnp.zeros(3)}, action)
-    with pytest.raises(ValueError, match="env must have .* got dict with") as refusal:
+    with pytest.raises(ValueError, match=r"env must have .* got dict with") as refusal:
         presets.suited(algo, env)
     assert "\n" not in str(refusal.value)
 
