@@ -13,7 +13,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mbrl_jax.cli.guard import guarded
 from mbrl_jax.envs.own import FORM, folder_name
@@ -22,6 +22,7 @@ from mbrl_jax.presets.registry import AGENTS, import_agents
 
 if TYPE_CHECKING:
     from mbrl_jax.cli.flags import Option
+    from mbrl_jax.train.run import Job
 
 PROG = "mbrl-jax train"
 
@@ -57,13 +58,11 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
 
     settle_devices(rest)
     from mbrl_jax import presets
-    from mbrl_jax.analysis import curves
     from mbrl_jax.cli.flags import parse
     from mbrl_jax.presets.checks import checked, names_and_values
     from mbrl_jax.presets.restore import check_resumable
     from mbrl_jax.train.compilation import enable_compilation_cache
-    from mbrl_jax.train.folder import new_folder, remove_empty
-    from mbrl_jax.train.run import Job, check_folder, run
+    from mbrl_jax.train.run import Job, check_folder
 
     env = settle(env) if env else presets.default_env(algo)
     known = presets.preset(algo, env)
@@ -88,7 +87,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
         algo, env, agent, loop_cfg, options.steps, options.seed, options.seeds, wave, devices,
         threshold=limit, command=command, agent_module=module, stop_diverged=options.stop_diverged,
     )  # fmt: skip
-    base = Path("runs") / f"{algo}-{env}-{options.seed}"
+    base = _base(algo, env, options.seed)
     out = _folder(options.out) if options.out else _newest(base) if options.resume else None
     if options.resume and out is not None:
         check_resumable(out, algo, agent, loop_cfg)
@@ -99,8 +98,17 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     if not options.quiet:
         print(memory, flush=True)
 
+    return _run(loop, job, out, base, options)
+
+
+def _run(loop: Any, job: Job, out: Path | None, base: Path, options: Any) -> int:
+    """Trains in a folder, a new one after `base` where none is named; returns the exit code."""
+    from mbrl_jax.analysis import curves
+    from mbrl_jax.train.folder import new_folder, remove_empty
+    from mbrl_jax.train.run import run
+
     def draw(folder: Path) -> None:
-        curves.draw(folder / "curve.png", [folder], None, limit)
+        curves.draw(folder / "curve.png", [folder], None, job.threshold)
 
     made = None if out is not None else new_folder(base)
     try:

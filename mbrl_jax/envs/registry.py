@@ -80,6 +80,14 @@ ABOUT: dict[str, About] = {
     "DeepSea": About("72 states", "2 discrete", 8),
     "Catch": About("250 states", "3 discrete", 1000),
     "TicTacToe": About("planes 3 x 3 x 2", "9 discrete", 9),
+    "Pendulum-pixels": About("image 32 x 32 x 3", "1 continuous", 200),
+    "CartPole-pixels": About("image 32 x 32 x 3", "2 discrete", 500),
+    "CartPoleSwingUp-pixels": About("image 32 x 32 x 3", "1 continuous", 200),
+    "Pendulum-pixels-64": About("image 64 x 64 x 3", "1 continuous", 200),
+    "CartPole-pixels-64": About("image 64 x 64 x 3", "2 discrete", 500),
+    "CartPoleSwingUp-pixels-64": About("image 64 x 64 x 3", "1 continuous", 200),
+    "Reach": About("4 numbers", "3 x 3 discrete", 30),
+    "Reach-seen": About("image: image 32 x 32 x 3, goal: 2 numbers", "3 x 3 discrete", 30),
 }
 """What `about` says of environments of `ENVS`, so that a list of them imports nothing."""
 
@@ -195,22 +203,29 @@ def about(spec: Spec) -> About:
     Args:
       spec: of the environment.
     """
-    from mbrl_jax.core.types import Box, Discrete
+    import numpy as np
+
+    from mbrl_jax.core.types import Box, DictSpace, Discrete, MultiDiscrete
 
     def shape(space: Any) -> str:
         return " x ".join(map(str, space.shape))
 
-    obs, action = spec.obs, spec.action
-    if isinstance(obs, Discrete):
-        seen = f"{obs.n} states"
-    elif isinstance(obs, Box) and len(obs.shape) == 3:
-        seen = f"{'image' if str(obs.dtype).endswith('uint8') else 'planes'} {shape(obs)}"
-    else:
-        seen = f"{shape(obs)} numbers" if isinstance(obs, Box) and obs.shape else str(obs)
+    def observed(space: Any) -> str:
+        if isinstance(space, DictSpace):
+            return ", ".join(f"{name}: {observed(leaf)}" for name, leaf in space.spaces.items())
+        if isinstance(space, Discrete):
+            return f"{space.n} states"
+        if isinstance(space, Box) and len(space.shape) == 3:
+            return f"{'image' if np.dtype(space.dtype) == np.uint8 else 'planes'} {shape(space)}"
+        return f"{shape(space)} numbers" if isinstance(space, Box) and space.shape else str(space)
+
+    action = spec.action
     acts = f"{action.n} discrete" if isinstance(action, Discrete) else str(action)
     if isinstance(action, Box):
         acts = f"{shape(action)} continuous"
-    return About(seen, acts, spec.time_limit)
+    if isinstance(action, MultiDiscrete):
+        acts = f"{' x '.join(map(str, action.nvec))} discrete"
+    return About(observed(spec.obs), acts, spec.time_limit)
 
 
 def settle(name: str) -> str:
