@@ -241,7 +241,7 @@ def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
         given = f"{loop.num_envs}, {loop.unroll} and {loop.updates}"
         raise ValueError(f"loop.num_envs, loop.unroll and loop.updates must be 1 for {algo}, got {given}")
     rows = loop.num_envs * loop.unroll
-    if loop.capacity < rows:
+    if entry.replay != "latest" and loop.capacity < rows:  # the latest trajectory takes what it needs
         raise ValueError(f"loop.capacity must be at least loop.num_envs x loop.unroll = {rows}, got {loop.capacity}")
     _check_batches(entry, agent, loop)
     check_learner(lambda: learner(algo, raw, agent)[0], flat(agent, "agent."))
