@@ -122,8 +122,11 @@ class Record:
         if np.size(returns):
             signs["eval_return"] = ~np.isfinite(np.asarray(returns, np.float64)).all(axis=1)
         new: dict[str, list[int]] = {}
+        zero = np.zeros(len(self.seeds), int)
         for i, seed in enumerate(self.seeds):
             first = next((name for name, bad in signs.items() if bad[i]), None)
+            if first == "the environment's reward" and (at := int(np.asarray(faults.get("iteration", zero))[i])):
+                first += f", in an episode that ended in iteration {at} of the chunk,"
             if first is not None and seed not in self.diverged:
                 self.diverged[seed] = (env_steps, first)
                 new.setdefault(first, []).append(seed)
