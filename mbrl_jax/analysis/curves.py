@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mbrl_jax.analysis.run_files import read_config, read_rows
 from mbrl_jax.analysis.statistics import bootstrap_interval, interquartile_mean, median_steps, steps_to_threshold
 from mbrl_jax.envs import own
 from mbrl_jax.train.log import write_atomic
+from mbrl_jax.train.run_files import read_config, read_rows
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish, without yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

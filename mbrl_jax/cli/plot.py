@@ -66,7 +66,7 @@ def _plot(words: list[str], prog: str) -> int:
     if args.threshold is not None and not math.isfinite(args.threshold):
         raise ValueError(f"--threshold must be finite, got {args.threshold}")
     from mbrl_jax.analysis import curves
-    from mbrl_jax.analysis.run_files import check_labels
+    from mbrl_jax.analysis.labels import check_labels
 
     check_labels(args.labels or [])
     print(curves.draw(args.out, args.runs, args.labels, args.threshold, args.log))

@@ -15,9 +15,9 @@ from mbrl_jax.envs.registry import make_env
 from mbrl_jax.presets import builder
 from mbrl_jax.presets.registry import AGENTS, import_agents
 from mbrl_jax.train import checkpoint
-from mbrl_jax.train.log import read_json
 from mbrl_jax.train.loop import LoopConfig, LoopState, env_steps
 from mbrl_jax.train.run import seed_keys
+from mbrl_jax.train.run_files import read_json
 
 
 class Loaded(NamedTuple):
@@ -83,10 +83,7 @@ def saved_settings(folder: Path | str) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise ValueError(f"no run in {folder} (no config.json)")
-    try:
-        saved = read_json(path)
-    except RecursionError as error:
-        raise ValueError(f"cannot read {path}: nested too deeply") from error
+    saved = read_json(path)
     for name, kind in KINDS.items():
         if type(saved.get(name)) is not kind:
             what = {str: "text", int: "a whole number", dict: "an object"}[kind]

@@ -1,11 +1,13 @@
 from . import checkpoint as checkpoint
 from . import compilation as compilation
 from . import devices as devices
+from . import driver as driver
 from . import evaluate as evaluate
 from . import interrupt as interrupt
 from . import log as log
 from . import loop as loop
 from . import run as run
+from . import run_files as run_files
 from . import sweep as sweep
 from .compilation import enable_compilation_cache as enable_compilation_cache
 from .loop import Loop as Loop

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from mbrl_jax.train.folder import write_real
+from mbrl_jax.train.run_files import read_table, whole
 
 FIRST = ("seed", "env_steps", "updates", "wall_seconds", "return", "episodes")
 EVAL = "seed,env_steps,episode,return,length"
@@ -44,23 +45,6 @@ def write_json(path: Path | str, value: Any) -> None:
       value: as `plain` takes it.
     """
     write_atomic(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
-
-
-def read_json(path: Path | str) -> dict[str, Any]:
-    """Reads the object in a JSON file.
-
-    Args:
-      path: of the file.
-    Raises:
-      ValueError: the file cannot be read, or holds no JSON object.
-    """
-    try:
-        value = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object")
-    return value
 
 
 def plain(value: Any) -> Any:
@@ -122,8 +106,11 @@ class Record:
         if np.size(returns):
             signs["eval_return"] = ~np.isfinite(np.asarray(returns, np.float64)).all(axis=1)
         new: dict[str, list[int]] = {}
+        zero = np.zeros(len(self.seeds), int)
         for i, seed in enumerate(self.seeds):
             first = next((name for name, bad in signs.items() if bad[i]), None)
+            if first == "the environment's reward" and (at := int(np.asarray(faults.get("iteration", zero))[i])):
+                first += f", in an episode that ended in iteration {at} of the chunk,"
             if first is not None and seed not in self.diverged:
                 self.diverged[seed] = (env_steps, first)
                 new.setdefault(first, []).append(seed)
@@ -269,20 +256,10 @@ def _read(path: Path, env_steps: int) -> tuple[str, list[str]]:
     Raises:
       ValueError: the file cannot be read, or a line of it is no row.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    header, *lines = text.split("\n")
-    lines = lines[:-1]  # what follows the last line's end: nothing, or a line cut short
-    rows, width = [], header.count(",")
-    for i, line in enumerate(lines, start=2):
-        cells = line.split(",")
-        if len(cells) != width + 1 or not cells[1].isdecimal():
-            raise ValueError(f"{path}, line {i} must be a row of {width + 1} cells, got {line[:80]!r}")
-        if int(cells[1]) <= env_steps:
-            rows.append(line)
-    return header, rows
+    table = read_table(path)
+    steps = [whole(cells[1], f"{path}, line {number}: env_steps") for number, cells in table.rows]
+    rows = [",".join(cells) for at, (_, cells) in zip(steps, table.rows, strict=True) if at <= env_steps]
+    return ",".join(table.columns), rows
 
 
 def _digest(lines: Sequence[str]) -> list[Any]:

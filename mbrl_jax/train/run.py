@@ -27,8 +27,9 @@ from mbrl_jax.train import checkpoint
 from mbrl_jax.train.driver import CompiledDriver, Driver, Work
 from mbrl_jax.train.folder import DiskError, claimed
 from mbrl_jax.train.interrupt import Stop, aside
-from mbrl_jax.train.log import Progress, Record, clock, plain, read_json, write_json
+from mbrl_jax.train.log import Progress, Record, clock, plain, write_json
 from mbrl_jax.train.loop import Loop, LoopConfig, chunks_for, env_steps, updates
+from mbrl_jax.train.run_files import read_json
 
 FORMAT = 1  # of a run's folder; a run of an older one is resumed, of a newer one refused
 
@@ -147,6 +148,7 @@ def divided(job: Job, out: Path | str) -> Job:
     """A job whose seeds are divided as those of the run in a folder, on as many devices as that allows.
 
     Which seeds are computed side by side decides the rounding: a run that goes on with other devices keeps its groups.
+    The same program on another number of devices may still round differently where several seeds run side by side.
 
     Args:
       job: what is to go on; `devices` is the most that may be used.
@@ -245,7 +247,10 @@ def _run(
         if resume:
             found = _resume(job, out, record, driver, progress.say)
             if job.groups > job.devices:
-                progress.say(f"seeds stay in {job.groups} groups, as the run began, on {job.devices} of the devices")
+                progress.say(
+                    f"the run began on {job.groups} devices and goes on with {job.devices}: rows may differ in the last "
+                    "digits, but with --wave 1"
+                )
         _write_config(job, out, resume, found.identity)
         work, done = found.work, found.done
         with Stop(progress.say) as stop:

@@ -12,11 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import ordered
 from helpers.walk import CHUNK, WARMUP, make_job, make_loop
 
 from mbrl_jax.analysis import curves
+from mbrl_jax.buffers.uniform import uniform
 from mbrl_jax.train import checkpoint
 from mbrl_jax.train.folder import claimed
+from mbrl_jax.train.loop import make_loop as compiled_loop
 from mbrl_jax.train.run import run
 
 SHORT = WARMUP + 3 * CHUNK
@@ -138,10 +141,10 @@ def test_rows_cut_short_count_as_later_and_odd_lines_are_named(stopped, copy):
     resumed(copy)
     assert rows(copy, "metrics.csv") == rows(stopped[1], "metrics.csv")
     path.write_text(good.replace("\n", "\n\n", 1))
-    with pytest.raises(ValueError, match=r"metrics\.csv, line 2 must be a row of 8 cells, got ''"):
+    with pytest.raises(ValueError, match=r"metrics\.csv, line 2: 1 cells, not the 8 of the first"):
         resumed(copy)
     path.write_bytes(b"\xff\xfe" + good.encode())
-    with pytest.raises(ValueError, match=r"cannot read .*metrics\.csv"):
+    with pytest.raises(ValueError, match=r"metrics\.csv is no text: byte 0"):
         resumed(copy)
 
 
@@ -264,6 +267,21 @@ def test_a_run_ends_when_every_seed_diverged(tmp_path, capsys):
     again = run(good._replace(chunk=chunk), job, tmp_path / "run", resume=True, quiet=True)
     assert again.diverged
     assert again.summary == result.summary
+
+
+def test_a_nan_reward_is_named_with_its_iteration(tmp_path, capsys):
+    """Action 1 is rewarded by NaN; episodes have five steps, of which the warm-up has taken two."""
+    agent, env = ordered.agent_and_env()
+
+    def step(key, state, action):
+        state, obs, reward, discount, last = env.step(key, state, action)
+        return state, obs, jnp.where(action == 1, jnp.nan, reward), discount, last
+
+    loop = compiled_loop(agent, env._replace(step=step), uniform(64), ordered.CFG)
+    result = run(loop, ordered.job_of(1, seeds=1), tmp_path / "run")
+    first = "the environment's reward, in an episode that ended in iteration 3 of the chunk,"
+    assert result.summary["diverged"] == [{"env_steps": 28, "first": first}]
+    assert f"seed 3 diverged (not finite) at step 28: {first} first" in capsys.readouterr().out
 
 
 def test_a_run_without_a_seed_left_fails(tmp_path, capsys):

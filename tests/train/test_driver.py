@@ -211,7 +211,7 @@ import sys; sys.path.insert(0, {os.path.dirname(os.path.dirname(__file__))!r})
 import jax; jax.config.update("jax_num_cpu_devices", 2)
 from pathlib import Path
 from helpers import ordered as t
-from mbrl_jax.train.driver import Pace
+from mbrl_jax.train.driver import CompiledDriver, Pace
 from mbrl_jax.train.run import run
 Pace.stop = lambda self, start: min(self.units, start + 3)
 out = Path({str(tmp_path)!r})
@@ -219,6 +219,21 @@ results = [
     run(t.loop_of(), t.job_of(seeds=4, devices=n), out / str(n), quiet=True, checkpoint_seconds=1e-9) for n in (1, 2)
 ]
 t.same(results[0].state, results[1].state)
+# Begun in two groups on two devices with three short calls, taken up on one.
+class Killed(BaseException): pass
+piece, calls = CompiledDriver.piece, []
+def mortal(self, work):
+    calls.append(1)
+    if len(calls) == 4: raise Killed
+    return piece(self, work)
+CompiledDriver.piece = mortal
+job = t.job_of(seeds=4, wave=2, devices=2)
+try: run(t.loop_of(), job, out / "moved", quiet=True, checkpoint_seconds=1e-9)
+except Killed: pass
+moved = run(t.loop_of(), job._replace(devices=1), out / "moved", resume=True, quiet=True)
+whole = run(t.loop_of(), job, out / "whole", quiet=True)
+t.same(moved.state, whole.state)
+assert t.rows(out / "moved", "metrics.csv") == t.rows(out / "whole", "metrics.csv")
 assert t.rows(out / "1", "metrics.csv") == t.rows(out / "2", "metrics.csv")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

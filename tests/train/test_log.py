@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mbrl_jax.train import folder, log
+from mbrl_jax.train import folder, log, run_files
 
 
 def test_write_atomic_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
@@ -36,10 +36,10 @@ def test_json_is_strict(tmp_path):
 
     read = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
     assert read == {"a": [1.5, None, [None, None]], "b": [1, 2], "c": 0.5, "d": None}
-    assert log.read_json(tmp_path / "a.json") == read
+    assert run_files.read_json(tmp_path / "a.json") == read
     (tmp_path / "b.json").write_text("{")
     with pytest.raises(ValueError, match=r"cannot read .*b\.json"):
-        log.read_json(tmp_path / "b.json")
+        run_files.read_json(tmp_path / "b.json")
 
 
 @pytest.mark.parametrize(
