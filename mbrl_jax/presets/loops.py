@@ -6,6 +6,8 @@ from typing import Any
 
 LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("ppo", ""): {"steps": 200_000, "num_envs": 8, "unroll": 128, "warmup": 0, "inner": 5, "cycles": 1},
+    ("ppo", "Reach"): {"steps": 100_000, "eval_episodes": 50},
+    ("ppo", "Reach-seen"): {"steps": 100_000, "eval_episodes": 50},
     ("ppo", "CartPole-v1"): {"steps": 500_000},
     ("ppo", "Pendulum-v1"): {"steps": 600_000, "num_envs": 16},
     ("ppo", "Breakout-MinAtar"): {"steps": 5_000_000, "num_envs": 64},

@@ -51,6 +51,8 @@ PPO: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"lr": 1e-3},
     "Catch-bsuite": {"lr": 1e-3},
     "Catch": {"lr": 1e-3},
+    "Reach": {"lr": 1e-3},
+    "Reach-seen": {"lr": 1e-3, "channels": 8},
     "Pendulum-v1": {"lr": 1e-3, "epochs": 10, "gamma": 0.95, "entropy_weight": 0.0},
     # The environment is deterministic: with a small learning rate the policy settles in a cycle that catches the ball
     # and hits no new brick.

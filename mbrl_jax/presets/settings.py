@@ -27,6 +27,8 @@ THRESHOLD: dict[str, float] = {
     "ContinuousCartPole": 199.5,
     "CartPoleSwingUp": 150.0,
     "MountainCarContinuous-v0": 90.0,
+    "Reach": 0.7,
+    "Reach-seen": 0.7,
     "DynaMaze": 1.0,
     "FrozenLake": 0.7,
     "FrozenLake-deterministic": 1.0,

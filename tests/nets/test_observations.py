@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax.core import Box, Discrete
+from mbrl_jax.core import Box, DictSpace, Discrete
 from mbrl_jax.nets.images import Up
 from mbrl_jax.nets.observations import CoderConfig, decoder, encoder, kind, stages
 
@@ -192,3 +192,29 @@ def test_a_decoder_with_a_stride():
 def test_refusals(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_dict_of_arrays():
+    spaces: dict = {"picture": Box((32, 32, 1), 0, 255, jnp.uint8), "flags": PLANES, "body": VECTOR}
+    cfg, space = CoderConfig(units=6, layers=1, depth=2), DictSpace(spaces)
+    obs = {
+        "picture": RNG.integers(0, 256, (32, 32, 1), np.uint8), "flags": RNG.random((5, 4, 2)) < 0.5,
+        "body": np.array([0.5, -3.0, 2.0], np.float32),
+    }  # fmt: skip
+    made = encoder(space, cfg)
+    params = jax.jit(made.net.init)(jax.random.key(0))
+    alone = {name: encoder(leaf, cfg) for name, leaf in spaces.items()}
+    expected = [jax.jit(alone[name].net.apply)(params[name], obs[name]) for name in ("body", "flags", "picture")]
+    np.testing.assert_allclose(jax.jit(made.net.apply)(params, obs), np.concatenate(expected), rtol=1e-5, atol=1e-6)
+    assert made.size == sum(part.size for part in alone.values())
+
+    back = decoder(space, 16, 5, cfg)
+    out = jax.jit(lambda key: back.net.apply(back.net.init(key), H, Z))(jax.random.key(0))
+    alone = {name: decoder(leaf, 16, 5, cfg) for name, leaf in spaces.items()}
+    losses = {name: float(alone[name].loss(out[name], obs[name])) for name in spaces}
+    assert float(back.loss(out, obs)) == pytest.approx(sum(losses.values()), rel=1e-5)
+    halved = 0.5 * losses["picture"] + losses["flags"] + 0.5 * losses["body"]
+    assert float(decoder(space, 16, 5, cfg, half=True).loss(out, obs)) == pytest.approx(halved, rel=1e-5)
+    for name, mode in back.mode(out).items():
+        np.testing.assert_array_equal(mode, alone[name].mode(out[name]))
+        assert mode.shape == spaces[name].shape

@@ -84,3 +84,23 @@ def test_categorical_entropy():
     assert float(dists.categorical_entropy(jnp.zeros(4))) == pytest.approx(np.log(4))
     p = np.array([0.7, 0.2, 0.1])
     assert float(dists.categorical_entropy(jnp.log(p))) == pytest.approx(-(p * np.log(p)).sum(), rel=1e-5)
+
+
+def test_a_vector_of_independent_choices():
+    rng = np.random.default_rng(0)
+    logits = [jnp.asarray(rng.normal(size=n), jnp.float32) for n in (3, 2, 4)]
+    dist = dists.MultiCategorical(logits)
+    chances = [np.exp(np.asarray(x, float)) / np.exp(np.asarray(x, float)).sum() for x in logits]
+    values = list(np.ndindex(3, 2, 4))
+    expected = [sum(np.log(p[i]) for p, i in zip(chances, value, strict=True)) for value in values]
+    np.testing.assert_allclose(jax.jit(jax.vmap(dist.log_prob))(jnp.array(values)), expected, rtol=1e-5)
+    assert float(dist.entropy()) == pytest.approx(-sum((p * np.log(p)).sum() for p in chances), rel=1e-5)
+    assert dist.mode().tolist() == [int(p.argmax()) for p in chances]
+    drawn, log_probs = jax.jit(jax.vmap(dist.sample_and_log_prob))(jax.random.split(jax.random.key(0), 4000))
+    assert drawn.dtype == jnp.int32
+    for i, p in enumerate(chances):
+        np.testing.assert_allclose(np.bincount(drawn[:, i], minlength=p.size) / 4000, p, atol=0.03)
+    joint = np.zeros((3, 2))
+    np.add.at(joint, (drawn[:, 0], drawn[:, 1]), 1 / 4000)
+    np.testing.assert_allclose(joint, np.outer(chances[0], chances[1]), atol=0.03)
+    assert float(log_probs[5]) == pytest.approx(float(dist.log_prob(drawn[5])), rel=1e-6)
