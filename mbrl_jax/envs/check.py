@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from mbrl_jax.core import Array, Box, Discrete, Env, Key, Spec, tree
+from mbrl_jax.core import Array, Box, DictSpace, Discrete, Env, Key, MultiDiscrete, Spec, tree
 from mbrl_jax.core.types import Obs, State
 from mbrl_jax.envs.games import Masked
 from mbrl_jax.envs.own import blame
@@ -79,8 +79,8 @@ def _spec_faults(spec: Spec) -> Iterator[str]:
             yield f"{name}: Discrete needs a whole number of at least 1, got {space.n!r}"
         elif isinstance(space, Box):
             yield from _box_faults(name, space)
-        elif not all(hasattr(space, word) for word in ("shape", "dtype")):
-            yield f"{name} must be a space (Discrete or Box), got a {type(space).__name__}"
+        elif not isinstance(space, Discrete | MultiDiscrete | DictSpace):
+            yield f"{name} must be a space (Discrete, MultiDiscrete, Box, DictSpace), got a {type(space).__name__}"
     if isinstance(spec.action, Box) and not _bounded(spec.action):
         yield f"spec.action must have finite bounds, as agents scale and draw actions by them, got {spec.action}"
     limit = spec.time_limit
@@ -202,12 +202,19 @@ def _space_faults(space: Any, obs: Any) -> Iterator[str]:
     """What an observation's type must be, as its space says, and is not."""
     if isinstance(obs, Masked):
         obs = obs.obs
-    if not isinstance(space, Box | Discrete):
-        return
-    if not hasattr(obs, "shape"):
+    if isinstance(space, DictSpace):
+        if not isinstance(obs, dict) or set(obs) != set(space.spaces):
+            got = f"one of {', '.join(map(str, obs))}" if isinstance(obs, dict) else _typed(obs)
+            yield f"be a dict of {', '.join(space.spaces)}, got {got}"
+            return
+        for name, part in space.spaces.items():
+            yield from (f"{fault} in {name!r}" for fault in _space_faults(part, obs[name]))
+    elif not hasattr(obs, "shape"):
         yield f"be one array of shape {space.shape}, got {_typed(obs)}"
     elif isinstance(space, Discrete) and (obs.shape != () or not jnp.issubdtype(obs.dtype, jnp.integer)):
         yield f"be a whole number in 0..{space.n - 1}, got {_typed(obs)}"
+    elif isinstance(space, MultiDiscrete) and (obs.shape != space.shape or not jnp.issubdtype(obs.dtype, jnp.integer)):
+        yield f"be whole numbers {list(space.shape)}, got {_typed(obs)}"
     elif isinstance(space, Box):
         if obs.shape != space.shape:
             yield f"have shape {space.shape}, as spec.obs says, got {obs.shape}"
@@ -307,12 +314,11 @@ class _Seen(NamedTuple):
 
 def _faults_of(env: Env, state: State, obs: Obs) -> dict[str, Array]:
     """Whether an observation has each of its faults, [] bool."""
-    space, seen = env.spec.obs, obs.obs if isinstance(obs, Masked) else obs
+    seen = obs.obs if isinstance(obs, Masked) else obs
     leaves = [leaf for leaf in jax.tree.leaves(seen) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     nan = jnp.any(jnp.array([jnp.any(~jnp.isfinite(leaf)) for leaf in leaves])) if leaves else jnp.zeros((), bool)
-    found = {"nan_obs": nan, "outside": jnp.zeros((), bool)}
-    if isinstance(space, Box | Discrete):
-        found["outside"] = jnp.any(_beyond(space, seen) > 0)
+    found = {"nan_obs": nan}
+    found["outside"] = _worst(env, obs)[0] > 0
     if env.observe is not None:
         told = zip(jax.tree.leaves(env.observe(state)), jax.tree.leaves(obs), strict=True)
         close = [jnp.all(jnp.isclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True)) for a, b in told]
@@ -320,9 +326,16 @@ def _faults_of(env: Env, state: State, obs: Obs) -> dict[str, Array]:
     return found
 
 
-def _beyond(space: Box | Discrete, obs: Array) -> Array:
-    """By how much each entry of an observation is outside its bounds, rounding errors apart; not above 0 inside."""
-    low, high = (0, space.n - 1) if isinstance(space, Discrete) else (space.low, space.high)
+def _bounds(space: Any) -> tuple[Any, Any]:
+    """The least and the largest value of each entry."""
+    if isinstance(space, Box):
+        return space.low, space.high
+    return 0, (space.n if isinstance(space, Discrete) else np.asarray(space.nvec)) - 1
+
+
+def _beyond(space: Any, obs: Array) -> Array:
+    """By how much each entry of an array is outside its bounds, rounding errors apart; not above 0 inside."""
+    low, high = _bounds(space)
     low, high = jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32)
     slack = [TOLERANCE * jnp.maximum(1.0, jnp.where(jnp.isfinite(bound), jnp.abs(bound), 0.0)) for bound in (low, high)]
     value = obs.astype(jnp.float32)
@@ -371,11 +384,13 @@ def _play(env: Env, steps: int, key: Key) -> _Seen:
 def _worst(env: Env, obs: Obs) -> tuple[Array, Array]:
     """By how much an observation is outside its bounds, at most, and the entry that is, [] float32 both."""
     space, seen = env.spec.obs, obs.obs if isinstance(obs, Masked) else obs
-    if not isinstance(space, Box | Discrete):
-        return jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
-    beyond = jnp.broadcast_to(_beyond(space, seen), seen.shape).reshape(-1)
+    parts = [(space, seen)]
+    if isinstance(space, DictSpace):
+        parts = [(part, seen[name]) for name, part in space.spaces.items()]
+    flat = [jnp.broadcast_to(_beyond(part, leaf), leaf.shape).reshape(-1) for part, leaf in parts]
+    beyond = jnp.concatenate(flat)
     at = jnp.argmax(beyond)
-    return beyond[at], seen.astype(jnp.float32).reshape(-1)[at]
+    return beyond[at], jnp.concatenate([leaf.astype(jnp.float32).reshape(-1) for _, leaf in parts])[at]
 
 
 def _episode_faults(env: Env, steps: int) -> Iterator[str]:
@@ -400,14 +415,12 @@ def _episode_faults(env: Env, steps: int) -> Iterator[str]:
 def _seen_faults(env: Env, first: dict[str, int], seen: _Seen) -> Iterator[str]:
     """The faults of the episodes' numbers, in words."""
     space = env.spec.obs
-    low, high = (
-        (0, space.n - 1) if isinstance(space, Discrete) else (getattr(space, "low", ""), getattr(space, "high", ""))
-    )
+    bounds = "" if isinstance(space, DictSpace) else ", {} to {}".format(*_bounds(space))
     worst = float(np.ravel(seen.worst)[np.argmax(seen.beyond)])
     odd = next((float(value) for value in np.ravel(seen.odd) if value != 0), 0.0)
     texts = {
         "nan_obs": "obs is not finite",
-        "outside": f"obs is outside spec.obs, {low} to {high}: an entry is {worst:g}",
+        "outside": f"obs is outside spec.obs{bounds}: an entry is {worst:g}",
         "observe": "observe(state) differs from the observation; leave it out where the state does not determine it",
         "nan_reward": "reward is not finite",
         "nan_discount": "discount is not finite",

@@ -1,15 +1,11 @@
 """Pictures of environments' states, uint8 [H, W, 3], as pure functions: what `Env.render` holds.
 
-Lines and discs cover a pixel by their signed distance s to its centre, in pixels, which smooths their edges:
-
-    share = clip(1/2 - s, 0, 1),    picture <- (1 - share) picture + share color
-
-Coordinates are those of a square from (-1, -1), bottom left, to (1, 1), top right.
+Carts and pendulums are the shapes of `envs.pixels`; boards are cells of one color each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,6 +15,7 @@ import numpy as np
 
 from mbrl_jax.core import Array, Env
 from mbrl_jax.core.types import State
+from mbrl_jax.envs import pixels
 
 if TYPE_CHECKING:
     from mbrl_jax.envs.maze import Layout
@@ -28,104 +25,43 @@ Color: TypeAlias = tuple[int, int, int]
 WHITE, GREY, DARK = (255, 255, 255), (214, 214, 214), (70, 70, 70)
 BLUE, ORANGE, GREEN, RED = (0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0)
 
-SIZE = 160
-"""Pixels of a side of a picture of lines."""
+SIZE = pixels.PICTURE
+"""Pixels of a side of a picture of shapes."""
 CELL = 20
 """Pixels of a side of a cell."""
 
 
-def line(picture: Array, start: Any, end: Any, width: float, color: Color) -> Array:
-    """Draws a line with round ends over a picture.
+def picture(shapes: Sequence[pixels.Shape]) -> Array:
+    """Shapes over black.
 
     Args:
-      picture: [S, S, 3] float32 from 0 to 255.
-      start, end: [2] each.
-      width: of the line.
-      color: red, green and blue from 0 to 255.
-    Returns:
-      the new picture.
-    """
-    first, along = jnp.asarray(start), jnp.asarray(end) - jnp.asarray(start)
-    to = _points(len(picture)) - first
-    place = jnp.clip(to @ along / jnp.maximum(along @ along, 1e-12), 0.0, 1.0)
-    return _over(picture, jnp.linalg.norm(to - place[..., None] * along, axis=-1) - width / 2, color)
-
-
-def disc(picture: Array, centre: Any, radius: float, color: Color) -> Array:
-    """Draws a filled circle over a picture.
-
-    Args:
-      picture: [S, S, 3] float32 from 0 to 255.
-      centre: [2].
-      radius: of the circle.
-      color: red, green and blue from 0 to 255.
-    Returns:
-      the new picture.
-    """
-    return _over(picture, jnp.linalg.norm(_points(len(picture)) - jnp.asarray(centre), axis=-1) - radius, color)
-
-
-def _over(picture: Array, distance: Array, color: Color) -> Array:
-    share = jnp.clip(0.5 - distance * (len(picture) / 2), 0.0, 1.0)[..., None]
-    return (1.0 - share) * picture + share * jnp.asarray(color, jnp.float32)
-
-
-def _points(size: int) -> Array:
-    """[size, size, 2] the centres of the pixels."""
-    at = (jnp.arange(size, dtype=jnp.float32) + 0.5) * (2.0 / size) - 1.0
-    return jnp.stack(jnp.meshgrid(at, -at), axis=-1)
-
-
-def _blank() -> Array:
-    return jnp.full((SIZE, SIZE, 3), 255.0, jnp.float32)
-
-
-def _bytes(picture: Array) -> Array:
-    return jnp.round(picture).astype(jnp.uint8)
-
-
-# Carts and pendulums ------------------------------------------------------------------------------------------------
-
-
-def cart(x: Array, theta: Array, length: float, height: float) -> Array:
-    """A cart on its rail, with a pole.
-
-    Args:
-      x: [] place of the cart in the picture.
-      theta: [] rad, 0 upright, positive where the tip leans to the right.
-      length: of the pole in the picture.
-      height: of the rail in the picture.
+      shapes: in the square from -1 to 1, as `envs.pixels` has them.
     Returns:
       [SIZE, SIZE, 3] uint8.
     """
-    hinge = jnp.stack([x, jnp.full_like(x, height)])
-    tip = hinge + length * jnp.stack([jnp.sin(theta), jnp.cos(theta)])
-    picture = line(_blank(), (-1.0, height), (1.0, height), 0.02, GREY)
-    picture = line(picture, hinge - jnp.array([0.12, 0.0]), hinge + jnp.array([0.12, 0.0]), 0.16, DARK)
-    return _bytes(disc(line(picture, hinge, tip, 0.08, ORANGE), hinge, 0.04, BLUE))
+    return pixels.render(shapes, SIZE)
 
 
 def cartpole(state: Any) -> Array:
-    """A state of gymnax's CartPole-v1; the ends of the rail, ±2.4 m, are at ±0.8."""
-    return cart(state.x / 3.0, state.theta, 1.1, -0.6)
+    """A state of gymnax's CartPole-v1."""
+    return picture(pixels.draw_cartpole(state))
 
 
 def continuous_cartpole(state: Any) -> Array:
-    """A state of the balancing task with one continuous action, as `cartpole`."""
+    """A state of the balancing task with one continuous action."""
     x, _, theta, _ = state
-    return cart(x / 3.0, theta, 1.1, -0.6)
+    return picture(pixels.draw_cart(x * (pixels.CART_REACH / 2.4), theta, pixels.POLE_LENGTH, pixels.RAIL))
 
 
 def swingup(state: Any) -> Array:
-    """A state of the swing-up: 2 m to either side; beyond, the cart is out of sight."""
+    """A state of the swing-up, without its time."""
     x, _, theta, _ = state
-    return cart(x / 2.0, theta, 0.6, 0.0)
+    return picture(pixels.draw_cart(x / pixels.SWINGUP_VIEW, theta, 0.6, 0.0))
 
 
 def pendulum(state: Any) -> Array:
-    """A state of gymnax's Pendulum-v1: a rod around the middle, positive angles anticlockwise."""
-    tip = 0.8 * jnp.stack([-jnp.sin(state.theta), jnp.cos(state.theta)])
-    return _bytes(disc(line(_blank(), (0.0, 0.0), tip, 0.16, ORANGE), (0.0, 0.0), 0.06, DARK))
+    """A state of gymnax's Pendulum-v1."""
+    return picture(pixels.draw_pendulum(state))
 
 
 # Boards -------------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ POLE_LENGTH = 1.2  # of the balancing pole in the picture: long, so that small a
 CART_REACH = 0.75  # the cart's place in the picture at the end of its rail
 SWINGUP_VIEW = 2.0  # m from the middle to the edge of the picture
 SMALLEST = 8  # pixels of a side
+PICTURE = 128  # pixels of a side of a picture for people, which `Env.render` gives
 
 
 class Line(NamedTuple):
@@ -124,7 +125,7 @@ def pixels(env: Env, draw: Callable[[Any], Sequence[Shape]], size: int = 32, nam
 
     space = Box((size, size, 3), 0, 255, jnp.uint8)
     spec = env.spec._replace(obs=space, name=f"{env.spec.name}-pixels" if name is None else name)
-    return Env(spec, reset, step, observe, render=observe)
+    return Env(spec, reset, step, observe, lambda state: render(draw(state), max(size, PICTURE)))
 
 
 def draw_cart(x: Array, theta: Array, length: float, top: float) -> list[Shape]:

@@ -92,4 +92,11 @@ def _made(name: str, space: Any, observe: Any, steps: int) -> Env:
         reward = jnp.where(there, 1.0, -COST).astype(jnp.float32)
         return state, observe(state), reward, 1.0 - there.astype(jnp.float32), there | (state.time >= steps)
 
-    return Env(Spec(space, MultiDiscrete((3, 3)), steps, name=name), reset, step, observe)
+    def render(state: State) -> Array:
+        discs = [
+            pixels.Disc(0.85 * _at(place), 0.12, color)
+            for place, color in ((state.goal, pixels.CART), (state.point, pixels.POLE))
+        ]
+        return pixels.render(discs, pixels.PICTURE)
+
+    return Env(Spec(space, MultiDiscrete((3, 3)), steps, name=name), reset, step, observe, render)

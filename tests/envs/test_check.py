@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import mbrl_jax as mbrl
-from mbrl_jax.core import Box, Discrete, Env, Spec
+from mbrl_jax.core import Box, DictSpace, Discrete, Env, MultiDiscrete, Spec
 from mbrl_jax.envs.check import check_env, find_faults
 from mbrl_jax.envs.registry import ENVS, make_env
 
@@ -244,6 +244,43 @@ def test_all_faults_are_listed_at_once():
 def test_a_time_limit_beyond_the_steps_that_are_tried_is_not_held_against_the_environment():
     env = after(lambda s, o, r, d, e: (s, o, r, d, e & False))
     assert find_faults(env._replace(spec=SPEC._replace(time_limit=500)), steps=20) == []
+
+
+def dict_of(change):
+    """The sound environment with a dict of a place and a number as observation, changed."""
+    space = DictSpace({"place": Box((2,), -5.0, 5.0), "time": MultiDiscrete((7, 2))})
+
+    def seen(state):
+        return change({"place": state[0], "time": jnp.stack([state[1], state[1] * 0])})
+
+    def new_reset(key):
+        state, _ = reset(key)
+        return state, seen(state)
+
+    def new_step(key, state, action):
+        state, _, *rest = step(key, state, action)
+        return state, seen(state), *rest
+
+    return Env(SPEC._replace(obs=space), new_reset, new_step)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda obs: obs, None),
+        (lambda obs: {"place": obs["place"]}, "obs of reset and step must be a dict of place, time, got one of place"),
+        (
+            lambda obs: obs | {"place": obs["place"][:1]},
+            r"must have shape \(2,\), as spec.obs says, got \(1,\) in 'place'",
+        ),
+        (lambda obs: obs | {"time": obs["time"] * 1.0}, r"must be whole numbers \[2\], got float32\[2\] in 'time'"),
+        (lambda obs: obs | {"time": obs["time"] + 2}, "obs is outside spec.obs: an entry is 8"),
+    ],
+)
+def test_a_dict_of_observations_is_checked_leaf_by_leaf(change, message):
+    found = find_faults(dict_of(change))
+    assert len(found) == (message is not None), found
+    assert message is None or re.search(message, found[0]), found
 
 
 @pytest.mark.parametrize("name", ["CartPoleSwingUp", "TicTacToe", "MemoryChain-bsuite"])
