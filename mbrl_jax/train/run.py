@@ -248,8 +248,8 @@ def _run(
             found = _resume(job, out, record, driver, progress.say)
             if job.groups > job.devices:
                 progress.say(
-                    f"the run began on {job.groups} devices and goes on with {job.devices}: rows may differ in the last "
-                    "digits, but with --wave 1"
+                    f"the run began on {job.groups} devices and goes on with {job.devices}: rows may differ in the "
+                    "last digits, but with --wave 1"
                 )
         _write_config(job, out, resume, found.identity)
         work, done = found.work, found.done
