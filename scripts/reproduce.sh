@@ -66,6 +66,10 @@ train swingup-sac sac --env CartPoleSwingUp --steps 20000
 train pendulum-world-models world_models --env Pendulum-v1
 train cartpole-hidden-world-models world_models --env CartPole-hidden
 train cartpole-hidden-dreamer-v3 dreamer_v3 --env CartPole-hidden --steps 10000
+train cartpole-pixels-dreamer-v3 dreamer_v3 --env CartPole-pixels --steps 2400
+train cartpole-pixels-world-models world_models --env CartPole-pixels --steps 5000
+train reach-ppo ppo --env Reach
+train reach-seen-ppo ppo --env Reach-seen
 train breakout-muzero muzero --env Breakout-MinAtar --steps 170000
 train breakout-dreamer-v3 dreamer_v3 --env Breakout-MinAtar
 train memory-dreamer-v3 dreamer_v3 --env MemoryChain-bsuite
