@@ -10,6 +10,10 @@ from mbrl_jax.core.types import (
     Buffer,
     Discrete,
     Env,
+    EnvironmentFailed,
+    HostEnv,
+    HostEnvs,
+    HostStep,
     Key,
     Metrics,
     Model,
@@ -25,7 +29,8 @@ from mbrl_jax.core.types import (
 )
 
 __all__ = [
-    "Agent", "Array", "Box", "Buffer", "Discrete", "Env", "Key", "Metrics", "Model", "Planner", "Replay", "Rollout",
+    "Agent", "Array", "Box", "Buffer", "Discrete", "Env", "EnvironmentFailed", "HostEnv", "HostEnvs", "HostStep",
+    "Key", "Metrics", "Model", "Planner", "Replay", "Rollout",
     "Space", "Spec", "StepOut", "Transition", "Tree", "WorldModel", "axes", "branch", "check", "config",
     "discounted_return", "imagine", "replace", "setting", "spread", "tree", "unroll",
 ]  # fmt: skip
