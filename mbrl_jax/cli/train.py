@@ -6,15 +6,17 @@ Whatever is wrong with a command gets one line on stderr and exit code 2. Heavy 
 
 from __future__ import annotations
 
+import ast
 import math
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mbrl_jax.cli.guard import guarded
-from mbrl_jax.envs.registry import ENVS
+from mbrl_jax.envs.registry import ENVS, PREFIXES, is_host
 from mbrl_jax.presets.registry import AGENTS, import_agents
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
       argv: the words after the program's name; those of this process where None.
       prog: how the program is called, for its help and for the command that resumes a run.
     Returns:
-      the exit code: 0 done, 1 every seed diverged, 2 a command that cannot be carried out, 130 stopped by a signal.
+      the exit code: 0 done, 1 every seed diverged or an environment failed, 2 a command that cannot be carried out, 130 stopped by a signal.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     names: list[str] = ["env", "agent_module"]
@@ -52,17 +54,22 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
 
     from mbrl_jax.train.devices import devices_for, settle_devices
 
-    settle_devices(rest)
+    rest, env_args = _env_args(rest)
+    hosted = is_host(env)
+    settle_devices([] if hosted else rest)
     from mbrl_jax import presets
     from mbrl_jax.analysis import curves
     from mbrl_jax.cli.flags import parse
+    from mbrl_jax.core.types import EnvironmentFailed
+    from mbrl_jax.envs.registry import make_env
     from mbrl_jax.presets.checks import checked, names_and_values
     from mbrl_jax.presets.restore import check_resumable
     from mbrl_jax.train.compilation import enable_compilation_cache
     from mbrl_jax.train.run import Job, check_folder, run
 
     env = env or presets.default_env(algo)
-    known = presets.preset(algo, env)
+    made = make_env(env, **env_args) if hosted or env_args else env
+    known = presets.preset(algo, made)
     given = _options(algo, env, known.steps)
     names += [*(option.name for option in given), *names_and_values(known.agent, known.loop)]
     options = parse(
@@ -79,26 +86,32 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
         raise ValueError(f"seed must be at most 2**32 - seeds = {2**32 - options.seeds}, got {options.seed}")
     command = f"{prog} {shlex.join(word for word in words if word != '--resume')}"
     limit = known.threshold if math.isfinite(known.threshold) else None
-    wave, devices = options.wave or presets.default_wave(agent), devices_for(options.devices, options.seeds)
+    wave = options.wave or presets.default_wave(agent)
+    devices = 1 if hosted else devices_for(options.devices, options.seeds)
     job = Job(
-        algo, env, agent, loop_cfg, options.steps, options.seed, options.seeds, wave, devices, limit, command, module
-    )
+        algo, env, agent, loop_cfg, options.steps, options.seed, options.seeds, wave, devices, limit, command, module,
+        env_args,
+    )  # fmt: skip
     out = _folder(options.out) if options.out else _default_out(algo, env, options.seed, options.resume)
     if options.resume:
         check_resumable(out, algo, agent, loop_cfg)
     check_folder(job, out, options.resume)
     enable_compilation_cache()
-    loop, memory = checked(presets.build(algo, env, agent, loop_cfg), job)
+    loop, memory = checked(presets.build(algo, made, agent, loop_cfg, options.env_workers), job)
     if not options.quiet:
         print(memory, flush=True)
 
     def draw(folder: Path) -> None:
         curves.draw(folder / "curve.png", [folder], None, limit)
 
-    result = run(
-        loop, job, out, resume=options.resume, quiet=options.quiet,
-        checkpoint_seconds=options.checkpoint_seconds, draw=draw,
-    )  # fmt: skip
+    try:
+        result = run(
+            loop, job, out, resume=options.resume, quiet=options.quiet,
+            checkpoint_seconds=options.checkpoint_seconds, draw=draw,
+        )  # fmt: skip
+    except EnvironmentFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if result.diverged:
         return 1
     return 0 if result.finished else 130
@@ -135,6 +148,28 @@ def _first_words(words: list[str]) -> tuple[str | None, str, str | None, list[st
     return algo, env, module, rest
 
 
+def _env_args(words: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The words without every `--env-arg key=value`, and the arguments of the environment that those give."""
+    rest, found = [], {}
+    flags = ("--env-arg", "--env_arg")
+    while words:
+        word, words = words[0], words[1:]
+        flag, equals, value = word.partition("=")
+        if flag not in flags:
+            rest.append(word)
+            continue
+        if not equals:
+            value, words = (words[0], words[1:]) if words else ("", [])
+        name, equals, text = value.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"--env-arg needs key=value, an argument of the environment, got {value!r}")
+        try:
+            found[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[name] = text
+    return rest, found
+
+
 def _value_of(words: list[str], flag: str, needs: str) -> str | None:
     """The last value of a flag that is read before all others are known."""
     found = None
@@ -151,6 +186,7 @@ def _value_of(words: list[str], flag: str, needs: str) -> str | None:
 def _overview(prog: str) -> str:
     algos = "\n".join(f"  {name:<13}{entry.summary}" for name, entry in AGENTS.items())
     envs = "\n".join(f"  {name}" for name in ENVS)
+    libraries = "\n".join(f"  {prefix}:NAME" for prefix in PREFIXES)
     return f"""usage: {prog} ALGO [--env ENV] [--seeds N] [--seed K] [--steps S] [--out DIR] [--resume]
        [--agent-module FILE.py|MODULE] [...]
 
@@ -162,6 +198,7 @@ algorithms:
 
 environments (other names are looked up in gymnax):
 {envs}
+{libraries}
 
 All options, with their defaults for an environment: {prog} ALGO --env ENV --help"""
 
@@ -171,7 +208,12 @@ def _options(algo: str, env: str, steps: int) -> list[Option]:
     from mbrl_jax.cli.flags import Option
 
     return [
-        Option("env", str, env, f"environment: {', '.join(ENVS)}, or one of gymnax's"),
+        Option("env", str, env, f"environment: {', '.join(ENVS)}, one of gymnax's, {', '.join(PREFIXES)}:NAME"),
+        Option("env_arg", str, "", "an argument of the environment, as key=value; may be given several times"),
+        Option(
+            "env_workers", int, 0, "processes that share environments whose steps are Python; 0 steps them in this one",
+            {"low": 0},
+        ),
         Option("seeds", int, 1, "seeds trained side by side in one program", {"low": 1}),
         Option("seed", int, 0, "the first seed; seed i of the run is seed + i", {"low": 0, "high": 2**32 - 1}),
         Option("steps", int, steps, "real environment steps of each seed, random ones included", {"low": 1}),
@@ -196,7 +238,7 @@ def _options(algo: str, env: str, steps: int) -> list[Option]:
 
 def _default_out(algo: str, env: str, seed: int, resume: bool) -> Path:
     """A folder that is not there yet, or the newest one of the name to resume."""
-    base = Path("runs") / f"{algo}-{env}-{seed}"
+    base = Path("runs") / f"{algo}-{re.sub('[/:]+', '-', env)}-{seed}"
     taken = [base]
     while taken[-1].exists():
         taken.append(base.with_name(f"{base.name}-{len(taken) + 1}"))

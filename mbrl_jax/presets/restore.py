@@ -10,12 +10,14 @@ import jax
 from mbrl_jax import __version__
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import flat, replace
-from mbrl_jax.core.types import Agent, Env
+from mbrl_jax.core.types import Agent
+from mbrl_jax.envs.registry import make_env
 from mbrl_jax.presets import builder
 from mbrl_jax.presets.registry import AGENTS, import_agents
 from mbrl_jax.train import checkpoint
+from mbrl_jax.train.host import HostDriver, HostLoop
 from mbrl_jax.train.log import read_json
-from mbrl_jax.train.loop import LoopConfig, LoopState
+from mbrl_jax.train.loop import LoopConfig
 from mbrl_jax.train.run import seed_keys
 
 
@@ -26,8 +28,8 @@ class Loaded(NamedTuple):
     name: str  # of the environment
     config: Any  # of the agent
     agent: Agent
-    env: Env  # as the agent sees it
-    state: LoopState
+    env: Any  # as the agent sees it: an `Env`, or a `HostEnv`
+    state: Any  # `LoopState`, or `HostState`
     chunk: int  # that are complete; the state may be of the midst of the next one
 
 
@@ -54,12 +56,16 @@ def load_run(folder: Path | str, seed: int = 0) -> Loaded:
     file = folder / "config.json"
     config = replace(entry.config(), _known(saved["agent"], entry.config(), "agent.", file))
     loop_cfg = replace(LoopConfig(), _known(saved["loop"], LoopConfig(), "loop.", file))
-    loop = builder.build(algo, name, config, loop_cfg)
+    made = make_env(name, **saved.get("env_args", {}))
+    loop = builder.build(algo, made, config, loop_cfg)
     keys = seed_keys(saved["seed"], saved["seeds"])
-    like = jax.eval_shape(lambda keys: tree.strip_weak_types(jax.vmap(loop.init)(keys)), keys)
+    if isinstance(loop, HostLoop):
+        like = HostDriver(loop, keys).shapes().state
+    else:
+        like = jax.eval_shape(lambda keys: tree.strip_weak_types(jax.vmap(loop.init)(keys)), keys)
     states = checkpoint.restore(folder / "checkpoints", place, like)
     state = jax.tree.map(lambda leaf: leaf[seed], states)
-    agent, env = builder.learner(algo, name, config)
+    agent, env = builder.learner(algo, made, config)
     return Loaded(algo, name, config, agent, env, state, place.chunk)
 
 

@@ -71,6 +71,18 @@ class Driver(Protocol):
         """Where the chunk is; called at any time between `start` and the end, for the progress line."""
         ...
 
+    def not_resumed(self) -> str:
+        """What of a run cannot be resumed exactly, in a line; "" where all of it can."""
+        ...
+
+    def seconds(self) -> dict[str, float]:
+        """How the time since `start` was shared, by what it went to; empty where it cannot be told apart."""
+        ...
+
+    def close(self) -> None:
+        """Called once, at the end of a run however it ends."""
+        ...
+
 
 class CompiledDriver:
     """Drives a compiled loop over seeds, in calls of bounded length.
@@ -134,6 +146,15 @@ class CompiledDriver:
             return Work(state, gathered, stop), None
         self.gathered = gathered
         return Work(state), report
+
+    def not_resumed(self) -> str:
+        return ""
+
+    def seconds(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        pass
 
     def note(self, work: Work) -> Note:
         width, block = self.pieces.blocks + 1, self.pieces.block

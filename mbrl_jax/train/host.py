@@ -38,6 +38,7 @@ from mbrl_jax.core.types import (
 from mbrl_jax.train.driver import Note, Started, Work
 from mbrl_jax.train.interrupt import aside
 from mbrl_jax.train.loop import LoopConfig, LoopState, Report, learn
+from mbrl_jax.train.run import ALONGSIDE, Job, seed_keys
 
 SECONDS = 5.0
 """How long a piece of work is; an iteration or an evaluation that has begun is finished."""
@@ -71,9 +72,9 @@ class HostLoop(NamedTuple):
     eval_env: HostEnv
     workers: int = 0  # processes that share the environments
 
-    def driver(self, keys: Key) -> HostDriver:
-        """What trains the seeds with these keys [S]."""
-        return HostDriver(self, keys)
+    def driver(self, job: Job) -> HostDriver:
+        """What trains the seeds of a job."""
+        return HostDriver(self, seed_keys(job.seed, job.seeds))
 
 
 def make_host_loop(
@@ -277,7 +278,7 @@ class HostDriver:
     def __init__(self, loop: HostLoop, keys: Key):
         self.loop, self.keys, self.seeds, self.cfg = loop, keys, len(keys), loop.cfg
         self.parts = programs(loop, self.seeds)
-        self.times = dict.fromkeys(("environment", "acting", "learning", "learning alongside", "evaluation"), 0.0)
+        self.times = dict.fromkeys(("environment", "acting", "learning", ALONGSIDE, "evaluation"), 0.0)
         self.wall = 0.0
         self.host = ThreadPoolExecutor(1, "environments")
         self.learner = ThreadPoolExecutor(1, "learning")
@@ -307,7 +308,7 @@ class HostDriver:
         began = time.monotonic()
         self._on_host(self._make)
         made = time.monotonic()
-        self.parts = aside(self._compiled)
+        self.parts = aside(lambda: self._compiled(warm_up=work is None))
         compiled = time.monotonic()
         if work is None:
             work = self._on_host(self._begin)
@@ -334,10 +335,15 @@ class HostDriver:
         doing = f"iteration {unit} of {self.cfg.inner}, " if unit else ""
         return Note(done, f"{doing}{'cycle' if unit else 'refresh'} {cycle + 1} of {self.cfg.cycles}")
 
-    def shares(self) -> dict[str, float]:
-        """The seconds since the start by what they went to, "other" among them."""
-        main = sum(value for name, value in self.times.items() if name != "learning alongside")
-        return {**self.times, "other": max(0.0, self.wall - main)}
+    def not_resumed(self) -> str:
+        """What of a run cannot be resumed."""
+        return f"the state of {self.loop.env.spec.name} is not saved: its episodes in progress end here, new ones begin"
+
+    def seconds(self) -> dict[str, float]:
+        """The seconds of all pieces by what they went to, "other" among them."""
+        main = sum(value for name, value in self.times.items() if name != ALONGSIDE)
+        times = {**self.times, "other": max(0.0, self.wall - main)}
+        return times if self.cfg.overlap else {name: value for name, value in times.items() if name != ALONGSIDE}
 
     def close(self) -> None:
         """Closes the environments; nothing can be called after it."""
@@ -361,8 +367,8 @@ class HostDriver:
         loop, cfg = self.loop, self.cfg
         self.envs = loop.env.make(self.seeds * cfg.num_envs, loop.workers)
 
-    def _compiled(self) -> Programs:
-        """The programs that every run needs, compiled for the shapes they get."""
+    def _compiled(self, warm_up: bool) -> Programs:
+        """The programs of a run, compiled for the shapes they get."""
         parts, cfg = self.parts, self.cfg
         state, sums = self.shapes()[:2]
         number = jax.ShapeDtypeStruct((), jnp.int32)
@@ -378,6 +384,13 @@ class HostDriver:
             cycle=parts.cycle.lower(self.keys, number).compile(),
             end=parts.end.lower(self.keys, learner).compile(),
         )
+        if warm_up:
+            warm, held = jax.eval_shape(parts.begin, self.keys)[4:]
+            parts = parts._replace(
+                begin=parts.begin.lower(self.keys).compile(),
+                random=parts.random.lower(*given, warm, held, number, number).compile(),
+                fill=parts.fill.lower(data, rows).compile(),
+            )
         if self.loop.agent.refresh is not no_refresh:
             parts = parts._replace(refresh=parts.refresh.lower(learner, data, sums.refreshes, key).compile())
         if cfg.eval_episodes:
@@ -556,7 +569,7 @@ class HostDriver:
         for i, rows in enumerate(block):
             learner, data, totals = self.parts.learn(learner, data, totals, rows, keys, np.int32(first + i))
         jax.block_until_ready(jax.tree.leaves(learner)[:1])
-        self.times["learning alongside" if alongside else "learning"] += time.perf_counter() - began
+        self.times[ALONGSIDE if alongside else "learning"] += time.perf_counter() - began
         return state._replace(learner=learner, buffer=data), sums._replace(iterations=totals)
 
     def _report(self, state: HostState, sums: Sums) -> tuple[HostState, Report]:

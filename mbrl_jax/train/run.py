@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbrl_jax.core.config import flat
-from mbrl_jax.core.types import Key, Tree
+from mbrl_jax.core.types import EnvironmentFailed, Key, Tree
 from mbrl_jax.train import checkpoint
 from mbrl_jax.train.driver import CompiledDriver, Driver, Work
 from mbrl_jax.train.folder import claimed
@@ -30,9 +30,13 @@ from mbrl_jax.train.interrupt import Stop, aside
 from mbrl_jax.train.log import Progress, Record, clock, plain, read_json, write_json
 from mbrl_jax.train.loop import Loop, LoopConfig, chunks_for, env_steps, updates
 
+ALONGSIDE = "learning alongside"
+"""Of a driver's seconds, those of another thread, which pass while the others do."""
+
 FORMAT = 1  # of a run's folder; a run of an older one is resumed, of a newer one refused
 
-LIBRARIES = ("mbrl_jax", "jax", "jaxlib", "flax", "optax", "chex", "distrax", "gymnax", "orbax-checkpoint", "numpy")
+LIBRARIES = ("mbrl_jax", "jax", "jaxlib", "flax", "optax", "chex", "distrax", "gymnax", "orbax-checkpoint", "numpy",
+             "gymnasium", "dm-control", "mujoco")
 
 
 class Job(NamedTuple):
@@ -50,6 +54,7 @@ class Job(NamedTuple):
     threshold: float | None = None  # evaluation return that counts as solved
     command: str = ""  # the command line that started it
     agent_module: str | None = None  # imported before the agent's name is looked up
+    env_args: Mapping[str, Any] = {}  # noqa: RUF012, arguments of the environment; never written to
 
 
 class Drivable(Protocol):
@@ -84,6 +89,7 @@ def settings(job: Job) -> dict[str, Any]:
             },
             "agent": flat(job.agent),
             "loop": flat(job.loop),
+            "env_args": dict(job.env_args),
         }
     )
 
@@ -212,6 +218,8 @@ def _run(
         work, done = found.work, found.done
         with Stop(progress.say) as stop:
             if done < chunks:
+                if work is not None and driver.not_resumed():
+                    progress.say(driver.not_resumed())
                 progress.say(f"compiling {job.algo} on {job.env}, {job.seeds} seed{'s' * (job.seeds > 1)} ...")
                 work, compiling, running = driver.start(work)
                 # Wall time counts this run and those it continues, without compilation.
@@ -219,8 +227,11 @@ def _run(
                 saver = _Saver(record, found.identity, base, checkpoint_seconds, (done, work.position))
                 work, done = _train(job, driver, work, (done, chunks), saver, stop, progress)
         summary = _summary(job, record, done, compiling, out, idle=done == found.done)
+        if driver.seconds():
+            summary |= {"seconds": {name: round(value, 3) for name, value in driver.seconds().items()}}
     finally:
         progress.close()
+        driver.close()
     write_json(out / "summary.json", summary)
     if draw is not None and done:
         draw(out)
@@ -343,7 +354,13 @@ def _train(
     progress.begin(env_steps(job.loop, done) + driver.note(work).iterations * per_iteration)
     while done < chunks and not stop.asked:
         now = work
-        work, report = aside(lambda: driver.piece(now), show)  # noqa: B023
+        try:
+            work, report = aside(lambda: driver.piece(now), show)  # noqa: B023
+        except EnvironmentFailed as error:
+            if error.work is not None:
+                saver.save(done, error.work)
+                progress.say(f"what was learned is saved; resume with: {resume_command(job.command, rows.folder)}")
+            raise
         if report is not None:
             done += 1
             metrics, returns, lengths, faults = jax.device_get(tuple(report))
@@ -411,6 +428,9 @@ def _print_summary(job: Job, out: Path, summary: dict[str, Any], finished: bool,
     verb = "done" if finished else "stopped"
     took = clock(summary["wall_seconds"])
     print(f"{verb} after {summary['env_steps']:,} steps of {job.seeds} seed{'s' * (job.seeds > 1)} in {took}: {mean}")
+    if summary.get("seconds"):
+        whole = max(sum(value for name, value in summary["seconds"].items() if name != ALONGSIDE), 1e-9)
+        print("time: " + ", ".join(f"{name} {100 * value / whole:.0f} %" for name, value in summary["seconds"].items()))
     print(f"results in {out}" + (f", curve in {out / 'curve.png'}" if drawn else ""))
     if not finished:
         print(f"resume with: {resume_command(job.command, out)}")

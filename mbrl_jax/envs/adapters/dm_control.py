@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,9 @@ def _load(name: str, kwargs: dict[str, Any]) -> Any:
 
 def _suite() -> Any:
     try:
-        return importlib.import_module("dm_control.suite")  # optional
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # where there is no display it tries the next way to draw
+            return importlib.import_module("dm_control.suite")  # optional
     except ImportError as error:
         raise ValueError(f"dm_control's tasks need the dm_control package: {INSTALL}") from error
     except AttributeError as error:  # MuJoCo's structures are read by their names at import

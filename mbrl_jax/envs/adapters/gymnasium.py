@@ -8,6 +8,8 @@ user's must be in the mode SAME_STEP or DISABLED: in NEXT_STEP the step after an
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,15 +40,18 @@ def make(name: str, repeat: int = 1, **kwargs: Any) -> HostEnv:
       ValueError: gymnasium is not installed, has no such environment, or its spaces cannot be handled.
     """
     gym = _gymnasium()
+    if ":" in name and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # the reader's modules lie there; a program's own folder comes first
     try:
         inner = gym.make(name, disable_env_checker=True, **kwargs)
     except gym.error.DependencyNotInstalled as error:
         raise ValueError(f"env {name} needs another package: {_line(error)} ({INSTALL} brings MuJoCo)") from error
     except (gym.error.Error, ModuleNotFoundError) as error:
         raise ValueError(f"env must be an environment of Gymnasium, got {name!r}: {_line(error)}") from error
-    except (TypeError, AttributeError, OSError) as error:
+    except Exception as error:
         given = ", ".join(f"{key}={value}" for key, value in kwargs.items())
-        raise ValueError(f"env {name} cannot be made with {given or 'no arguments'}: {_line(error)}") from error
+        text = f"{type(error).__name__}: {_line(error)}"
+        raise ValueError(f"env {name} cannot be made with {given or 'no arguments'}: {text}") from error
     own = str(getattr(inner.spec, "entry_point", "")).startswith("gymnasium.envs.")
     ends = not (own and name.partition("-v")[0] in NEVER_TERMINATES)
     repeated = f"-x{repeat}" if repeat > 1 else ""
@@ -70,7 +75,8 @@ def from_env(factory: Callable[[], Any], name: str, repeat: int = 1) -> HostEnv:
 def from_vector(factory: Callable[[int], Any], name: str) -> HostEnv:
     """Vector environments of the user's, in the mode SAME_STEP or DISABLED.
 
-    Their episodes begin with their own random numbers; the seeds of the loop set those of the first ones alone.
+    Their episodes begin with their own random numbers; the seeds of the loop set those of the first ones alone. In
+    SAME_STEP Gymnasium hands on the last observation uncopied, so single environments must not reuse their arrays.
 
     Args:
       factory: (count) -> gymnasium.vector.VectorEnv of as many environments.
