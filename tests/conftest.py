@@ -36,6 +36,7 @@ QUICK |= {
         "nan_planning",
         "integer_observations",
         "shapes",
+        "host",
     )
 }
 """Folders and files of tests that do little but compile."""

@@ -30,6 +30,8 @@ HOMES = {
     "distrax": {"ops/dists.py", "nets/heads.py"},
     "gymnax": {"envs/adapters/gymnax.py"},
     "pgx": {"envs/adapters/pgx.py"},
+    "gymnasium": {"envs/adapters/gymnasium.py"},
+    "dm_control": {"envs/adapters/dm_control.py"},
     "evosax": {"ops/evolution.py"},
     "orbax": {"train/checkpoint.py"},
     "matplotlib": {"analysis"},

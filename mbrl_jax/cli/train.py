@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
       argv: the words after the program's name; those of this process where None.
       prog: how the program is called, for its help and for the command that resumes a run.
     Returns:
-      the exit code: 0 done, 1 every seed diverged or an environment failed, 2 a command that cannot be carried out, 130 stopped by a signal.
+      the exit code: 0 done, 1 every seed diverged or an environment failed, 2 a command that cannot be carried out, 130
+      stopped by a signal.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     names: list[str] = ["env", "agent_module"]

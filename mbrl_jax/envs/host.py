@@ -241,7 +241,9 @@ class Group:
         names = list(leaf) if isinstance(leaf, dict) else list(range(len(leaf)))
         have = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, tuple) else None
         if have is None or set(have) != set(names):
-            self._fail(i, f"{field} must have the entries {names}, got {type(value).__name__ if have is None else have}")
+            self._fail(
+                i, f"{field} must have the entries {names}, got {type(value).__name__ if have is None else have}"
+            )
         parts = {name: self._array(i, value[name], leaf[name], f"{field}, {name}") for name in names}
         return parts if isinstance(leaf, dict) else tuple(parts.values())
 
@@ -310,9 +312,7 @@ class Processes:
     def step(self, actions: np.ndarray, seeds: Sequence[int], active: Sequence[bool]) -> Rows:
         """As `Group.step`."""
         self.steps += 1
-        parts = self._ask(
-            "step", lambda share: (actions[share], [seeds[i] for i in share], [active[i] for i in share])
-        )
+        parts = self._ask("step", lambda share: (actions[share], [seeds[i] for i in share], [active[i] for i in share]))
         return join(parts)
 
     def render(self) -> Any:

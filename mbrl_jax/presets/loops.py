@@ -84,14 +84,14 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
 """Loop settings by (agent, environment), "" for any environment; `steps` are environment steps of one seed."""
 
 HOST_CHUNK = 1_000
-"""Environment steps of a chunk, at least, where steps are Python: each is dear, and an evaluation takes whole episodes."""
+"""Environment steps of a chunk, at least, where steps are Python: an evaluation takes whole episodes of dear steps."""
 
 
 def for_host(loop: dict[str, Any], replay: bool) -> dict[str, Any]:
     """An agent's general settings of the loop, for environments whose steps are Python.
 
-    Larger tasks than those of the tables: 100,000 steps, all of which fit into the replay buffer, random actions for the
-    first 1,000, and few evaluation episodes, which take as long as training does.
+    Larger tasks than those of the tables: 100,000 steps, all of which fit into the replay buffer, random actions for
+    the first 1,000, and few evaluation episodes, which take as long as training does.
 
     Args:
       loop: the agent's settings for any environment.

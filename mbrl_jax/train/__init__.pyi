@@ -2,6 +2,7 @@ from . import checkpoint as checkpoint
 from . import compilation as compilation
 from . import devices as devices
 from . import evaluate as evaluate
+from . import host as host
 from . import interrupt as interrupt
 from . import log as log
 from . import loop as loop

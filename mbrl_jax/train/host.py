@@ -1,7 +1,7 @@
 """The host loop: the agents of the compiled loop in environments whose steps are Python.
 
-Acting, and storing with learning, are one compiled program each; between them the environments step. The clocks are those
-of `LoopConfig`, and with `overlap` 0 the numbers are those of `train.loop`: the same keys are drawn in the same order,
+Acting, and storing with learning, are one compiled program each; between them the environments step. The clocks are
+those of `LoopConfig`, and with `overlap` 0 the numbers are those of `train.loop`: the same keys are drawn in the same order,
 and an environment's randomness comes from the seeds that its episodes get. All seeds share the programs (under `vmap`);
 each has environments of its own.
 
@@ -107,7 +107,9 @@ def make_host_loop(
 class Programs(NamedTuple):
     """The compiled parts, over seeds: leading axes [S]; arguments named `i` and `t` are the same for all seeds."""
 
-    begin: Callable  # (key) -> learner, buffer, key of the run, seeds [N, 2], collect keys [warmup], key of held actions
+    begin: (
+        Callable  # (key) -> learner, buffer, key of the run, seeds [N, 2], collect keys [warmup], key of held actions
+    )
     again: Callable  # (state, i) -> buffer with its episodes ended, seeds [N, 2] of new ones
     carry: Callable  # (key) -> carry [N, ...] of new episodes
     cycle: Callable  # (key of the chunk, i) -> key of the refresh, collect keys [inner], learn keys [inner]
@@ -385,9 +387,10 @@ class HostDriver:
             end=parts.end.lower(self.keys, learner).compile(),
         )
         if warm_up:
-            warm, held = jax.eval_shape(parts.begin, self.keys)[4:]
+            parts = parts._replace(begin=parts.begin.lower(self.keys).compile())
+        if warm_up and cfg.warmup:
+            warm, held = jax.eval_shape(self.parts.begin, self.keys)[4:]
             parts = parts._replace(
-                begin=parts.begin.lower(self.keys).compile(),
                 random=parts.random.lower(*given, warm, held, number, number).compile(),
                 fill=parts.fill.lower(data, rows).compile(),
             )
@@ -535,9 +538,7 @@ class HostDriver:
                 except EnvironmentFailed as error:
                     failure, self.obs = error, obs
                 else:
-                    sums = sums_before._replace(
-                        ended=sums.ended + ended, ended_return=sums.ended_return + ended_return
-                    )
+                    sums = sums_before._replace(ended=sums.ended + ended, ended_return=sums.ended_return + ended_return)
                     block.append(rows)
                     i += 1
             state, sums = self._joined(state, sums, future)

@@ -35,8 +35,21 @@ ALONGSIDE = "learning alongside"
 
 FORMAT = 1  # of a run's folder; a run of an older one is resumed, of a newer one refused
 
-LIBRARIES = ("mbrl_jax", "jax", "jaxlib", "flax", "optax", "chex", "distrax", "gymnax", "orbax-checkpoint", "numpy",
-             "gymnasium", "dm-control", "mujoco")
+LIBRARIES = (
+    "mbrl_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "chex",
+    "distrax",
+    "gymnax",
+    "orbax-checkpoint",
+    "numpy",
+    "gymnasium",
+    "dm-control",
+    "mujoco",
+)
 
 
 class Job(NamedTuple):
@@ -54,7 +67,7 @@ class Job(NamedTuple):
     threshold: float | None = None  # evaluation return that counts as solved
     command: str = ""  # the command line that started it
     agent_module: str | None = None  # imported before the agent's name is looked up
-    env_args: Mapping[str, Any] = {}  # noqa: RUF012, arguments of the environment; never written to
+    env_args: Mapping[str, Any] = {}  # arguments of the environment; never written to
 
 
 class Drivable(Protocol):

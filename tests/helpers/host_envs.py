@@ -17,29 +17,31 @@ from mbrl_jax.core import Env, HostEnv, HostEnvs, HostStep
 class Scripted(gymnasium.Env):
     """Episodes of 3, 4, 5, 3, ... steps, whose ends are terminated, truncated or both, as asked for.
 
-    The observation holds the episode's seed, the number of the episode, the step and the last action; the array is the
-    environment's own and changes with every step.
+    The observation holds a random number of the episode's, the number of the episode, the step and the last action. The
+    array is the environment's own and changes with every step.
 
     Args:
       terminated, truncated: what the last step of an episode says; an episode without either goes on.
+      fresh: give copies of the array, as vector environments in SAME_STEP need.
     """
 
-    def __init__(self, terminated: bool = True, truncated: bool = False):
+    def __init__(self, terminated: bool = True, truncated: bool = False, fresh: bool = False):
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float64)
         self.action_space = gymnasium.spaces.Box(np.float32([-2.0]), np.float32([6.0]))
-        self.ends, self.obs, self.episode = (terminated, truncated), np.zeros(4), -1
+        self.ends, self.obs, self.episode, self.fresh = (terminated, truncated), np.zeros(4), -1, fresh
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.episode += 1
         self.obs[:] = (self.np_random.integers(1000), self.episode, 0, 0)
-        return self.obs, {}
+        return self.obs.copy() if self.fresh else self.obs, {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         assert self.action_space.contains(action)
         self.obs[2:] = self.obs[2] + 1, action[0]
         end = self.obs[2] == 3 + self.episode % 3
-        return self.obs, float(self.obs[2] + 0.5 * action[0]), end and self.ends[0], end and self.ends[1], {}
+        obs = self.obs.copy() if self.fresh else self.obs
+        return obs, float(self.obs[2] + 0.5 * action[0]), end and self.ends[0], end and self.ends[1], {}
 
 
 class Hostile(gymnasium.Env):

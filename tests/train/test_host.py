@@ -107,7 +107,7 @@ def same(a, b):
 
 @pytest.mark.parametrize(
     ("kind", "changes", "seeds"),
-    [("uniform", {}, 1), ("windows", {}, 1), ("uniform", {"hold": 2}, 3), ("windows", {"unroll": 1, "warmup": 9}, 1)],
+    [("windows", {}, 1), ("uniform", {"hold": 2, "unroll": 1}, 2)],
 )
 def test_numbers_are_those_of_the_compiled_loop_bitwise(kind, changes, seeds):
     cfg = replace(CFG, changes)
@@ -152,7 +152,7 @@ class Recording:
         return self.env._replace(make=make)
 
 
-@pytest.mark.parametrize("overlap", [1, 2, 5, 7])
+@pytest.mark.parametrize("overlap", [1, 4])
 def test_overlap_collects_with_the_parameters_before_the_last_block(overlap):
     """Against the compiled parts in a loop written out here."""
     cfg = replace(CFG, {"overlap": overlap, "cycles": 1, "inner": 9, "eval_episodes": 0})
@@ -239,7 +239,7 @@ def test_a_learner_that_is_no_number_is_reported_and_moves_no_robot():
     def make(count, workers=0):
         inner = env.make(count, workers)
         seen_step = lambda actions, seeds, active=None: (  # noqa: E731
-            seen.append(np.array(actions)) or inner.step(actions[:, 0], seeds, active)
+            seen.append(np.array(actions)) or inner.step(np.float32(actions[:, 0]), seeds, active)
         )
         return inner._replace(step=seen_step)
 
@@ -249,7 +249,7 @@ def test_a_learner_that_is_no_number_is_reported_and_moves_no_robot():
     _, report = chunk(driver, driver.start(None).work)
     driver.close()
     np.testing.assert_array_equal(report.not_finite["learner"], [True, True])
-    assert np.isfinite(seen).all() if len({a.shape for a in seen}) == 1 else all(np.isfinite(a).all() for a in seen)
+    assert all(np.isfinite(action).all() for action in seen)
 
 
 def test_settings_that_do_not_go_together_are_refused():

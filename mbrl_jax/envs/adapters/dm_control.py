@@ -108,7 +108,7 @@ def _suite() -> Any:
         raise ValueError(f"dm_control's tasks need the dm_control package: {INSTALL}") from error
     except AttributeError as error:  # MuJoCo's structures are read by their names at import
         raise ValueError(
-            f"dm_control does not work with this version of mujoco ({error}): {INSTALL} brings versions that go together"
+            f"dm_control does not work with this version of mujoco ({error}): {INSTALL} brings one that does"
         ) from error
 
 

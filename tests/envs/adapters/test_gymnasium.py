@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from helpers.host_envs import Hostile, Scripted
 
 from mbrl_jax.buffers.uniform import uniform
-from mbrl_jax.core import Agent, Box, Discrete
+from mbrl_jax.core import Agent, Box, Discrete, Transition
 from mbrl_jax.envs.adapters import gymnasium as adapter
 from mbrl_jax.envs.registry import make_env
 from mbrl_jax.train.host import HostDriver, make_host_loop
@@ -45,6 +45,20 @@ def rows_of(env, num_envs, workers=0):
     return jax.tree.map(lambda leaf: leaf.reshape(-1, num_envs, *leaf.shape[1:]), rows), report
 
 
+def steps_of(env, num_envs):
+    """The same rows from the environments themselves, without a loop."""
+    envs, rng, steps, rows = env.make(num_envs, 0), np.random.default_rng(0), np.zeros(num_envs, np.float32), []
+    obs = envs.reset(rng.integers(2**32, size=(num_envs, 2), dtype=np.uint32))
+    for _ in range(28):
+        action = -1 + SCALE * steps[:, None]
+        out = envs.step(action, rng.integers(2**32, size=(num_envs, 2), dtype=np.uint32), None)
+        extras = {"steps": steps}
+        rows.append(Transition(obs, action, out.reward, out.discount, out.next_obs, out.last, extras))
+        obs, steps = out.obs, np.where(out.last, np.float32(0), steps + 1)
+    envs.close()
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+
 def expected(env, rows):
     """The same rows of one environment by hand, with the seeds that the first observations of episodes show."""
     obs, steps, out = None, 0, []
@@ -72,7 +86,7 @@ def check(rows, num_envs, terminated, truncated):
             np.testing.assert_array_equal(np.asarray(have, np.float32), want)
 
 
-@pytest.mark.parametrize("num_envs", [1, 2, 3])
+@pytest.mark.parametrize("num_envs", [1, 3])
 @pytest.mark.parametrize("truncated", [False, True])
 @pytest.mark.parametrize("terminated", [False, True])
 def test_rows_equal_a_loop_over_the_environment(terminated, truncated, num_envs):
@@ -90,9 +104,9 @@ def test_rows_equal_a_loop_over_the_environment(terminated, truncated, num_envs)
 @pytest.mark.parametrize(("terminated", "truncated"), [(True, False), (False, True), (True, True)])
 def test_rows_of_vector_environments_of_the_users(terminated, truncated, mode, num_envs):
     def vector(count):
-        return SyncVectorEnv([lambda: Scripted(terminated, truncated)] * count, autoreset_mode=mode)
+        return SyncVectorEnv([lambda: Scripted(terminated, truncated, True)] * count, autoreset_mode=mode)
 
-    rows, _ = rows_of(adapter.from_vector(vector, "mine"), num_envs)
+    rows = steps_of(adapter.from_vector(vector, "mine"), num_envs)
     check(rows, num_envs, terminated, truncated)
     assert rows.last.sum() == num_envs * 7
 
@@ -108,15 +122,14 @@ def test_faults_of_vector_environments_are_named(how):
         return SyncVectorEnv([lambda: Hostile(how, 3)] * count, autoreset_mode=AutoresetMode.SAME_STEP)
 
     with pytest.raises(Exception, match=r"environment mine, copy 0, step 3: ") as caught:
-        rows_of(adapter.from_vector(vector, "mine"), 2)
+        steps_of(adapter.from_vector(vector, "mine"), 2)
     assert {"nan": "NaN", "shape": "shape", "raise": "the motor stalled", "reward": "reward"}[how] in str(caught.value)
 
 
 def test_the_users_own_environment():
     env = adapter.from_env(lambda: Scripted(False, True), "mine")
     assert env.spec.name == "mine"
-    rows, _ = rows_of(env, 2)
-    check(rows, 2, False, True)
+    check(steps_of(env, 2), 2, False, True)
 
 
 def test_what_the_spec_says():
