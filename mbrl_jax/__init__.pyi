@@ -20,6 +20,8 @@ from .core.types import Box as Box
 from .core.types import Buffer as Buffer
 from .core.types import Discrete as Discrete
 from .core.types import Env as Env
+from .core.types import EnvironmentFailed as EnvironmentFailed
+from .core.types import HostEnv as HostEnv
 from .core.types import Key as Key
 from .core.types import Metrics as Metrics
 from .core.types import Model as Model

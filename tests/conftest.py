@@ -37,6 +37,7 @@ QUICK |= {
         "nan_planning",
         "integer_observations",
         "shapes",
+        "host",
     )
 }
 """Folders and files of tests that do little but compile."""

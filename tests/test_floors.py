@@ -33,6 +33,8 @@ HOMES = {
     "brax": {"envs/adapters/brax.py"},
     "craftax": {"envs/adapters/craftax.py"},
     "mujoco_playground": {"envs/adapters/playground.py"},
+    "gymnasium": {"envs/adapters/gymnasium.py"},
+    "dm_control": {"envs/adapters/dm_control.py"},
     "evosax": {"ops/evolution.py"},
     "orbax": {"train/checkpoint.py"},
     "matplotlib": {"analysis"},

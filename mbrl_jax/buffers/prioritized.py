@@ -26,6 +26,7 @@ from mbrl_jax.buffers.sequence import (
     empty,
     per_env,
     replay_of,
+    truncate,
     windows,
     write_extras,
 )
@@ -83,6 +84,7 @@ def prioritized(
         sample=sample,
         replay=replay,
         revise=lambda data, feedback: revise_priorities(data, feedback, length=length, alpha=alpha),
+        truncate=lambda data, obs: _with_windows(data, truncate(data.ring, obs), 1, length),
     )
 
 
@@ -98,10 +100,14 @@ def add_windows(data: Prioritized, trajectory: Transition, *, length: int) -> Pr
     Raises:
       ValueError: more rows than the ring holds.
     """
-    ring = append(data.ring, trajectory)
+    return _with_windows(data, append(data.ring, trajectory), 2 * trajectory.reward.shape[0], length)
+
+
+def _with_windows(data: Prioritized, ring: Ring, most: int, length: int) -> Prioritized:
+    """The data with a ring to which up to `most` rows of each environment were added, and the masses of its windows."""
     rows, num_envs = per_env(ring), ring.written.shape[0]
     before, now, total = data.ring.written, ring.written, num_envs * rows
-    offsets = jnp.arange(2 * trajectory.reward.shape[0])[:, None]  # [2T, 1], the most rows that were written
+    offsets = jnp.arange(most)[:, None]
     base = rows * jnp.arange(num_envs)
     written = jnp.where(offsets < now - before, base + (before + offsets) % rows, total)
     # Complete now: windows that end in a new row and whose first row is still there.

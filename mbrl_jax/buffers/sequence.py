@@ -123,6 +123,27 @@ def append(ring: Ring, trajectory: Transition) -> Ring:
     return Ring(stored, end[-1], ring.used, *pending, last[-1])
 
 
+def truncate(ring: Ring, obs: Obs) -> Ring:
+    """Ends the episodes in progress without a termination, for environments that cannot go on with them.
+
+    Args:
+      ring: N environments, C rows each.
+      obs: [N, ...] where each episode stopped.
+    Returns:
+      the ring with a last row of each episode in progress; the next transition of each environment starts an episode.
+    """
+    num_envs, capacity = ring.written.shape[0], per_env(ring)
+    going = ~ring.first
+    nothing = jax.tree.map(
+        lambda leaf: jnp.zeros((num_envs, *leaf.shape[1:]), leaf.dtype), (ring.steps.action, ring.steps.extras)
+    )
+    no = jnp.zeros(num_envs, bool)
+    rows = Step(obs, nothing[0], ring.reward, ring.discount, no, ~no, nothing[1])
+    at = jnp.where(going, capacity * jnp.arange(num_envs) + ring.written % capacity, num_envs * capacity)
+    stored = jax.tree.map(lambda old, new: old.at[at].set(new.astype(old.dtype), mode="drop"), ring.steps, rows)
+    return ring._replace(steps=stored, written=ring.written + going.astype(jnp.int32), first=~no)
+
+
 def per_env(ring: Ring) -> int:
     """C, the capacity in rows of each environment.
 
@@ -223,7 +244,7 @@ def sequence(capacity: int, length: int, num_envs: int, online: int = 0) -> Buff
         return ring
 
     return Buffer(
-        lambda item: empty(item, rows, num_envs), append, sample, lambda ring: replay_of(ring, sample), revise
+        lambda item: empty(item, rows, num_envs), append, sample, lambda ring: replay_of(ring, sample), revise, truncate
     )
 
 

@@ -6,6 +6,7 @@ Whatever is wrong with a command gets one line on stderr and exit code 2. Heavy 
 
 from __future__ import annotations
 
+import ast
 import glob
 import math
 import re
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbrl_jax.cli.guard import guarded
 from mbrl_jax.envs.own import FORM, folder_name
-from mbrl_jax.envs.registry import ENVS, settle
+from mbrl_jax.envs.registry import ENVS, PREFIXES, is_host, is_own, settle
 from mbrl_jax.presets.registry import AGENTS, import_agents
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
       argv: the words after the program's name; those of this process where None.
       prog: how the program is called, for its help and for the command that resumes a run.
     Returns:
-      the exit code: 0 done, 1 every seed diverged, 2 a command that cannot be carried out, 130 stopped by a signal.
+      the exit code: 0 done, 1 every seed diverged or an environment failed, 2 a command that cannot be carried out, 130
+      stopped by a signal.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     names: list[str] = ["env", "agent_module"]
@@ -56,16 +58,22 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
 
     from mbrl_jax.train.devices import devices_for, settle_devices
 
-    settle_devices(rest)
+    rest, env_args = _env_args(rest)
+    hosted = is_host(env)
+    settle_devices([] if hosted else rest)
     from mbrl_jax import presets
     from mbrl_jax.cli.flags import parse
+    from mbrl_jax.core.types import HostEnv
+    from mbrl_jax.envs.registry import make_env
     from mbrl_jax.presets.checks import checked, names_and_values
     from mbrl_jax.presets.restore import check_resumable
     from mbrl_jax.train.compilation import enable_compilation_cache
     from mbrl_jax.train.run import Job, check_folder
 
     env = settle(env) if env else presets.default_env(algo)
-    known = presets.preset(algo, env)
+    made: Any = make_env(env, **env_args) if hosted or env_args or is_own(env) else env
+    hosted = isinstance(made, HostEnv)
+    known = presets.preset(algo, made if hosted or env_args else env)
     given = _options(algo, env, known.steps)
     names += [*(option.name for option in given), *names_and_values(known.agent, known.loop)]
     options = parse(
@@ -82,10 +90,12 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
         raise ValueError(f"seed must be at most 2**32 - seeds = {2**32 - options.seeds}, got {options.seed}")
     command = f"{prog} {shlex.join(word for word in words if word != '--resume')}"
     limit = known.threshold if math.isfinite(known.threshold) else None
-    wave, devices = options.wave or presets.default_wave(agent), devices_for(options.devices, options.seeds)
+    wave = options.wave or presets.default_wave(agent)
+    devices = 1 if hosted else devices_for(options.devices, options.seeds)
     job = Job(
         algo, env, agent, loop_cfg, options.steps, options.seed, options.seeds, wave, devices,
         threshold=limit, command=command, agent_module=module, stop_diverged=options.stop_diverged,
+        env_args=env_args,
     )  # fmt: skip
     base = _base(algo, env, options.seed)
     out = _folder(options.out) if options.out else _newest(base) if options.resume else None
@@ -94,7 +104,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     if out is not None:
         check_folder(job, out, options.resume)
     enable_compilation_cache()
-    loop, memory = checked(presets.build(algo, env, agent, loop_cfg), job)
+    loop, memory = checked(presets.build(algo, made, agent, loop_cfg, options.env_workers), job)
     if not options.quiet:
         print(memory, flush=True)
 
@@ -104,6 +114,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
 def _run(loop: Any, job: Job, out: Path | None, base: Path, options: Any) -> int:
     """Trains in a folder, a new one after `base` where none is named; returns the exit code."""
     from mbrl_jax.analysis import curves
+    from mbrl_jax.core.types import EnvironmentFailed
     from mbrl_jax.train.folder import new_folder, remove_empty
     from mbrl_jax.train.run import run
 
@@ -116,6 +127,9 @@ def _run(loop: Any, job: Job, out: Path | None, base: Path, options: Any) -> int
             loop, job, out or made or base, resume=options.resume, quiet=options.quiet,
             checkpoint_seconds=options.checkpoint_seconds, draw=draw,
         )  # fmt: skip
+    except EnvironmentFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     finally:
         if made is not None:
             remove_empty(made)
@@ -155,6 +169,28 @@ def _first_words(words: list[str]) -> tuple[str | None, str, str | None, list[st
     return algo, env, module, rest
 
 
+def _env_args(words: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The words without every `--env-arg key=value`, and the arguments of the environment that those give."""
+    rest, found = [], {}
+    flags = ("--env-arg", "--env_arg")
+    while words:
+        word, words = words[0], words[1:]
+        flag, equals, value = word.partition("=")
+        if flag not in flags:
+            rest.append(word)
+            continue
+        if not equals:
+            value, words = (words[0], words[1:]) if words else ("", [])
+        name, equals, text = value.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"--env-arg needs key=value, an argument of the environment, got {value!r}")
+        try:
+            found[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[name] = text
+    return rest, found
+
+
 def _value_of(words: list[str], flag: str, needs: str) -> str | None:
     """The last value of a flag that is read before all others are known."""
     found = None
@@ -171,6 +207,7 @@ def _value_of(words: list[str], flag: str, needs: str) -> str | None:
 def _overview(prog: str) -> str:
     algos = "\n".join(f"  {name:<13}{entry.summary}" for name, entry in AGENTS.items())
     envs = "\n".join(f"  {name}" for name in ENVS)
+    libraries = "\n".join(f"  {prefix}:NAME" for prefix in PREFIXES)
     return f"""usage: {prog} ALGO [--env ENV] [--seeds N] [--seed K] [--steps S] [--out DIR] [--resume]
        [--agent-module FILE.py|MODULE] [...]
 
@@ -182,6 +219,7 @@ algorithms:
 
 environments (`mbrl-jax envs` says more of them, and what other names there are):
 {envs}
+{libraries}
 
 All options, with their defaults for an environment: {prog} ALGO --env ENV --help"""
 
@@ -191,7 +229,14 @@ def _options(algo: str, env: str, steps: int) -> list[Option]:
     from mbrl_jax.cli.flags import Option
 
     return [
-        Option("env", str, env, f"environment: {', '.join(ENVS)}, one of gymnax's, or your own as {FORM}"),
+        Option(
+            "env", str, env, f"environment: {', '.join(ENVS)}, one of gymnax's, {', '.join(PREFIXES)}:NAME, or {FORM}"
+        ),
+        Option("env_arg", str, "", "an argument of the environment, as key=value; may be given several times"),
+        Option(
+            "env_workers", int, 0, "processes that share environments whose steps are Python; 0 steps them in this one",
+            {"low": 0},
+        ),
         Option("seeds", int, 1, "seeds trained side by side in one program", {"low": 1}),
         Option("seed", int, 0, "the first seed; seed i of the run is seed + i", {"low": 0, "high": 2**32 - 1}),
         Option("steps", int, steps, "real environment steps of each seed, random ones included", {"low": 1}),

@@ -11,6 +11,10 @@ from mbrl_jax.core.types import (
     DictSpace,
     Discrete,
     Env,
+    EnvironmentFailed,
+    HostEnv,
+    HostEnvs,
+    HostStep,
     Key,
     Metrics,
     Model,
@@ -28,8 +32,8 @@ from mbrl_jax.core.types import (
 )
 
 __all__ = [
-    "Agent", "Array", "Box", "Buffer", "DictSpace", "Discrete", "Env", "Key", "Metrics", "Model", "MultiDiscrete",
-    "Planner", "Replay", "Rollout", "Space", "Spec", "StepOut", "Transition", "Tree", "WorldModel", "axes", "branch",
-    "check", "config", "discounted_return", "images", "imagine", "multi_binary", "replace", "setting", "spread", "tree",
-    "unroll",
+    "Agent", "Array", "Box", "Buffer", "DictSpace", "Discrete", "Env", "EnvironmentFailed", "HostEnv", "HostEnvs",
+    "HostStep", "Key", "Metrics", "Model", "MultiDiscrete", "Planner", "Replay", "Rollout", "Space", "Spec", "StepOut",
+    "Transition", "Tree", "WorldModel", "axes", "branch", "check", "config", "discounted_return", "images", "imagine",
+    "multi_binary", "replace", "setting", "spread", "tree", "unroll",
 ]  # fmt: skip

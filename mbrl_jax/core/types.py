@@ -316,6 +316,9 @@ class Buffer(NamedTuple):
     sample: Callable[..., Any]  # (key, data, ...) -> batch
     replay: Callable[[Tree], Replay]  # (data) -> the agent's view of it
     revise: Callable[[Tree, Tree], Tree] | None = None  # (data, feedback of `update`) -> data
+    truncate: Callable[[Tree, Obs], Tree] | None = None
+    """(data, obs [N, ...]) -> data: the episodes in progress end at the observations, without a termination; None where
+    rows do not depend on those before them"""
 
 
 class Env(NamedTuple):
@@ -328,3 +331,54 @@ class Env(NamedTuple):
     else 1, or -1 where the other player of a game moves next"""
     observe: Callable[[State], Obs] | None = None  # the observation of a state, where the state determines it
     render: Callable[[State], Array] | None = None  # a picture of a state, uint8 [H, W, 3], where it can be drawn
+
+
+# Environments whose steps are Python --------------------------------------------------------------------------------
+
+
+class HostStep(NamedTuple):
+    """One step of N environments, as NumPy arrays that are never written to again."""
+
+    obs: Obs  # [N, ...] to act on next: where `last`, the first observation of the next episode
+    reward: Any  # [N] float32
+    discount: Any  # [N] float32: 0 at termination only
+    last: Any  # [N] bool: terminated, or truncated by a time limit
+    next_obs: Obs  # [N, ...] the true successor, also at the end of an episode
+
+
+class HostEnvs(NamedTuple):
+    """N environments that are stepped side by side. Seeds are [N, 2] uint32, for an episode of each environment."""
+
+    reset: Callable[[Any], Obs]  # (seeds) -> obs [N, ...]
+    step: Callable[[Any, Any, Any], HostStep]
+    """(actions [N, ...], seeds, active) -> HostStep. An environment whose episode ends starts the next one by itself,
+    from its seed. `active` [N] bool, or None for all: the others stay as they are, and their rows mean nothing"""
+    close: Callable[[], None]
+    render: Callable[[], Any] | None = None  # () -> [height, width, 3] uint8, a picture of the first environment
+
+
+class HostEnv(NamedTuple):
+    """An environment whose steps are Python: a simulator, a robot. The host loop trains in it."""
+
+    spec: Spec
+    make: Callable[[int, int], HostEnvs]
+    """(count, workers) -> that many environments, in this process (0 workers) or divided among as many processes"""
+
+
+class EnvironmentFailed(RuntimeError):
+    """An environment cannot go on: an exception in it, a process that died, a row that breaks the contract.
+
+    Args:
+      name: of the environment.
+      copy: which of those side by side, from 0.
+      step: its steps so far, this one included; 0 in the first `reset`.
+      what: went wrong, field and all.
+    """
+
+    def __init__(self, name: str, copy: int, step: int, what: str):
+        super().__init__(name, copy, step, what)  # all of them, so that it can be sent between processes
+        self.name, self.copy, self.step, self.what = name, copy, step, what
+        self.work: Any = None  # what a run had learned until then
+
+    def __str__(self) -> str:
+        return f"environment {self.name}, copy {self.copy}, step {self.step}: {self.what}"

@@ -4,6 +4,7 @@ from . import check as check
 from . import discrete as discrete
 from . import games as games
 from . import hidden as hidden
+from . import host as host
 from . import maze as maze
 from . import mdp as mdp
 from . import model as model

@@ -10,6 +10,7 @@ import difflib
 import inspect
 import re
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -93,11 +94,16 @@ def host_environment(name: str, made: Any, repeat: int) -> Any:
       name: from any folder; `create(name)` makes further ones, in any process.
       made: the first of them.
       repeat: times that each action is repeated.
+    Returns:
+      a `HostEnv`.
     Raises:
-      ValueError: always, so far.
+      ValueError: its spaces cannot be handled.
     """
-    del made, repeat
-    raise ValueError(f"env: {name} is a Gymnasium environment; agents learn in an Env with steps in JAX")
+    from mbrl_jax.envs.adapters import gymnasium
+
+    if hasattr(made, "close"):
+        made.close()
+    return gymnasium.from_env(partial(create, name), name, repeat)
 
 
 def create(name: str) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
-    from mbrl_jax.core.types import Env, Spec
+    from mbrl_jax.core.types import Env, HostEnv, Spec
 
 
 class Entry(NamedTuple):
@@ -115,6 +116,14 @@ LIBRARIES: dict[str, Library] = {
 }  # fmt: skip
 """The libraries whose environments go by "LIBRARY:NAME"."""
 
+
+PREFIXES: dict[str, str] = {
+    "gymnasium": f"{HOME}.adapters.gymnasium:make",
+    "dm_control": f"{HOME}.adapters.dm_control:make",
+}
+"""What makes the host environments of a library, by what their names begin with: "gymnasium:Hopper-v5". Each is a
+function (name, repeat, **kwargs) -> HostEnv, as "module:name"."""
+
 EVAL_ENVS: dict[str, Callable[[], Env]] = {"TicTacToe": lambda: perfect_opponent()}
 """What evaluation episodes are played in, where that is not the environment of the training, by its spec's name."""
 
@@ -140,20 +149,21 @@ def register_env(name: str, factory: str | Callable[..., Env], **kwargs: Any) ->
     ENVS[name] = Entry(factory, kwargs)
 
 
-def from_gymnax(name: str, scaled: bool = False) -> Env:
+def from_gymnax(name: str, scaled: bool = False, **params: Any) -> Env:
     """An environment of gymnax in the form that agents take: observations flat but for planes, actions in [-1, 1].
 
     Args:
       name: gymnax's.
       scaled: scale observations to [-1, 1] by their bounds.
+      params: its settings, `max_steps_in_episode` for example.
     Raises:
-      ValueError: gymnax has no environment of this name.
+      ValueError: gymnax has no environment of this name, or it has no such setting.
     """
     from mbrl_jax.core.types import Box, Discrete
     from mbrl_jax.envs import drawings, wrappers
     from mbrl_jax.envs.adapters import gymnax
 
-    env = drawings.gymnax(gymnax.make(name))
+    env = drawings.gymnax(gymnax.make(name, **params))
     if isinstance(env.spec.obs, Box) and len(env.spec.obs.shape) != 3:
         env = wrappers.flatten(env)
     env = env if isinstance(env.spec.action, Discrete) else wrappers.scale_action(env)
@@ -194,7 +204,7 @@ def task_name(name: str) -> str:
 def is_own(name: str) -> bool:
     """Whether a name leads to a reader's own environment: "module:function" or "file.py:function"."""
     base = task_name(name)
-    return ":" in base and not {name, base} & set(ENVS) and base.partition(":")[0] not in LIBRARIES
+    return ":" in base and not {name, base} & set(ENVS) and base.partition(":")[0] not in {*LIBRARIES, *PREFIXES}
 
 
 def about(spec: Spec) -> About:
@@ -254,24 +264,71 @@ def settle(name: str) -> str:
     return own.find(base).name + (f"-x{times}" if times > 1 else "") + stacked
 
 
-def make_env(name: str | Env | Callable[[], Env]) -> Env:
+def is_host(name: str) -> bool:
+    """Whether the steps of an environment are Python: its name begins with one of `PREFIXES`."""
+    return name.partition(":")[0] in PREFIXES and ":" in name
+
+
+def _host_env(name: str, kwargs: dict[str, Any]) -> HostEnv:
+    """An environment of a library in `PREFIXES`."""
+    base, times = repetition(name)
+    prefix, _, inner = base.partition(":")
+    module, _, function = PREFIXES[prefix].partition(":")
+    env: HostEnv = getattr(importlib.import_module(module), function)(inner, times, **kwargs)
+    if env.spec.time_limit == 1 or times > MOST_REPEATS:
+        raise ValueError(f"env must repeat an action for less than an episode of {base}, got {name!r}")
+    return env
+
+
+def _with_arguments(name: str, kwargs: dict[str, Any]) -> Env:
+    """An environment in JAX, made with arguments."""
+    base, times = repetition(name)
+    if name not in ENVS and times > 1:
+        from mbrl_jax.envs import wrappers
+
+        env = wrappers.repeat_action(_with_arguments(base, kwargs), times)
+        return env._replace(spec=env.spec._replace(name=name))
+    if is_own(name):
+        raise ValueError(f"env_arg: {name} is called without arguments, got {', '.join(kwargs)}")
+    library, _, rest = name.partition(":")
+    if rest and library in LIBRARIES:
+        raise ValueError(f"env_arg: {name} takes no arguments, got {', '.join(kwargs)}")
+    if name not in ENVS:
+        return from_gymnax(name, **kwargs)
+    factory, usual = ENVS[name]
+    made = _function(factory)
+    try:
+        inspect.signature(made).bind(**{**usual, **kwargs})
+    except TypeError as error:
+        known = ", ".join(inspect.signature(made).parameters) or "none"
+        raise ValueError(f"env_arg: {name} takes the arguments {known}, got {', '.join(kwargs)}") from error
+    return made(**{**usual, **kwargs})
+
+
+def make_env(name: str | Env | Callable[[], Env], **kwargs: Any) -> Env:
     """An environment by name, or what a function makes.
 
-    A name is one of `ENVS`, any of gymnax's, a game of pgx as "NAME-pgx", "LIBRARY:NAME" with one of `LIBRARIES`, or a
-    reader's own "module:function" or "path/to/file.py:function". Continuous actions are in [-1, 1].
+    A name is one of `ENVS`, any of gymnax's, a game of pgx as "NAME-pgx", "LIBRARY:NAME" with one of `LIBRARIES` or
+    `PREFIXES`, or a reader's own "module:function" or "path/to/file.py:function". Continuous actions are in [-1, 1].
 
     "NAME-x8" is the same with each action repeated 8 times, by any number from 2 on: its steps are decisions.
     "NAME-stack3", or "NAME-x8-stack3", shows the last 3 frames of an environment that is observed as images or planes.
     gymnax's observations are flattened, but for numbered states and for planes [height, width, channels].
 
     Args:
-      name: as above; a function without arguments is called, and an environment returned unchanged.
+      name: as above; a function without arguments is called, and an environment returned unchanged. One of `PREFIXES`,
+        and a reader's own Gymnasium environment, give a `HostEnv`.
+      kwargs: arguments of the environment: `max_steps_in_episode=100` for one of gymnax's.
     Raises:
-      ValueError: no environment has this name, it repeats an action for longer than an episode, or it has no frames to
-        stack, or more of them than an episode.
+      ValueError: no environment has this name, it takes no such argument, it repeats an action for longer than an
+        episode, or it has no frames to stack, or more of them than an episode.
     """
     if not isinstance(name, str):
         return _made(name)
+    if is_host(name):
+        return cast("Env", _host_env(name, kwargs))
+    if kwargs:
+        return _with_arguments(name, kwargs)
     if name in ENVS:
         factory, kwargs = ENVS[name]
         return _function(factory)(**kwargs)
@@ -299,7 +356,8 @@ def make_env(name: str | Env | Callable[[], Env]) -> Env:
     except ValueError as error:
         close = difflib.get_close_matches(name, ENVS, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
-        allowed = f"env must be one of {', '.join(ENVS)} or a gymnax environment"
+        allowed = f"env must be one of {', '.join(ENVS)}, {'NAME, '.join(f'{p}:' for p in PREFIXES)}NAME"
+        allowed += " or a gymnax environment"
         raise ValueError(f"{allowed}, got {name!r}{hint}") from error
 
 
@@ -308,6 +366,12 @@ def _changed(name: str, base: str, count: int, what: str, wrapper: str) -> Env:
     from mbrl_jax.envs import wrappers
 
     inner = make_env(base)
+    if not hasattr(inner, "reset"):  # a `HostEnv`: a reader's own Gymnasium environment
+        from mbrl_jax.envs import own
+
+        if wrapper != "repeat_action":
+            raise ValueError(f"env: {base} is a Gymnasium environment, whose frames a wrapper of its own must stack")
+        return own.make(base, count)
     most = inner.spec.time_limit or MOST_REPEATS
     if count > most:
         raise ValueError(f"env must {what.format(most)}, an episode of {base}, got {name!r}")

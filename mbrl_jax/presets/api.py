@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mbrl_jax.core.config import replace
-from mbrl_jax.core.types import Env
+from mbrl_jax.core.types import Env, HostEnv
 from mbrl_jax.envs.registry import make_env, settle
 from mbrl_jax.presets.builder import build, default_wave, preset
 from mbrl_jax.presets.checks import checked
@@ -20,7 +20,7 @@ from mbrl_jax.train.run import Job, Result, check_folder, run
 
 def train(
     algo: str,
-    env: str | Env | Callable[[], Env],
+    env: str | Env | HostEnv | Callable[[], Env],
     *,
     out: Path | str,
     steps: int | None = None,
@@ -32,13 +32,16 @@ def train(
     quiet: bool = True,
     checkpoint_seconds: float = 30.0,
     stop_diverged: bool = False,
+    env_args: Mapping[str, Any] | None = None,
+    env_workers: int = 0,
 ) -> Result:
     """Trains an agent and leaves a run's folder, as `mbrl-jax train` does.
 
     Args:
       algo: an agent's name.
-      env: an environment's name; an environment, or a function that makes one. A run of an environment without a name
-        cannot be loaded in another process: give `"file.py:function"` for that.
+      env: an environment's name; an environment, an `Env` or a `HostEnv`, whose steps are Python; or a function that
+        makes an `Env`. A run of an environment without a name cannot be loaded in another process: give
+        `"file.py:function"` for that.
       out: the run's folder, new or empty.
       steps: real environment steps of each seed, random ones included; the preset's if None.
       seeds: how many, trained under `vmap` in one program.
@@ -49,6 +52,8 @@ def train(
       quiet: print nothing.
       checkpoint_seconds: least time between checkpoints, in seconds; 0 saves one after every chunk.
       stop_diverged: train seeds no further whose numbers are no longer finite.
+      env_args: arguments of the environment that a name stands for.
+      env_workers: processes that share environments whose steps are Python; 0 steps them in this one.
     Returns:
       the state of all seeds, the summary, and whether the run came to its end.
     Raises:
@@ -59,10 +64,11 @@ def train(
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     if not 0 <= seed <= 2**32 - seeds:
         raise ValueError(f"seed must be at least 0 and at most 2**32 - seeds = {2**32 - seeds}, got {seed}")
-    env = settle(env) if isinstance(env, str) else make_env(env)
-    known = preset(algo, env)
+    env = settle(env) if isinstance(env, str) else env if isinstance(env, HostEnv) else make_env(env)
+    made: Any = make_env(env, **(env_args or {})) if isinstance(env, str) else env
+    hosted = isinstance(made, HostEnv)
+    known = preset(algo, made if hosted or env_args else env)
     agent_cfg, loop_cfg = replace(known.agent, dict(agent or {})), replace(known.loop, dict(loop or {}))
-    made = make_env(env) if isinstance(env, str) else env
     job = Job(
         algo=algo,
         env=env if isinstance(env, str) else made.spec.name,
@@ -72,15 +78,16 @@ def train(
         seed=seed,
         seeds=seeds,
         wave=default_wave(agent_cfg),
-        devices=devices_for(0, seeds),
+        devices=1 if hosted else devices_for(0, seeds),
         threshold=known.threshold if math.isfinite(known.threshold) else None,
         stop_diverged=stop_diverged,
+        env_args=env_args or {},
     )
     if resume:
         check_resumable(out, algo, agent_cfg, loop_cfg)
     check_folder(job, out, resume)
     enable_compilation_cache()
-    program, memory = checked(build(algo, made, agent_cfg, loop_cfg), job)
+    program, memory = checked(build(algo, made, agent_cfg, loop_cfg, env_workers), job)
     if not quiet:
         print(memory, flush=True)
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, overload
 
 from mbrl_jax.buffers.latest import latest
 from mbrl_jax.buffers.sequence import need_window
 from mbrl_jax.buffers.uniform import uniform
 from mbrl_jax.core.config import check, flat, replace
 from mbrl_jax.core.images import is_image
-from mbrl_jax.core.types import Agent, Buffer, DictSpace, Discrete, Env, MultiDiscrete, no_refresh
-from mbrl_jax.envs import games, wrappers
+from mbrl_jax.core.types import Agent, Buffer, DictSpace, Discrete, Env, HostEnv, MultiDiscrete, no_refresh
+from mbrl_jax.envs import games, host, wrappers
 from mbrl_jax.envs.registry import ENVS, EVAL_ENVS, make_env, task_name
 from mbrl_jax.presets import loops, settings
 from mbrl_jax.presets.checks import check_learner, check_together, named
 from mbrl_jax.presets.registry import AGENTS, Algorithm
+from mbrl_jax.train.host import HostLoop, make_host_loop
 from mbrl_jax.train.loop import Loop, LoopConfig, make_loop
 
 
@@ -40,7 +41,10 @@ def algorithm(algo: str) -> Algorithm:
     return AGENTS[algo]
 
 
-def suited(algo: str, env: Env) -> Env:
+E = TypeVar("E", Env, HostEnv)
+
+
+def suited(algo: str, env: E) -> E:
     """An environment in the form an agent takes: numbered states as one-hot vectors, planes flattened, where need be.
 
     A planner in the true dynamics sees the environment's state instead of an observation. Agents that know of no games
@@ -59,6 +63,8 @@ def suited(algo: str, env: Env) -> Env:
         if not isinstance(spec.obs, Discrete):
             raise ValueError(f"env must have numbered states for {algo}, got {spec.name} with {spec.obs}")
         return env
+    if isinstance(env, HostEnv):
+        return _suited_host(algo, entry, env)
     if entry.simulator:
         return wrappers.reveal_state(_as_arrays(env))
     if games.is_game(env):
@@ -84,6 +90,20 @@ def _those(which: Callable[[Algorithm], bool]) -> str:
     return ", ".join(name for name, entry in AGENTS.items() if which(entry))
 
 
+def _suited_host(algo: str, entry: Algorithm, env: HostEnv) -> HostEnv:
+    """The same for an environment whose steps are Python."""
+    space = env.spec.obs
+    if entry.simulator:
+        raise ValueError(
+            f"env must be written in JAX for {algo}, which plans in the simulator itself; the state of {env.spec.name} "
+            "cannot be copied"
+        )
+    if isinstance(space, Discrete):
+        return host.one_hot(env)
+    rank = len(space.shape)
+    return env if rank == 1 or (rank == 3 and entry.planes) else host.flatten(env)
+
+
 def default_env(algo: str) -> str:
     """The first environment of `ENVS` that an agent can handle.
 
@@ -106,7 +126,7 @@ def _as_arrays(env: Env) -> Env:
     return wrappers.one_hot(env) if isinstance(env.spec.obs, Discrete | MultiDiscrete) else env
 
 
-def preset(algo: str, env: str | Env) -> Preset:
+def preset(algo: str, env: str | Env | HostEnv) -> Preset:
     """Settings of an agent for an environment; environments without their own get the agent's general ones.
 
     Args:
@@ -116,12 +136,16 @@ def preset(algo: str, env: str | Env) -> Preset:
       ValueError: no agent or environment has this name, or they do not go together.
     """
     entry = algorithm(algo)
-    name, raw = (env, make_env(env)) if isinstance(env, str) else (env.spec.name, env)
+    name = env if isinstance(env, str) else env.spec.name
+    raw: Any = make_env(env) if isinstance(env, str) else env
     changes = settings.agent_settings(algo, name, suited(algo, raw).spec)
     loop: dict[str, Any] = {"steps": 20_000}
     if entry.table:
         loop |= loops.TABULAR | loops.TABULAR_LOOP.get(name, {})
-    loop |= loops.LOOP.get((algo, ""), {}) | loops.LOOP.get((algo, name), {})
+    loop |= loops.LOOP.get((algo, ""), {})
+    if isinstance(raw, HostEnv):
+        loop = loops.for_host(loop, entry.replay != "latest")
+    loop |= loops.LOOP.get((algo, name), {})
     steps = loop.pop("steps")
     newest = loop.get("num_envs", 1) * loop.get("unroll", 1)
     loop.setdefault("capacity", newest if entry.replay == "latest" else steps)
@@ -156,8 +180,8 @@ def default_wave(agent: Any) -> int:
     return 1 if max(widths, default=0) >= WIDE else 4
 
 
-def learner(algo: str, env: str | Env, agent: Any) -> tuple[Agent, Env]:
-    """An agent of given settings, and the environment in the form that it takes.
+def learner(algo: str, env: str | Env | HostEnv, agent: Any) -> tuple[Agent, Any]:
+    """An agent of given settings, and the environment in the form that it takes: an `Env` or a `HostEnv`, as given.
 
     Args:
       algo: a name in `AGENTS`.
@@ -167,10 +191,10 @@ def learner(algo: str, env: str | Env, agent: Any) -> tuple[Agent, Env]:
       ValueError: a name that does not exist, or a setting that does not go with the environment.
     """
     entry = algorithm(algo)
-    raw = make_env(env) if isinstance(env, str) else env
-    env = suited(algo, raw)
+    raw: Any = make_env(env) if isinstance(env, str) else env
+    made = suited(algo, raw)
     try:
-        return entry.make(agent, _as_arrays(raw) if entry.simulator else env.spec), env
+        return entry.make(agent, _as_arrays(raw) if entry.simulator else made.spec), made
     except ValueError as error:
         raise ValueError(named(error, flat(agent, "agent."))) from error
 
@@ -220,14 +244,19 @@ def _check_batches(entry: Algorithm, agent: Any, loop: LoopConfig) -> None:
             raise ValueError(f"{name} must be at most {what} = {most}, got {value}".replace(", =", " ="))
 
 
-def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
-    """The compiled loop of an agent in an environment.
+@overload
+def build(algo: str, env: HostEnv, agent: Any, loop: LoopConfig, workers: int = 0) -> HostLoop: ...
+@overload
+def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig, workers: int = 0) -> Loop: ...
+def build(algo: str, env: str | Env | HostEnv, agent: Any, loop: LoopConfig, workers: int = 0) -> Any:
+    """The loop of an agent in an environment: compiled, or the host loop where the environment's steps are Python.
 
     Args:
       algo: a name in `AGENTS`.
       env: a name, or an environment.
       agent: the agent's settings; floats may be traced.
       loop: the loop's settings.
+      workers: processes that share the environments, where their steps are Python; 0 steps them in this one.
     Raises:
       ValueError: a name that does not exist, or a setting out of range or at odds with another.
     """
@@ -236,7 +265,7 @@ def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
     check(loop, "loop.")
     check_together(agent)
     _refuse_ignored(algo, agent)
-    raw = make_env(env) if isinstance(env, str) else env
+    raw: Env | HostEnv = make_env(env) if isinstance(env, str) else env
     if entry.table and (loop.num_envs, loop.unroll, loop.updates) != (1, 1, 1):
         given = f"{loop.num_envs}, {loop.unroll} and {loop.updates}"
         raise ValueError(f"loop.num_envs, loop.unroll and loop.updates must be 1 for {algo}, got {given}")
@@ -250,4 +279,8 @@ def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig) -> Loop:
         raise ValueError(f"loop.warmup must be at least 1 for {algo}, whose model needs rows, got {loop.warmup}")
     if entry.window is not None:
         need_window(entry.window(agent), loop.warmup * loop.unroll)
+    if isinstance(raw, HostEnv):
+        return make_host_loop(made, suited_env, buffer(algo, agent, loop), loop, workers=workers)
+    if workers:
+        raise ValueError(f"env_workers must be 0 for {raw.spec.name}, whose steps are compiled, got {workers}")
     return make_loop(made, suited_env, buffer(algo, agent, loop), loop, evaluation_env(algo, raw))

@@ -7,7 +7,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from mbrl_jax.planners.mpc.icem import ICEM, populations
 from mbrl_jax.presets.registry import AGENTS
 from mbrl_jax.train import memory
 from mbrl_jax.train.driver import pieces_of
+from mbrl_jax.train.host import HostLoop
 from mbrl_jax.train.loop import Loop, LoopConfig, chunks_for, env_steps, updates
 from mbrl_jax.train.run import Job
 
@@ -111,7 +112,10 @@ def _of_another_kind(name: str, settings: Mapping[str, Any]) -> bool:
     return False
 
 
-def checked(loop: Loop, job: Job) -> tuple[Loop, str]:
+L = TypeVar("L", Loop, HostLoop)
+
+
+def checked(loop: L, job: Job) -> tuple[L, str]:
     """Traces a run's loop, so that whatever is wrong with its settings shows, and reckons the memory it needs.
 
     Args:
@@ -124,6 +128,16 @@ def checked(loop: Loop, job: Job) -> tuple[Loop, str]:
     """
     settings = names_and_values(job.agent, job.loop)
     _check_counts(job)
+    entry = AGENTS.get(job.algo)
+    replay = "" if entry is None or entry.replay == "latest" else "loop.capacity"
+    if isinstance(loop, HostLoop):
+        with _Named(settings):
+            state = loop.driver(job).shapes().state
+        parts = {"replay": state.buffer, "learner": state.learner, "observations": state.obs}
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), parts)
+        need, have = memory.reckon_parts(one, job.seeds), memory.available()
+        memory.check_fits(need, have, settings, replay)
+        return loop, memory.describe(need, have)
     init, pieces = jax.jit(loop.init, inline=True), pieces_of(loop)
     advance = jax.jit(pieces.advance, inline=True)
     with _Named(settings):
@@ -132,8 +146,7 @@ def checked(loop: Loop, job: Job) -> tuple[Loop, str]:
         program = advance.trace(state, jax.eval_shape(pieces.gather, state), bound, bound).jaxpr
     at_once = min(job.wave, -(-job.seeds // job.devices)) * job.devices
     need, have = memory.reckon(state, program, job.seeds, at_once), memory.available(job.devices)
-    entry = AGENTS.get(job.algo)
-    memory.check_fits(need, have, settings, "" if entry is None or entry.replay == "latest" else "loop.capacity")
+    memory.check_fits(need, have, settings, replay)
     return loop._replace(init=init, pieces=pieces._replace(advance=advance)), memory.describe(need, have)
 
 

@@ -88,6 +88,35 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
 }
 """Loop settings by (agent, environment), "" for any environment; `steps` are environment steps of one seed."""
 
+HOST_CHUNK = 1_000
+"""Environment steps of a chunk, at least, where steps are Python: an evaluation takes whole episodes of dear steps."""
+
+
+def for_host(loop: dict[str, Any], replay: bool) -> dict[str, Any]:
+    """An agent's general settings of the loop, for environments whose steps are Python.
+
+    Larger tasks than those of the tables: 100,000 steps, all of which fit into the replay buffer, random actions for
+    the first 1,000, and few evaluation episodes, which take as long as training does.
+
+    Args:
+      loop: the agent's settings for any environment.
+      replay: whether the agent learns from older steps too.
+    """
+    rows = loop.get("num_envs", 1) * loop.get("unroll", 1)
+    cycle = rows * loop.get("inner", 50)
+    changes: dict[str, Any] = {
+        "steps": max(loop["steps"], 100_000),
+        "cycles": max(1, -(-HOST_CHUNK // cycle)),
+    }
+    if replay:
+        changes["capacity"] = max(loop.get("capacity", 0), 100_000)
+    if loop.get("warmup", 1) > 0:
+        changes["warmup"] = max(loop.get("warmup", 0), -(-1_000 // rows))
+    if loop.get("eval_episodes", 10) > 5:
+        changes["eval_episodes"] = 5
+    return loop | changes
+
+
 # A tabular agent learns from every step once, as it comes.
 TABULAR: dict[str, Any] = {"warmup": 0, "capacity": 1, "cycles": 1, "inner": 100}
 

@@ -10,12 +10,13 @@ import jax
 from mbrl_jax import __version__
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import flat, replace
-from mbrl_jax.core.types import Agent, Env
+from mbrl_jax.core.types import Agent
 from mbrl_jax.envs.registry import make_env
 from mbrl_jax.presets import builder
 from mbrl_jax.presets.registry import AGENTS, import_agents
 from mbrl_jax.train import checkpoint
-from mbrl_jax.train.loop import LoopConfig, LoopState, env_steps
+from mbrl_jax.train.host import HostDriver, HostLoop
+from mbrl_jax.train.loop import LoopConfig, env_steps
 from mbrl_jax.train.run import seed_keys
 from mbrl_jax.train.run_files import read_json
 
@@ -27,10 +28,10 @@ class Loaded(NamedTuple):
     name: str  # of the environment
     config: Any  # of the agent
     agent: Agent
-    env: Env  # as the agent sees it
-    state: LoopState
+    env: Any  # as the agent sees it: an `Env`, or a `HostEnv`
+    state: Any  # `LoopState`, or `HostState`
     chunk: int  # that are complete; the state may be of the midst of the next one
-    evaluation: Env  # what it is evaluated in, as the agent sees it
+    evaluation: Any  # what it is evaluated in, as the agent sees it
     env_steps: int  # of each seed, until the last complete chunk
 
 
@@ -57,14 +58,17 @@ def load_run(folder: Path | str, seed: int = 0) -> Loaded:
     file = folder / "config.json"
     config = replace(entry.config(), _known(saved["agent"], entry.config(), "agent.", file))
     loop_cfg = replace(LoopConfig(), _known(saved["loop"], LoopConfig(), "loop.", file))
-    loop = builder.build(algo, name, config, loop_cfg)
+    made = make_env(name, **saved.get("env_args", {}))
+    loop = builder.build(algo, made, config, loop_cfg)
     keys = seed_keys(saved["seed"], saved["seeds"])
-    like = jax.eval_shape(lambda keys: tree.strip_weak_types(jax.vmap(loop.init)(keys)), keys)
+    if isinstance(loop, HostLoop):
+        like = HostDriver(loop, keys).shapes().state
+    else:
+        like = jax.eval_shape(lambda keys: tree.strip_weak_types(jax.vmap(loop.init)(keys)), keys)
     states = checkpoint.restore(folder / "checkpoints", place, like)
     state = jax.tree.map(lambda leaf: leaf[seed], states)
-    raw = make_env(name)
-    agent, env = builder.learner(algo, raw, config)
-    evaluation = builder.evaluation_env(algo, raw)
+    agent, env = builder.learner(algo, made, config)
+    evaluation = builder.evaluation_env(algo, made)
     return Loaded(algo, name, config, agent, env, state, place.chunk, evaluation, env_steps(loop_cfg, place.chunk))
 
 

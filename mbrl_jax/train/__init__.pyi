@@ -3,6 +3,7 @@ from . import compilation as compilation
 from . import devices as devices
 from . import driver as driver
 from . import evaluate as evaluate
+from . import host as host
 from . import interrupt as interrupt
 from . import log as log
 from . import loop as loop

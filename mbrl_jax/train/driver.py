@@ -77,6 +77,18 @@ class Driver(Protocol):
         """Where the chunk is; called at any time between `start` and the end, for the progress line."""
         ...
 
+    def not_resumed(self) -> str:
+        """What of a run cannot be resumed exactly, in a line; "" where all of it can."""
+        ...
+
+    def seconds(self) -> dict[str, float]:
+        """How the time since `start` was shared, by what it went to; empty where it cannot be told apart."""
+        ...
+
+    def close(self) -> None:
+        """Called once, at the end of a run however it ends."""
+        ...
+
 
 class CompiledDriver:
     """Drives a compiled loop over seeds, in calls of bounded length.
@@ -151,6 +163,15 @@ class CompiledDriver:
         """Leaves seeds, counted from 0, out of all further work where their whole wave can be left out."""
         self.alive[list(seeds)] = False
         self._alive = None
+
+    def not_resumed(self) -> str:
+        return ""
+
+    def seconds(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        pass
 
     def note(self, work: Work) -> Note:
         width, block = self.pieces.blocks + 1, self.pieces.block

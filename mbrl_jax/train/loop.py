@@ -37,6 +37,11 @@ class LoopConfig:
     hold: int = setting(default=1, low=1, help="iterations for which each random action of the warm-up is repeated")
     eval_episodes: int = setting(default=10, low=0, help="deterministic evaluation episodes after every chunk")
     capacity: int = setting(default=10_000, low=1, help="transitions that fit into the replay buffer")
+    overlap: int = setting(
+        default=0,
+        low=0,
+        help="iterations collected with the parameters of before while those learn; host environments only",
+    )
 
 
 class Actors(NamedTuple):
@@ -144,6 +149,11 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env:
       ValueError: a setting out of its range, or evaluation in an environment without a time limit.
     """
     check(cfg, "loop.")
+    if cfg.overlap:
+        raise ValueError(
+            f"loop.overlap must be 0 for {env.spec.name}, which is compiled into one program with the agent, "
+            f"got {cfg.overlap}"
+        )
     env, eval_env = narrow_env(env), narrow_env(env if eval_env is None else eval_env)
     if cfg.eval_episodes and eval_env.spec.time_limit is None:
         raise ValueError(f"loop.eval_episodes must be 0: {eval_env.spec.name} has no time limit to end an episode")

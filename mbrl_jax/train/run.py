@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbrl_jax.core.config import flat
-from mbrl_jax.core.types import Key, Tree
+from mbrl_jax.core.types import EnvironmentFailed, Key, Tree
 from mbrl_jax.train import checkpoint
 from mbrl_jax.train.driver import CompiledDriver, Driver, Work
 from mbrl_jax.train.folder import DiskError, claimed
@@ -31,9 +31,26 @@ from mbrl_jax.train.log import Progress, Record, clock, plain, write_json
 from mbrl_jax.train.loop import Loop, LoopConfig, chunks_for, env_steps, updates
 from mbrl_jax.train.run_files import read_json
 
+ALONGSIDE = "learning alongside"
+"""Of a driver's seconds, those of another thread, which pass while the others do."""
+
 FORMAT = 1  # of a run's folder; a run of an older one is resumed, of a newer one refused
 
-LIBRARIES = ("mbrl_jax", "jax", "jaxlib", "flax", "optax", "chex", "distrax", "gymnax", "orbax-checkpoint", "numpy")
+LIBRARIES = (
+    "mbrl_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "chex",
+    "distrax",
+    "gymnax",
+    "orbax-checkpoint",
+    "numpy",
+    "gymnasium",
+    "dm-control",
+    "mujoco",
+)
 
 
 class Job(NamedTuple):
@@ -53,6 +70,7 @@ class Job(NamedTuple):
     command: str = ""  # the command line that started it
     agent_module: str | None = None  # imported before the agent's name is looked up
     stop_diverged: bool = False  # seeds whose numbers are none are not trained further
+    env_args: Mapping[str, Any] = {}  # arguments of the environment; never written to
 
 
 class Drivable(Protocol):
@@ -89,6 +107,7 @@ def settings(job: Job) -> dict[str, Any]:
             "stop_diverged": job.stop_diverged,
             "agent": flat(job.agent),
             "loop": flat(job.loop),
+            "env_args": dict(job.env_args),
         }
     )
 
@@ -255,6 +274,8 @@ def _run(
         work, done = found.work, found.done
         with Stop(progress.say) as stop:
             if done < chunks and not _given_up(job, record):
+                if work is not None and driver.not_resumed():
+                    progress.say(driver.not_resumed())
                 progress.say(f"compiling {job.algo} on {job.env}, {job.seeds} seed{'s' * (job.seeds > 1)} ...")
                 work, compiling, running = driver.start(work)
                 _drop(job, driver, record)
@@ -263,8 +284,11 @@ def _run(
                 saver = _Saver(record, found.identity, base, checkpoint_seconds, (done, work.position))
                 work, done = _train(job, driver, work, (done, chunks), saver, stop, progress)
         summary = _summary(job, record, done, compiling, out, idle=done == found.done)
+        if driver.seconds():
+            summary |= {"seconds": {name: round(value, 3) for name, value in driver.seconds().items()}}
     finally:
         progress.close()
+        driver.close()
     finished = done >= chunks or _given_up(job, record)
     write_json(out / "summary.json", summary)
     if draw is not None and done:
@@ -400,7 +424,13 @@ def _train(
     progress.begin(env_steps(job.loop, done) + driver.note(work).iterations * per_iteration)
     while done < chunks and not stop.asked and not _given_up(job, rows):
         now = work
-        work, report = aside(lambda: driver.piece(now), show)  # noqa: B023
+        try:
+            work, report = aside(lambda: driver.piece(now), show)  # noqa: B023
+        except EnvironmentFailed as error:
+            if error.work is not None:
+                saver.save(done, error.work)
+                progress.say(f"what was learned is saved; resume with: {resume_command(job.command, rows.folder)}")
+            raise
         if report is not None:
             done += 1
             metrics, returns, lengths, faults = jax.device_get(tuple(report))
@@ -471,6 +501,9 @@ def _print_summary(job: Job, out: Path, summary: dict[str, Any], finished: bool,
     verb = "done" if finished else "stopped"
     took = clock(summary["wall_seconds"])
     print(f"{verb} after {summary['env_steps']:,} steps of {job.seeds} seed{'s' * (job.seeds > 1)} in {took}: {mean}")
+    if summary.get("seconds"):
+        whole = max(sum(value for name, value in summary["seconds"].items() if name != ALONGSIDE), 1e-9)
+        print("time: " + ", ".join(f"{name} {100 * value / whole:.0f} %" for name, value in summary["seconds"].items()))
     print(f"results in {out}" + (f", curve in {out / 'curve.png'}" if drawn else ""))
     if not finished:
         print(f"resume with: {resume_command(job.command, out)}")
