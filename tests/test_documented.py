@@ -82,7 +82,11 @@ def gaps(node: ast.FunctionDef | ast.ClassDef) -> list[str]:
 
 def public(tree: ast.Module) -> list[ast.FunctionDef | ast.ClassDef]:
     return [
-        node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and "overload" not in [ast.unparse(decorator) for decorator in node.decorator_list]
     ]
 
 

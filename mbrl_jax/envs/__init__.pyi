@@ -10,6 +10,7 @@ from . import mdp as mdp
 from . import model as model
 from . import multitask as multitask
 from . import own as own
+from . import pixel_tasks as pixel_tasks
 from . import pixels as pixels
 from . import probes as probes
 from . import reach as reach

@@ -166,30 +166,5 @@ def draw_pendulum(state: Any) -> list[Shape]:
     return [Line(middle, tip, 0.2, POLE), Disc(middle, 0.1, JOINT)]
 
 
-def cartpole(size: int = 32) -> Env:
-    """CartPole-v1 as pictures [size, size, 3]."""
-    from mbrl_jax.envs.registry import from_gymnax
-
-    return pixels(from_gymnax("CartPole-v1"), draw_cartpole, size, _name("CartPole-pixels", size))
-
-
-def swingup(size: int = 32) -> Env:
-    """CartPoleSwingUp as pictures [size, size, 3]."""
-    from mbrl_jax.envs.cartpole import cartpole_swingup
-
-    return pixels(cartpole_swingup(), draw_swingup, size, _name("CartPoleSwingUp-pixels", size))
-
-
-def pendulum(size: int = 32) -> Env:
-    """Pendulum-v1 as pictures [size, size, 3]."""
-    from mbrl_jax.envs.registry import from_gymnax
-
-    return pixels(from_gymnax("Pendulum-v1"), draw_pendulum, size, _name("Pendulum-pixels", size))
-
-
-def _name(name: str, size: int) -> str:
-    return name if size == 32 else f"{name}-{size}"
-
-
 def _norm(vector: Array) -> Array:
     return jnp.sqrt(jnp.sum(jnp.square(vector), axis=-1))

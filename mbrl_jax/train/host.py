@@ -89,6 +89,8 @@ def make_host_loop(
       cfg: how much is collected, learned and evaluated when.
       eval_env: of the evaluation episodes, with the same observations and actions; `env` if None.
       workers: processes that share the environments; 0 steps them in this one.
+    Returns:
+      the run's parts, which its `driver` compiles and puts to work.
     Raises:
       ValueError: a setting out of its range, or evaluation in an environment without a time limit.
     """
@@ -218,7 +220,15 @@ def actors(loop: HostLoop) -> tuple[Callable, Callable]:
 
 
 def over_seeds(fn: Callable, seeds: int, shared: int) -> Callable:
-    """`fn` over a leading seed axis; the last `shared` arguments are the same for all seeds."""
+    """A function over a leading seed axis, of `seeds` seeds; the last `shared` arguments of `fn` are the same for all.
+
+    Args:
+      fn: of one seed.
+      seeds: S.
+      shared: number of arguments without the axis.
+    Returns:
+      the function of all seeds.
+    """
     if seeds > 1:
         return lambda *args: jax.vmap(fn, [0] * (len(args) - shared) + [None] * shared)(*args)
 

@@ -273,7 +273,10 @@ def dict_of(change):
             lambda obs: obs | {"place": obs["place"][:1]},
             r"must have shape \(2,\), as spec.obs says, got \(1,\) in 'place'",
         ),
-        (lambda obs: obs | {"time": obs["time"] * 1.0}, r"must be whole numbers \[2\], got float32\[2\] in 'time'"),
+        (
+            lambda obs: obs | {"time": jnp.float32(obs["time"])},
+            r"must be whole numbers \[2\], got float32\[2\] in 'time'",
+        ),
         (lambda obs: obs | {"time": obs["time"] + 2}, "obs is outside spec.obs: an entry is 8"),
     ],
 )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax.envs import pixels, wrappers
+from mbrl_jax.envs import pixel_tasks, pixels, wrappers
 from mbrl_jax.envs.cartpole import cartpole_swingup
 from mbrl_jax.envs.registry import make_env, task_name
 
@@ -96,7 +96,7 @@ def test_names_and_sizes():
     assert (stacked.spec.obs.shape, stacked.spec.time_limit) == ((32, 32, 9), 250)
     assert task_name("CartPole-pixels-x2-stack3") == "CartPole-pixels"
     with pytest.raises(ValueError, match="size must be at least 8 pixels, got 4"):
-        pixels.cartpole(4)
+        pixel_tasks.cartpole(4)
     with pytest.raises(ValueError, match="must stack at most 500 frames, an episode of CartPole-pixels"):
         make_env("CartPole-pixels-stack501")
     with pytest.raises(ValueError, match="frame_stack needs images"):

@@ -133,7 +133,8 @@ def _spec_and_close(env: Any, name: str, terminates: bool) -> Spec:
     try:
         return _spec(env, env.observation_space, env.action_space, name, terminates)
     finally:
-        env.close()
+        if hasattr(env, "close"):
+            env.close()
 
 
 def _spec(env: Any, observations: Any, actions: Any, name: str, terminates: bool) -> Spec:
