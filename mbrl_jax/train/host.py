@@ -1,9 +1,9 @@
 """The host loop: the agents of the compiled loop in environments whose steps are Python.
 
 Acting, and storing with learning, are one compiled program each; between them the environments step. The clocks are
-those of `LoopConfig`, and with `overlap` 0 the numbers are those of `train.loop`: the same keys are drawn in the same order,
-and an environment's randomness comes from the seeds that its episodes get. All seeds share the programs (under `vmap`);
-each has environments of its own.
+those of `LoopConfig`, and with `overlap` 0 the numbers are those of `train.loop`: the same keys are drawn in the same
+order, and an environment's randomness comes from the seeds that its episodes get. All seeds share the programs (under
+`vmap`); each has environments of its own.
 
 With `overlap` K the next K iterations are collected with the parameters of before while the last K are learned from, on
 another thread. What is collected and learned does not depend on how fast either is.
