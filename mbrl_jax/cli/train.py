@@ -59,14 +59,12 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     hosted = is_host(env)
     settle_devices([] if hosted else rest)
     from mbrl_jax import presets
-    from mbrl_jax.analysis import curves
     from mbrl_jax.cli.flags import parse
-    from mbrl_jax.core.types import EnvironmentFailed
     from mbrl_jax.envs.registry import make_env
     from mbrl_jax.presets.checks import checked, names_and_values
     from mbrl_jax.presets.restore import check_resumable
     from mbrl_jax.train.compilation import enable_compilation_cache
-    from mbrl_jax.train.run import Job, check_folder, run
+    from mbrl_jax.train.run import Job, check_folder
 
     env = env or presets.default_env(algo)
     made = make_env(env, **env_args) if hosted or env_args else env
@@ -102,8 +100,17 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     if not options.quiet:
         print(memory, flush=True)
 
+    return _run(loop, job, out, options)
+
+
+def _run(loop: Any, job: Any, out: Path, options: Any) -> int:
+    """Trains; the exit code."""
+    from mbrl_jax.analysis import curves
+    from mbrl_jax.core.types import EnvironmentFailed
+    from mbrl_jax.train.run import run
+
     def draw(folder: Path) -> None:
-        curves.draw(folder / "curve.png", [folder], None, limit)
+        curves.draw(folder / "curve.png", [folder], None, job.threshold)
 
     try:
         result = run(

@@ -1,7 +1,7 @@
 """What the host loop costs next to environment, acting and learning: `python scripts/benchmarks/host.py`.
 
 Milliseconds of an iteration by what they went to, of SAC on Gymnasium's Pendulum with `--loop.overlap` 0 and 10, and of
-an environment that does nothing. "other" is the overhead of the loop. CPU time of the process is given too: on a machine
+an environment that does nothing. "other" is the overhead of the loop. CPU time is given too: on a machine
 that others use, wall-clock time says little.
 """
 
