@@ -97,6 +97,7 @@ def test_planning_alone_solves_the_table_it_has(form):
     np.testing.assert_allclose(np.asarray(learner.q)[done], exact[done], atol=tolerance * np.abs(exact).max())
 
 
+@pytest.mark.slow
 def test_long_training_gives_the_exact_values_of_many_random_mdps():
     """50 stochastic processes: expected backups leave only the error of the estimated probabilities."""
     make = lambda key: random_mdp(key, 6, 3, branching=3, terminals=1, by_successor=True)  # noqa: E731

@@ -245,6 +245,7 @@ def any_probe(which: jax.Array) -> Env:
     )
 
 
+@pytest.mark.slow
 def test_probes_have_their_known_values():
     cfg = settings(batch=32, lr=1e-2, priorities=True)
     loop_cfg = LoopConfig(num_envs=4, inner=400, cycles=1, warmup=20, capacity=2000, eval_episodes=0)

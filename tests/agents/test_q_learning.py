@@ -81,7 +81,7 @@ def trained(mdps, gamma, steps, **settings):
     return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), count), mdps))
 
 
-@pytest.mark.parametrize("branching", [1, 3])
+@pytest.mark.parametrize("branching", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_long_training_gives_the_exact_values_of_many_random_mdps(branching):
     """40 processes of 6 states and 3 actions. In deterministic ones a step size of 1 reaches the fixed point;
     in stochastic ones the falling step sizes leave a root mean square error below 3 % of the largest value."""
