@@ -30,10 +30,16 @@ def test_python_examples_need_no_file_of_the_repository(page):
     assert libraries(page) <= {"csv", "gymnasium", "jax", "math", "mbrl_jax", "numpy", "optax", "pathlib", "typing"}
 
 
+TRACED: set[tuple[str, ...]] = set()
+"""Agent and environment of the commands so far: each pair is traced once."""
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.line[:60])
 def test_commands_are_accepted(command, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    accept(command.line, monkeypatch)
+    pair = tuple(re.findall(r"(?:train(?:\.py)?|--env) ([^\s-]\S*)", command.line))
+    accept(command.line, monkeypatch, traced=pair not in TRACED)
+    TRACED.add(pair)
 
 
 def test_commands_of_the_recorded_runs_are_accepted(monkeypatch, tmp_path):

@@ -208,7 +208,7 @@ def test_it_explores_legal_actions_and_evaluates_without_noise(kind, explore):
     np.testing.assert_array_equal(found.value, 0)
 
 
-@pytest.mark.parametrize("kind", ["gumbel", "puct"])
+@pytest.mark.parametrize("kind", [pytest.param("gumbel", marks=pytest.mark.slow), "puct"])
 def test_a_share_of_the_actions_is_random(kind):
     """And marked as such; the search and its actions stay the same."""
     obs = Masked(jnp.array([0.1, -0.4, 1.0, 0.0]), jnp.array([True, False, True]))

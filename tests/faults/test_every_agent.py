@@ -11,7 +11,7 @@ import pytest
 from helpers.contract import CASES, NAMES
 
 TESTS = Path(__file__).parents[1]
-CHEAP = ("q_learning-discrete", "dqn-discrete", "ppo-discrete")
+CHEAP = ("q_learning-discrete", "ppo-discrete")
 ALL = [
     pytest.param(algo, kind.__name__, id=name, marks=() if name in CHEAP else pytest.mark.slow)
     for (algo, kind), name in zip(CASES, NAMES, strict=True)

@@ -103,7 +103,8 @@ def params(fast: list[bool]) -> list[Any]:
     return [pytest.param(*case, marks=m, id=name) for case, m, name in zip(CASES, marks, NAMES, strict=True)]
 
 
-FIRST_CASES = params(FIRST)
+# Dreamer v1 shares its parts with v2.
+FIRST_CASES = params([first and algo != "dreamer_v1" for first, (algo, _) in zip(FIRST, CASES, strict=True)])
 SMALL_CASES = params([first and algo not in LARGE for first, (algo, _) in zip(FIRST, CASES, strict=True)])
 
 
