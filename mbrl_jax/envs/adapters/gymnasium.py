@@ -153,8 +153,17 @@ def _spec(env: Any, observations: Any, actions: Any, name: str, terminates: bool
         action = Box((int(np.prod(actions.shape)),), -1.0, 1.0)
     else:
         raise ValueError(f"env must have Box or Discrete actions, {name} has {kind}")
-    limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
+    limit = _limit(env)
     return Spec(_observations(observations, name), action, None if limit is None else int(limit), terminates, name)
+
+
+def _limit(env: Any) -> int | None:
+    """Steps after which an episode is truncated: of the registered environment, or of a `TimeLimit` around it."""
+    limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
+    while limit is None and env is not None:
+        fields = getattr(env, "__dict__", {})  # wrappers pass on what they do not have themselves
+        limit, env = fields.get("_max_episode_steps"), fields.get("env")
+    return limit
 
 
 def _observations(space: Any, name: str) -> Space:

@@ -132,6 +132,14 @@ def test_the_users_own_environment():
     check(steps_of(env, 2), 2, False, True)
 
 
+def test_a_time_limit_around_an_unregistered_environment_is_found():
+    base = lambda: gymnasium.make("Pendulum-v1").unwrapped  # noqa: E731
+    wrap = gymnasium.wrappers
+    env = adapter.from_env(lambda: wrap.FlattenObservation(wrap.TimeLimit(base(), 20)), "mine")
+    assert env.spec.time_limit == 20
+    assert adapter.from_env(lambda: wrap.TimeLimit(base(), 20), "mine", 3).spec.time_limit == 7
+
+
 def test_what_the_spec_says():
     pendulum, cart = make_env("gymnasium:Pendulum-v1").spec, make_env("gymnasium:CartPole-v1-x3").spec
     assert (pendulum.obs.shape, pendulum.action.shape, pendulum.time_limit) == ((3,), (1,), 200)
