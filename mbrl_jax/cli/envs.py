@@ -6,11 +6,11 @@ import importlib
 import importlib.util
 import json
 import sys
-import typing
 from collections.abc import Sequence
 from typing import Any
 
 from mbrl_jax.cli.guard import guarded
+from mbrl_jax.cli.parser import Parser
 from mbrl_jax.envs import registry
 from mbrl_jax.envs.own import FORM
 
@@ -31,22 +31,15 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
 
 
 def _envs(words: list[str], prog: str) -> int:
-    import argparse
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> typing.NoReturn:
-            raise ValueError(f"{message}; --help tells more")
-
     parser = Parser(prog=prog, description="Lists the environments; with a name, describes and checks one.")
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help=f"an environment, {FORM}, or LIBRARY: to list its names"
     )
     parser.add_argument("--check", action="store_true", help="look for faults in one of a library too: takes a minute")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    try:
-        args = parser.parse_args(words)
-    except SystemExit as stop:  # help
-        return int(stop.code or 0)
+    args = parser.parsed(words)
+    if isinstance(args, int):
+        return args
     if args.name is None:
         print(json.dumps(listed(), indent=2) if args.json else _overview())
         return 0

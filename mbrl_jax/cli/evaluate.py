@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mbrl_jax.cli.guard import guarded
+from mbrl_jax.cli.parser import Parser
 
 PROG = "mbrl-jax evaluate"
 MOST = {"episodes": 100_000, "film-episodes": 1_000, "film-steps": 10_000}
@@ -48,12 +48,6 @@ def _evaluate(words: list[str], prog: str) -> int:
 
 def _parsed(words: list[str], prog: str) -> Any:
     """The command line's words by name, or the exit code after help."""
-    import argparse
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> typing.NoReturn:
-            raise ValueError(f"{message}; --help tells more")
-
     parser = Parser(prog=prog, description="Plays deterministic episodes with what a run has learned.")
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
     parser.add_argument("--episodes", type=int, default=10, metavar="N", help="episodes to play (default: 10)")
@@ -68,10 +62,7 @@ def _parsed(words: list[str], prog: str) -> Any:
         "--film-steps", type=int, default=1_000, metavar="N", help="steps of each, at most (default: 1000)"
     )
     parser.add_argument("--fps", type=float, default=25.0, metavar="X", help="its frames a second (default: 25)")
-    try:
-        return parser.parse_args(words)
-    except SystemExit as stop:  # help
-        return int(stop.code or 0)
+    return parser.parsed(words)
 
 
 def _check(args: Any) -> None:
@@ -100,10 +91,11 @@ def _play(args: Any) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from mbrl_jax.presets.restore import load_run
+    from mbrl_jax.presets.restore import load_run, need_steps_in_jax
     from mbrl_jax.train.evaluate import evaluate
 
     run = load_run(args.run, args.seed)
+    need_steps_in_jax(run, "evaluate")
     if args.video is not None and run.evaluation.render is None:
         raise ValueError(f"--video: {run.name} cannot be drawn, as its Env has no render")
     key, learner = jax.random.key(args.key), run.state.learner

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mbrl_jax.cli.guard import guarded
+from mbrl_jax.cli.parser import Parser
 
 PROG = "mbrl-jax plot"
 
@@ -29,12 +29,6 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
 
 def _plot(words: list[str], prog: str) -> int:
     """Draws what a command line asks for; returns the exit code."""
-    import argparse
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> typing.NoReturn:
-            raise ValueError(f"{message}; --help tells more")
-
     parser = Parser(prog=prog, description="Draws runs.")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     kind = kinds.add_parser("curves", help="learning curves of several runs in one picture, and a table of them")
@@ -52,10 +46,9 @@ def _plot(words: list[str], prog: str) -> int:
     kind.add_argument("--context", type=int, default=5, metavar="C", help="observations seen first (default: 5)")
     kind.add_argument("--horizon", type=int, default=45, metavar="H", help="steps imagined then (default: 45)")
     kind.add_argument("--samples", type=int, default=5, metavar="N", help="rollouts imagined (default: 5)")
-    try:
-        args = parser.parse_args(words)
-    except SystemExit as stop:  # help
-        return int(stop.code or 0)
+    args = parser.parsed(words)
+    if isinstance(args, int):
+        return args
     if args.out.suffix != ".png":
         raise ValueError(f"--out must end in .png, got {args.out}")
     if args.kind == "imagine":
@@ -93,10 +86,11 @@ def _imagine(args: Any) -> None:
     from mbrl_jax.agents.open_loop import imagine_episode
     from mbrl_jax.analysis import imagination
     from mbrl_jax.envs import own
-    from mbrl_jax.presets.restore import load_run
+    from mbrl_jax.presets.restore import load_run, need_steps_in_jax
     from mbrl_jax.train.log import write_atomic
 
     run = load_run(args.run, args.seed)
+    need_steps_in_jax(run, "imagine")
     entry = presets.algorithm(run.algo)
     if entry.open_loop_model is None:
         able = ", ".join(name for name, known in presets.AGENTS.items() if known.open_loop_model is not None)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from mbrl_jax.envs.user_code import imported
 
 if TYPE_CHECKING:
     from mbrl_jax.core.types import Env, HostEnv, Spec
@@ -273,30 +274,16 @@ def _host_env(name: str, kwargs: dict[str, Any]) -> HostEnv:
     """An environment of a library in `PREFIXES`."""
     base, times = repetition(name)
     prefix, _, inner = base.partition(":")
-    module, _, function = PREFIXES[prefix].partition(":")
-    env: HostEnv = getattr(importlib.import_module(module), function)(inner, times, **kwargs)
+    env: HostEnv = imported(PREFIXES[prefix])(inner, times, **kwargs)
     if env.spec.time_limit == 1 or times > MOST_REPEATS:
         raise ValueError(f"env must repeat an action for less than an episode of {base}, got {name!r}")
     return env
 
 
-def _with_arguments(name: str, kwargs: dict[str, Any]) -> Env:
-    """An environment in JAX, made with arguments."""
-    base, times = repetition(name)
-    if name not in ENVS and times > 1:
-        from mbrl_jax.envs import wrappers
-
-        env = wrappers.repeat_action(_with_arguments(base, kwargs), times)
-        return env._replace(spec=env.spec._replace(name=name))
-    if is_own(name):
-        raise ValueError(f"env_arg: {name} is called without arguments, got {', '.join(kwargs)}")
-    library, _, rest = name.partition(":")
-    if rest and library in LIBRARIES:
-        raise ValueError(f"env_arg: {name} takes no arguments, got {', '.join(kwargs)}")
-    if name not in ENVS:
-        return from_gymnax(name, **kwargs)
+def _entry(name: str, kwargs: dict[str, Any]) -> Env:
+    """An environment of `ENVS`."""
     factory, usual = ENVS[name]
-    made = _function(factory)
+    made = imported(factory)
     try:
         inspect.signature(made).bind(**{**usual, **kwargs})
     except TypeError as error:
@@ -327,33 +314,34 @@ def make_env(name: str | Env | Callable[[], Env], **kwargs: Any) -> Env:
         return _made(name)
     if is_host(name):
         return cast("Env", _host_env(name, kwargs))
-    if kwargs:
-        return _with_arguments(name, kwargs)
     if name in ENVS:
-        factory, kwargs = ENVS[name]
-        return _function(factory)(**kwargs)
+        return _entry(name, kwargs)
     if len(name) > LONGEST_NAME and not is_own(name):
         raise ValueError(f"env must be a name of at most {LONGEST_NAME} characters, got one of {len(name)}")
     base, frames = stacking(name)
     if frames > 1:
-        return _changed(name, base, frames, "stack at most {} frames", "frame_stack")
+        return _changed(name, base, frames, "stack at most {} frames", "frame_stack", kwargs)
     base, times = repetition(name)
     if times > 1:
-        return _changed(name, base, times, "repeat an action at most {} times", "repeat_action")
+        return _changed(name, base, times, "repeat an action at most {} times", "repeat_action", kwargs)
     library, _, rest = name.partition(":")
     if rest and library in LIBRARIES:
-        return _function(LIBRARIES[library].make)(rest)
+        _no_arguments(f"{name} takes no arguments", kwargs)
+        return imported(LIBRARIES[library].make)(rest)
     if is_own(name):
         from mbrl_jax.envs import own
 
+        _no_arguments(f"{name} is called without arguments", kwargs)
         return own.make(name)
     if name.endswith("-pgx"):
         from mbrl_jax.envs.adapters import pgx
 
         return pgx.make(name.removesuffix("-pgx"))
     try:
-        return from_gymnax(name)
+        return from_gymnax(name, **kwargs)
     except ValueError as error:
+        if kwargs:
+            raise  # it may be about them
         close = difflib.get_close_matches(name, ENVS, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
         allowed = f"env must be one of {', '.join(ENVS)}, {'NAME, '.join(f'{p}:' for p in PREFIXES)}NAME"
@@ -361,11 +349,16 @@ def make_env(name: str | Env | Callable[[], Env], **kwargs: Any) -> Env:
         raise ValueError(f"{allowed}, got {name!r}{hint}") from error
 
 
-def _changed(name: str, base: str, count: int, what: str, wrapper: str) -> Env:
+def _no_arguments(why: str, kwargs: dict[str, Any]) -> None:
+    if kwargs:
+        raise ValueError(f"env_arg: {why}, got {', '.join(kwargs)}")
+
+
+def _changed(name: str, base: str, count: int, what: str, wrapper: str, kwargs: dict[str, Any]) -> Env:
     """An environment in a wrapper that takes a count, at most an episode."""
     from mbrl_jax.envs import wrappers
 
-    inner = make_env(base)
+    inner = make_env(base, **kwargs)
     if not hasattr(inner, "reset"):  # a `HostEnv`: a reader's own Gymnasium environment
         from mbrl_jax.envs import own
 
@@ -388,11 +381,3 @@ def _made(env: Env | Callable[[], Env]) -> Env:
     if not isinstance(made, Env):
         raise ValueError(f"env must be a name, an Env or a function that returns one, got a {type(made).__name__}")
     return made
-
-
-def _function(named: str | Callable[..., Any]) -> Callable[..., Any]:
-    """A function, imported where it is named "module:function"."""
-    if not isinstance(named, str):
-        return named
-    module, _, function = named.partition(":")
-    return getattr(importlib.import_module(module), function)

@@ -7,6 +7,15 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+
+def imported(part: Any) -> Any:
+    """What "module:name" names, imported; anything else unchanged."""
+    if not isinstance(part, str):
+        return part
+    module, _, name = part.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def import_user_module(where: str, flag: str) -> tuple[ModuleType, str]:

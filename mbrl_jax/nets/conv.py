@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.core.images import is_image
 from mbrl_jax.core.types import Array, Box, DictSpace, Key, Obs, ObsSpace, Params
-from mbrl_jax.nets.images import Conv
+from mbrl_jax.nets.images import Conv, windows
 from mbrl_jax.nets.mlp import ACTIVATIONS, INITS, MLP, mlp
 from mbrl_jax.nets.net import Net, as_net
 
@@ -36,7 +36,7 @@ class ConvMLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         conv = nn.Dense(self.channels, kernel_init=INITS[self.kernel_init], name="Conv_0")
-        x = jax.nn.relu(conv(windows(x))).reshape(-1)
+        x = jax.nn.relu(conv(windows(x, WINDOW, 1))).reshape(-1)
         return MLP(self.hidden, self.out, self.activation, self.kernel_init, self.layer_norm)(x)
 
 
@@ -55,19 +55,6 @@ class ImageMLP(nn.Module):
         for times, size, stride, pad in LAYERS:
             x = jax.nn.relu(Conv(times * self.channels, size, stride, pad, INITS[self.kernel_init])(x))
         return MLP(self.hidden, self.out, self.activation, self.kernel_init, self.layer_norm)(x.reshape(-1))
-
-
-def windows(x: Array) -> Array:
-    """All 3 x 3 windows of an image.
-
-    Args:
-      x: [height, width, channels].
-    Returns:
-      [height - 2, width - 2, 9 · channels], each window flattened row by row from the top.
-    """
-    height, width = x.shape[0] - WINDOW + 1, x.shape[1] - WINDOW + 1
-    parts = [x[i : i + height, j : j + width] for i in range(WINDOW) for j in range(WINDOW)]
-    return jnp.concatenate(parts, axis=-1)
 
 
 def network(

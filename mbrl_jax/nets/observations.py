@@ -30,8 +30,7 @@ import jax.numpy as jnp
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.images import is_image
 from mbrl_jax.core.types import Array, Box, DictSpace, Key, Obs, ObsSpace, Params
-from mbrl_jax.nets.conv import windows
-from mbrl_jax.nets.images import Down, Up
+from mbrl_jax.nets.images import Down, Up, windows
 from mbrl_jax.nets.layers import NORMS, Layers, layers, norm, scaled_init
 from mbrl_jax.nets.mlp import ACTIVATIONS
 from mbrl_jax.nets.net import Net, as_net
@@ -94,14 +93,14 @@ def stages(cfg: CoderConfig, space: Box) -> list[int]:
 
 
 class PlaneEncoder(nn.Module):
-    """A 3 x 3 convolution as one product over all windows (see `nets.conv`), norm, activation and a dense layer."""
+    """A 3 x 3 convolution as one product over all windows (see `nets.images`), norm, activation and a dense layer."""
 
     cfg: CoderConfig
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         cfg = self.cfg
-        x = nn.Dense(4 * cfg.depth, kernel_init=scaled_init())(windows(x))
+        x = nn.Dense(4 * cfg.depth, kernel_init=scaled_init())(windows(x, 3, 1))
         x = ACTIVATIONS[cfg.activation](norm(cfg.norm)(x)).reshape(-1)
         return Layers((cfg.units,), 0, cfg.activation, cfg.norm)(x)
 

@@ -12,18 +12,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.core.types import Array
 from mbrl_jax.nets import images
-from mbrl_jax.nets.conv import windows
 from mbrl_jax.nets.net import Net, as_net
-
-
-class Conv(nn.Module):
-    """A 3 x 3 convolution with zero padding, as a matrix product over all windows (see `nets.conv`)."""
-
-    channels: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        return nn.Dense(self.channels)(windows(jnp.pad(x, ((1, 1), (1, 1), (0, 0)))))
 
 
 class Block(nn.Module):
@@ -34,7 +23,7 @@ class Block(nn.Module):
         y = x
         for _ in range(2):
             y = nn.LayerNorm(reduction_axes=(-3, -2, -1))(y)
-            y = Conv(x.shape[-1])(jax.nn.relu(y))
+            y = images.Conv(x.shape[-1], 3, 1, 1)(jax.nn.relu(y))
         return x + y
 
 
@@ -46,7 +35,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = Conv(self.channels)(jnp.asarray(x, jnp.float32))
+        x = images.Conv(self.channels, 3, 1, 1)(jnp.asarray(x, jnp.float32))
         for _ in range(self.blocks):
             x = Block()(x)
         return x
@@ -85,7 +74,7 @@ class Transition(nn.Module):
     def __call__(self, x: Array, action: Array) -> Array:
         height, width, channels = x.shape
         plane = nn.Dense(height * width)(action).reshape(height, width, 1)
-        x = x + Conv(channels)(jnp.concatenate([x, plane], axis=-1))
+        x = x + images.Conv(channels, 3, 1, 1)(jnp.concatenate([x, plane], axis=-1))
         for _ in range(self.blocks):
             x = Block()(x)
         return x

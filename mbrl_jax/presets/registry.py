@@ -11,12 +11,11 @@ further entry of `AGENTS`:
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from mbrl_jax.envs.user_code import import_user_module
+from mbrl_jax.envs.user_code import import_user_module, imported
 
 if TYPE_CHECKING:
     from mbrl_jax.core.types import Agent, Buffer
@@ -54,27 +53,27 @@ class Algorithm:
     @property
     def config(self) -> Callable[[], Any]:
         """The class of its settings, or the function that returns their defaults."""
-        return _imported(self.config_part)
+        return imported(self.config_part)
 
     @property
     def make(self) -> Callable[[Any, Any], Agent]:
         """(config, spec) -> Agent, or (config, env) with `simulator`."""
-        return _imported(self.make_part)
+        return imported(self.make_part)
 
     @property
     def buffer(self) -> Callable[[Any, int, int], Buffer] | None:
         """(config, capacity, num_envs) -> Buffer of windows, or None."""
-        return _imported(self.buffer_part)
+        return imported(self.buffer_part)
 
     @property
     def window(self) -> Callable[[Any], int] | None:
         """(config) -> rows of the windows it learns from, or None."""
-        return _imported(self.window_part)
+        return imported(self.window_part)
 
     @property
     def open_loop_model(self) -> Callable[[Any, Any, Any], Any] | None:
         """(config, spec, learner) -> OpenLoopModel, or None where there is no latent model to look into."""
-        return _imported(self.open_loop_part)
+        return imported(self.open_loop_part)
 
     @property
     def actions(self) -> tuple[type, ...]:
@@ -82,13 +81,6 @@ class Algorithm:
         from mbrl_jax.core.types import Box, Discrete
 
         return tuple({"discrete": Discrete, "continuous": Box}[kind] for kind in self.action_kinds)
-
-
-def _imported(part: Part | None) -> Any:
-    if not isinstance(part, str):
-        return part
-    module, _, name = part.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _agent(

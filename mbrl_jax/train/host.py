@@ -37,7 +37,7 @@ from mbrl_jax.core.types import (
 )
 from mbrl_jax.train.driver import Note, Started, Work
 from mbrl_jax.train.interrupt import aside
-from mbrl_jax.train.loop import LoopConfig, LoopState, Report, learn
+from mbrl_jax.train.loop import LoopConfig, LoopState, Report, any_nan, learn
 from mbrl_jax.train.run import ALONGSIDE, Job, seed_keys
 
 SECONDS = 5.0
@@ -152,8 +152,7 @@ def programs(loop: HostLoop, seeds: int) -> Programs:
 
     def end(key: Key, learner: Tree) -> tuple:
         key, _, key_evaluate = jax.random.split(key, 3)
-        floats = [leaf for leaf in jax.tree.leaves(learner) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        return key, key_evaluate, jnp.any(jnp.array([jnp.any(jnp.isnan(leaf)) for leaf in floats], bool))
+        return key, key_evaluate, any_nan(learner)
 
     def fill(data: Tree, trajectory: Transition) -> Tree:
         return buffer.add(data, trajectory)

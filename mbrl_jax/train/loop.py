@@ -473,11 +473,6 @@ def not_finite(state: LoopState, ended_return: Array) -> dict[str, Array]:
       "observation", "reward" and "learner", each [] bool; "iteration" [] int32, the first of the chunk, counted from 1,
       in which an episode with a NaN return ended, 0 if none did.
     """
-
-    def any_nan(part: Tree) -> Array:
-        floats = [leaf for leaf in jax.tree.leaves(part) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        return jnp.any(jnp.array([jnp.any(jnp.isnan(leaf)) for leaf in floats], bool))
-
     lost = jnp.isnan(ended_return).ravel()
     return {
         "iteration": jnp.where(jnp.any(lost), jnp.argmax(lost) + 1, 0).astype(jnp.int32),
@@ -485,3 +480,9 @@ def not_finite(state: LoopState, ended_return: Array) -> dict[str, Array]:
         "reward": any_nan((state.actors.episode_return, ended_return)),
         "learner": any_nan(state.learner),
     }
+
+
+def any_nan(part: Tree) -> Array:
+    """Whether any float of a tree is NaN, [] bool."""
+    floats = [leaf for leaf in jax.tree.leaves(part) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.any(jnp.array([jnp.any(jnp.isnan(leaf)) for leaf in floats], bool))

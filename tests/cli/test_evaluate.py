@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mbrl_jax.cli import evaluate as cli
-from mbrl_jax.cli import train
+from mbrl_jax.cli import main, train
 from mbrl_jax.envs import drawings
 from mbrl_jax.train import compilation
 
@@ -119,3 +119,17 @@ def test_what_cannot_be_done_is_one_line(run, words, message, capsys, monkeypatc
     assert message in said.err
     assert said.err.count("\n") == 1
     assert not (tmp_path / "a.gif").exists()
+
+
+@pytest.mark.parametrize("words", [["evaluate", "run"], ["plot", "imagine", "run", "--out", "a.png"]])
+def test_a_run_of_an_environment_with_python_steps_is_refused_in_one_line(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compilation, "enable_compilation_cache", lambda: None)
+    small = ["--loop.inner", "5", "--loop.cycles", "1", "--loop.warmup", "30", "--loop.eval-episodes", "1", "--quiet"]
+    agent = "sac" if words[0] == "evaluate" else "dreamer_v2"
+    sizes = {"sac": ["--agent.hidden", "8"], "dreamer_v2": ["--agent.net.deter", "8", "--agent.net.units", "8"]}[agent]
+    env = ["--env", "gymnasium:Pendulum-v1", "--env-arg", "max_episode_steps=4", "--steps", "35", "--out", "run"]
+    assert train.main([agent, *env, *small, *sizes]) == 0
+    assert main(words) == 2
+    line = f"run: {words[0] if words[0] == 'evaluate' else 'imagine'} needs an environment with steps in JAX"
+    assert line in capsys.readouterr().err
