@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mbrl_jax.agents.search_policy import SearchConfig, check_rows, make_search, split_mask
+from mbrl_jax.agents.search_policy import SearchConfig, check_rows, make_search, split_mask, unsearched
 from mbrl_jax.agents.uct import true_model
 from mbrl_jax.buffers.sequence import Step, Window, sequence
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Buffer, Env, Key, Metrics, Model, Obs, Params, Replay, Spec, State, Tree
-from mbrl_jax.models.muzero.losses import SearchTargets, n_step_returns
+from mbrl_jax.models.muzero.losses import SearchTargets, n_step_returns, was_searched
 from mbrl_jax.nets.conv import network
 from mbrl_jax.nets.net import Net
 from mbrl_jax.ops.optim import descend
@@ -203,11 +203,13 @@ def make(cfg: AlphaZeroConfig, env: Env) -> Agent:
         z = value_targets(sampled.steps, gamma=cfg.gamma, n=cfg.n_steps)
         first: Step = jax.tree.map(lambda leaf: leaf[0], sampled.steps)
         obs = jax.vmap(partial(network_input, env))(first.obs)
-        weight = jnp.where(first.last, 0.0, sampled.weight)  # nothing was searched at the end of an episode
+        # Nothing was searched at the end of an episode and in the warm-up.
+        weight = jnp.where(was_searched(first.extras.policy), sampled.weight, 0.0)
         grads, metrics = jax.grad(alphazero_loss, has_aux=True)(
             learner.params, obs, first.extras.policy, z, nets=nets, weight=weight, value_weight=cfg.value_weight
         )
         params, opt = descend(adam, grads, learner.opt, learner.params)
         return Learner(params, opt, learner.updates + 1), metrics | {"value": jnp.mean(z)}, ()
 
-    return Agent(init, lambda: (), act, update)
+    follow = partial(unsearched, num_actions=spec.num_actions)
+    return Agent(init, lambda: (), act, update, follow=follow)

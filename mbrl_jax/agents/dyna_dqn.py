@@ -161,4 +161,4 @@ def make(cfg: DynaDQNConfig, spec: Spec, member: WorldModel | None = None) -> Ag
     def refreshed(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics]:
         return refresh(key, learner, replay, cfg=cfg, spec=spec, policy=policy, member=member)
 
-    return Agent(init, policy.carry, act, updated, refreshed)
+    return Agent(init, policy.carry, act, updated, refreshed, policy.follow)

@@ -157,7 +157,7 @@ def make(cfg: MBPOConfig, spec: Spec, member: WorldModel | None = None) -> Agent
     def refreshed(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics]:
         return refresh(key, learner, replay, cfg=cfg, policy=policy, member=member)
 
-    return Agent(init, policy.carry, act, update, refreshed)
+    return Agent(init, policy.carry, act, update, refreshed, policy.follow)
 
 
 def _check_together(cfg: MBPOConfig) -> None:

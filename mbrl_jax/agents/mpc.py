@@ -8,7 +8,7 @@ plan's first action is taken. Nothing is learned. The environment must give its 
 from __future__ import annotations
 
 from mbrl_jax.core.config import check, config
-from mbrl_jax.core.types import Action, Agent, Env, Key, State, Tree, no_update
+from mbrl_jax.core.types import Action, Agent, Env, Key, State, Tree, no_update, plan_anew
 from mbrl_jax.envs.model import as_model
 from mbrl_jax.planners.mpc.cem import CEM
 from mbrl_jax.planners.mpc.choice import PlannerConfig, make_planner
@@ -44,4 +44,4 @@ def make(cfg: MPCConfig, env: Env) -> Agent:
         action, carry, _ = planner.plan(key, model, obs, carry)
         return action, carry, ()
 
-    return Agent(lambda key: (), planner.init, act, no_update)
+    return Agent(lambda key: (), planner.init, act, no_update, follow=plan_anew(planner))

@@ -27,7 +27,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mbrl_jax.agents.search_policy import SearchConfig, check_rows, make_search, split_mask, temperature
+from mbrl_jax.agents.search_policy import (
+    SearchConfig,
+    check_rows,
+    make_search,
+    split_mask,
+    temperature,
+    unsearched,
+)
 from mbrl_jax.buffers.prioritized import prioritized
 from mbrl_jax.buffers.sequence import Feedback, Step, Window, sequence
 from mbrl_jax.core import tree
@@ -163,7 +170,8 @@ def make(cfg: MuZeroConfig, spec: Spec) -> Agent:
         )
         return Learner(params, target, opt, learner.updates + 1), metrics, feedback
 
-    return Agent(init, lambda: (), act, update)
+    follow = partial(unsearched, num_actions=spec.num_actions)
+    return Agent(init, lambda: (), act, update, follow=follow)
 
 
 def search_latent(

@@ -37,6 +37,7 @@ from mbrl_jax.core.types import (
     Tree,
     WorldModel,
     no_update,
+    plan_anew,
 )
 from mbrl_jax.models.dynamics.ensemble import bind, ensemble
 from mbrl_jax.models.dynamics.fit import FitConfig, FitState, trainer
@@ -126,7 +127,7 @@ def make(cfg: PETSConfig, spec: Spec, reward: RewardFn | None = None, member: Wo
         fitted, metrics = model.fit(key, learner, replay)
         return fitted, {f"model/{name}": value for name, value in metrics.items()}
 
-    return Agent(model.init, planner.init, act, no_update, refresh)
+    return Agent(model.init, planner.init, act, no_update, refresh, plan_anew(planner))
 
 
 def _check_together(cfg: PETSConfig) -> None:

@@ -254,6 +254,10 @@ def make(cfg: PPOConfig, spec: Spec) -> Agent:
             log_prob = dist.log_prob(action)
         return nets.clip(action), carry, Extras(action, log_prob)
 
+    def follow(key: Key, learner: Learner, carry: Tree, obs: Obs, action: Array) -> tuple[Tree, Extras]:
+        del key
+        return carry, Extras(action, nets.dist(learner.policy, obs).log_prob(action))
+
     def update(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
         key_sample, key_epochs = jax.random.split(key)
         trajectory: Transition = replay.sample(key_sample, 0)
@@ -276,7 +280,7 @@ def make(cfg: PPOConfig, spec: Spec) -> Agent:
         learner, metrics = jax.lax.scan(epoch, learner, jax.random.split(key_epochs, cfg.epochs))
         return learner, jax.tree.map(jnp.mean, metrics), ()
 
-    return Agent(init, lambda: (), act, update)
+    return Agent(init, lambda: (), act, update, follow=follow)
 
 
 def _value(cfg: PPOConfig, spec: Spec) -> Net:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.config import config, setting
-from mbrl_jax.core.types import Array, Key, Model, Obs, Planner, Spec, State
+from mbrl_jax.core.types import Array, Key, Model, Obs, Planner, Spec, State, Tree
 from mbrl_jax.envs.games import Masked
 from mbrl_jax.models.muzero.losses import SearchTargets
 from mbrl_jax.ops.policies import greedy
@@ -158,6 +158,21 @@ def random_action(key: Key, action: Array, legal: Array, *, share: Array | float
     from_search = ~jax.random.bernoulli(key_whether, jnp.asarray(share, jnp.float32))
     drawn = jax.random.categorical(key_which, jnp.where(legal, jnp.float32(0.0), -jnp.inf))
     return jnp.where(from_search, action, drawn).astype(action.dtype), from_search
+
+
+def unsearched(key: Key, learner: Tree, carry: Tree, obs: Obs, action: Array, *, num_actions: int) -> tuple:
+    """The `follow` of agents that search: no search, and so neither a policy nor a value to learn from.
+
+    Args:
+      key, learner, obs, action: as of `FollowFn`; not used.
+      carry: returned as it is.
+      num_actions: A.
+    Returns:
+      the carry; `SearchTargets` of zeros.
+    """
+    del key, learner, obs, action
+    zero = jnp.zeros((), jnp.float32)
+    return carry, SearchTargets(jnp.zeros(num_actions, jnp.float32), zero, jnp.zeros((), bool))
 
 
 def split_mask(obs: Obs) -> tuple[Obs, Array | None]:

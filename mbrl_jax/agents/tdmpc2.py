@@ -31,7 +31,21 @@ from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.buffers.sequence import Window, sequence
 from mbrl_jax.core.config import check, config, replace, setting
 from mbrl_jax.core.images import is_image, random_shift
-from mbrl_jax.core.types import Action, Agent, Array, Buffer, Key, Metrics, Obs, Params, Planner, Replay, Spec, Tree
+from mbrl_jax.core.types import (
+    Action,
+    Agent,
+    Array,
+    Buffer,
+    Key,
+    Metrics,
+    Obs,
+    Params,
+    Planner,
+    Replay,
+    Spec,
+    Tree,
+    plan_anew,
+)
 from mbrl_jax.envs.multitask import Tasks
 from mbrl_jax.models.tdmpc2.losses import (
     Targets,
@@ -499,7 +513,8 @@ def make(cfg: TDMPC2Config, spec: Spec, tasks: Tasks | None = None) -> Agent:
         target = optax.incremental_update(learner.params.world.values, learner.target, cfg.tau)
         return learner._replace(target=target), metrics | more, ()
 
-    return Agent(init, planner(1.0, True).init, act, update)
+    start = planner(1.0, True)
+    return Agent(init, start.init, act, update, follow=plan_anew(start))
 
 
 def open_loop_model(cfg: TDMPC2Config, spec: Spec, learner: Learner) -> OpenLoopModel:

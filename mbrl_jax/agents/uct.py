@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.config import check, config
-from mbrl_jax.core.types import Agent, Array, Env, Key, Model, State, Tree, no_update
+from mbrl_jax.core.types import Agent, Array, Env, Key, Model, State, Tree, no_update, plan_anew
 from mbrl_jax.envs.games import Masked
 from mbrl_jax.envs.model import as_model
 from mbrl_jax.planners.mcts import UCT, uct
@@ -44,7 +44,7 @@ def make(cfg: UCTConfig, env: Env) -> Agent:
         action, carry, _ = planner.plan(key, model, obs, carry)
         return action, carry, ()
 
-    return Agent(lambda key: (), planner.init, act, no_update)
+    return Agent(lambda key: (), planner.init, act, no_update, follow=plan_anew(planner))
 
 
 def example_state(env: Env) -> State:

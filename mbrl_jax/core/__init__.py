@@ -29,11 +29,12 @@ from mbrl_jax.core.types import (
     Tree,
     WorldModel,
     multi_binary,
+    plan_anew,
 )
 
 __all__ = [
     "Agent", "Array", "Box", "Buffer", "DictSpace", "Discrete", "Env", "EnvironmentFailed", "HostEnv", "HostEnvs",
     "HostStep", "Key", "Metrics", "Model", "MultiDiscrete", "Planner", "Replay", "Rollout", "Space", "Spec", "StepOut",
     "Transition", "Tree", "WorldModel", "axes", "branch", "check", "config", "discounted_return", "images", "imagine",
-    "multi_binary", "replace", "setting", "spread", "tree", "unroll",
+    "multi_binary", "plan_anew", "replace", "setting", "spread", "tree", "unroll",
 ]  # fmt: skip

@@ -223,6 +223,22 @@ class ActFn(Protocol):
         ...
 
 
+class FollowFn(Protocol):
+    def __call__(self, key: Key, learner: Tree, carry: Tree, obs: Obs, action: Action, /) -> tuple[Tree, Tree]:
+        """What `act` returns beside the action, for an action chosen elsewhere: a random one of the warm-up.
+
+        Nothing is planned. The carry and the extras describe the given action, not one that the agent would have taken.
+
+        Args:
+          key: used once.
+          learner, carry, obs: as of `ActFn`.
+          action: that is taken at the observation.
+        Returns:
+          the new carry, extras; of the structure, shapes and dtypes that `act` returns.
+        """
+        ...
+
+
 class UpdateFn(Protocol):
     def __call__(self, key: Key, learner: Tree, replay: Replay, /) -> tuple[Tree, Metrics, Tree]:
         """One learning step, called in every iteration of the training loop.
@@ -264,6 +280,20 @@ def no_update(key: Key, learner: Tree, replay: Replay) -> tuple[Tree, Metrics, T
     return learner, {}, ()
 
 
+def plan_anew(planner: Planner) -> FollowFn:
+    """The `follow` of agents that plan: a plan for other actions is dropped, and the next one starts from none.
+
+    Args:
+      planner: whose plan is the agent's carry.
+    """
+
+    def follow(key: Key, learner: Tree, carry: Tree, obs: Obs, action: Action) -> tuple[Tree, Tree]:
+        del key, learner, carry, obs, action
+        return planner.init(), ()
+
+    return follow
+
+
 # Records of functions -----------------------------------------------------------------------------------------------
 
 
@@ -299,13 +329,14 @@ class Planner(NamedTuple):
 
 
 class Agent(NamedTuple):
-    """An algorithm: five pure functions, without environment, buffer or logging."""
+    """An algorithm: pure functions, without environment, buffer or logging."""
 
     init: Callable[[Key], Tree]  # -> learner
     carry: Callable[[], Tree]  # -> an actor's memory at the start of an episode
     act: ActFn
     update: UpdateFn
     refresh: RefreshFn = no_refresh
+    follow: FollowFn | None = None  # needed for a warm-up where `act` has a carry or extras
 
 
 class Buffer(NamedTuple):

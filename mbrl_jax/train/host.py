@@ -37,7 +37,7 @@ from mbrl_jax.core.types import (
 )
 from mbrl_jax.train.driver import Note, Started, Work
 from mbrl_jax.train.interrupt import aside
-from mbrl_jax.train.loop import LoopConfig, LoopState, Report, any_nan, learn
+from mbrl_jax.train.loop import LoopConfig, LoopState, Report, any_nan, followed, learn
 from mbrl_jax.train.run import ALONGSIDE, Job, seed_keys
 
 SECONDS = 5.0
@@ -196,9 +196,11 @@ def actors(loop: HostLoop) -> tuple[Callable, Callable]:
         def one(key: Key, held: Key | None, carry: Tree, obs: Obs, fresh: Array) -> tuple:
             key_act, key_random, _, key_reset = jax.random.split(key, 4)
             carry = tree.where(fresh, agent.carry(), carry)
-            action, carry, extras = agent.act(key_act, learner, carry, obs, True)
             if random:
                 action = space.sample(key_random if held is None else held)
+                carry, extras = followed(agent, key_act, learner, carry, obs, action)
+            else:
+                action, carry, extras = agent.act(key_act, learner, carry, obs, True)
             return jnp.asarray(action, space.dtype), carry, extras, _seeds(key_reset)
 
         keys = jax.random.split(key, cfg.num_envs)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.precision import narrow_env
-from mbrl_jax.core.types import Agent, Array, Buffer, Env, Key, Metrics, Transition, Tree
+from mbrl_jax.core.types import Action, Agent, Array, Buffer, Env, Key, Metrics, Obs, Transition, Tree
 from mbrl_jax.train.evaluate import evaluate
 
 
@@ -214,9 +214,11 @@ def initial_state(key: Key, agent: Agent, env: Env, buffer: Buffer, cfg: LoopCon
     env_state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, cfg.num_envs))
     carry = tree.tile(agent.carry(), cfg.num_envs)
     actors = tree.strip_weak_types(Actors(env_state, obs, carry, jnp.zeros(cfg.num_envs, jnp.float32)))
-    rows = jax.eval_shape(lambda: step_envs(key_run, learner, actors, agent, env, cfg, random=True)[1])
+    rows = jax.eval_shape(lambda: step_envs(key_run, learner, actors, agent, env, cfg, random=False)[1])
     item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
     state = LoopState(key_run, tree.strip_weak_types(learner), buffer.init(item), actors)
+    if cfg.warmup == 0:
+        return state
 
     key_iterations, key_actions = (key_warmup, None) if cfg.hold == 1 else jax.random.split(key_warmup)
 
@@ -254,9 +256,11 @@ def step_envs(
 
     def step(key: Key, key_repeated: Key | None, env_state: Tree, obs: Tree, carry: Tree, so_far: Array) -> tuple:
         key_act, key_random, key_step, key_reset = jax.random.split(key, 4)
-        action, new_carry, extras = agent.act(key_act, learner, carry, obs, True)
         if random:
             action = env.spec.action.sample(key_random if key_repeated is None else key_repeated)
+            new_carry, extras = followed(agent, key_act, learner, carry, obs, action)
+        else:
+            action, new_carry, extras = agent.act(key_act, learner, carry, obs, True)
         action = jnp.asarray(action, env.spec.action.dtype)
         new_state, new_obs, reward, discount, last = env.step(key_step, env_state, action)
         row = Transition(obs, action, reward, discount, new_obs, last, extras)
@@ -270,6 +274,37 @@ def step_envs(
     actors, rows, totals = jax.vmap(step)(keys, keys_repeated, *actors)
     ended = rows.last.astype(jnp.float32)
     return actors, rows, {"ended": jnp.sum(ended), "ended_return": jnp.sum(ended * totals)}
+
+
+def followed(agent: Agent, key: Key, learner: Tree, carry: Tree, obs: Obs, action: Action) -> tuple[Tree, Tree]:
+    """The carry and extras of a step with a given action; see `Agent.follow`.
+
+    Args:
+      agent: what learns.
+      key, learner, carry, obs, action: as of `FollowFn`.
+    Returns:
+      the new carry, and the extras to store.
+    Raises:
+      ValueError: the agent has a carry or extras and no `follow`, or one that returns another structure than `act`.
+    """
+    _, *expected = jax.eval_shape(lambda key: agent.act(key, learner, carry, obs, True), key)
+    if agent.follow is None:
+        if jax.tree.leaves(expected):
+            raise ValueError(
+                "loop.warmup must be 0 for an agent without `follow` whose `act` returns a carry or extras: they would "
+                "describe other actions than the random ones of the warm-up"
+            )
+        return carry, expected[1]
+    found = agent.follow(key, learner, carry, obs, action)
+    for name, one, other in zip(("carry", "extras"), found, expected, strict=True):
+        if _shapes(one) != _shapes(other):
+            raise ValueError(f"`follow` must return the {name} of `act`, {_shapes(other)}, got {_shapes(one)}")
+    return found
+
+
+def _shapes(record: Tree) -> Tree:
+    """The shapes and dtypes of a pytree, to compare and to print."""
+    return jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", record)
 
 
 def collect(

@@ -176,7 +176,8 @@ def test_in_the_compiled_loop_feedback_arrives_and_nothing_changes_its_shape(kin
         return learner, {"weight": jnp.mean(window.weight)}, Feedback(window.index, priority, more)
 
     act = lambda key, learner, carry, obs, explore: (jnp.int32(0), carry, jnp.float32(0))  # noqa: E731
-    agent = Agent(lambda key: jnp.zeros(()), lambda: (), act, update)
+    follow = lambda key, learner, carry, obs, action: (carry, jnp.float32(0))  # noqa: E731
+    agent = Agent(lambda key: jnp.zeros(()), lambda: (), act, update, follow=follow)
     env = wrappers.time_limit(observation_action_reward(), 4)
     cfg = LoopConfig(num_envs=2, unroll=1, updates=1, inner=5, cycles=1, warmup=3, eval_episodes=0)
     loop = make_loop(agent, env, buffer, cfg)

@@ -53,6 +53,31 @@ def assert_same(a, b, **tolerance):
             np.testing.assert_array_equal(x, y)
 
 
+@every
+def test_a_given_action_leaves_what_act_would_leave_with_it(algo, kind):
+    """Agents with a memory remember the given action; planners begin a new plan; a search found nothing."""
+    it = case(algo, kind)
+    learner, obs = jax.jit(it.agent.init)(jax.random.key(0)), it.env.reset(jax.random.key(2))[1]
+    act = jax.jit(lambda key, carry: it.agent.act(key, learner, carry, obs, True))
+    _, carry, _ = act(jax.random.key(3), it.agent.carry())  # within an episode
+    action, after, extras = act(jax.random.key(4), carry)
+    action = extras.action if algo == "ppo" else action  # before it is clipped to the bounds
+    if it.agent.follow is None:
+        assert jax.tree.leaves((after, extras)) == []
+        return
+    follow = jax.jit(lambda key, action: it.agent.follow(key, learner, carry, obs, action))
+    found = follow(jax.random.key(4), action)
+    if algo in (*PLANNING, "uct", "alphazero", "muzero"):
+        assert_same(found[0], it.agent.carry())
+        assert_same(found[1], jax.tree.map(jnp.zeros_like, extras))
+        return
+    assert_same(found, (after, extras), rtol=1e-5, atol=1e-6)
+    space = it.env.spec.action
+    other = (action + 1) % space.n if isinstance(space, Discrete) else -action
+    one, two = follow(jax.random.key(4), action), follow(jax.random.key(4), other)
+    assert any(not np.array_equal(x, y) for x, y in zip(numbers(one), numbers(two), strict=True))
+
+
 def test_every_agent_is_held_to_the_contract():
     assert set(SMALL) == set(presets.AGENTS)
 

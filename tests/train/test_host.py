@@ -59,7 +59,10 @@ def adder(lr: float = 1.0) -> Agent:
     def init(key):
         return {"sum": jnp.float32(jax.random.randint(key, (), 0, 9)), "updates": jnp.int32(0)}
 
-    return Agent(init, lambda: jnp.int32(0), act, update, refresh)
+    def follow(key, learner, carry, obs, action):
+        return carry + 1 + 10 * action, {"seen": carry}
+
+    return Agent(init, lambda: jnp.int32(0), act, update, refresh, follow)
 
 
 CFG = LoopConfig(num_envs=2, unroll=3, updates=2, inner=5, cycles=2, warmup=4, eval_episodes=3, capacity=120)

@@ -44,9 +44,13 @@ def recorder(revise: bool = False) -> Agent:
     def refresh(key, learner, replay):
         return learner | {"refreshes": learner["refreshes"] + 1}, {"size_at_refresh": replay.size.astype(jnp.float32)}
 
-    return Agent(
-        lambda key: {"updates": jnp.int32(0), "refreshes": jnp.int32(0)}, lambda: jnp.int32(0), act, update, refresh
-    )
+    def follow(key, learner, carry, obs, action):
+        return carry + 1, {"seen": carry}
+
+    def init(key):
+        return {"updates": jnp.int32(0), "refreshes": jnp.int32(0)}
+
+    return Agent(init, lambda: jnp.int32(0), act, update, refresh, follow)
 
 
 CFG = LoopConfig(num_envs=2, unroll=3, updates=4, inner=5, cycles=2, warmup=2, eval_episodes=3, capacity=200)
@@ -81,6 +85,62 @@ def test_the_warm_up_takes_random_actions_and_training_the_agents():
     actions = np.asarray(state.buffer.rows.action[:180])
     assert 30 < actions[:120].sum() < 90
     np.testing.assert_array_equal(actions[120:], 1)  # `explore` is True
+
+
+def remembering() -> Agent:
+    """Its carry and extras are 10 + the last action taken; `act` marks its own with 20."""
+
+    def act(key, learner, carry, obs, explore):
+        return jnp.int32(1), jnp.int32(21), {"before": carry}
+
+    def follow(key, learner, carry, obs, action):
+        return 10 + action, {"before": carry}
+
+    nothing = lambda key, learner, replay: (learner, {}, ())  # noqa: E731
+    return Agent(lambda key: (), lambda: jnp.int32(0), act, nothing, follow=follow)
+
+
+def test_in_the_warm_up_the_carry_and_the_extras_describe_the_random_actions():
+    cfg = LoopConfig(num_envs=1, warmup=40, inner=1, cycles=1, eval_episodes=0)
+    state = jax.jit(make_loop(remembering(), counter(5, True), uniform(200), cfg).init)(jax.random.key(0))
+    rows = jax.tree.map(lambda x: np.asarray(x[:40]), state.buffer.rows)
+    expected = np.where(rows.obs[1:, 0] == 0, 0, 10 + rows.action[:-1])  # a new episode begins without memory
+    np.testing.assert_array_equal(rows.extras["before"][1:], expected)
+    assert 5 < rows.action.sum() < 35
+
+
+def test_a_warm_up_plans_nothing():
+    def act(key, learner, carry, obs, explore):
+        jax.debug.callback(lambda: calls.append(1))
+        return jnp.int32(1), carry, {"before": jnp.int32(0)}
+
+    calls: list[int] = []
+    agent = remembering()._replace(act=act, follow=lambda *args: (args[2], {"before": jnp.int32(0)}))
+    cfg = LoopConfig(num_envs=1, warmup=7, inner=2, cycles=1, eval_episodes=0)
+    loop = make_loop(agent, counter(5, True), uniform(200), cfg)
+    state = jax.block_until_ready(jax.jit(loop.init)(jax.random.key(0)))
+    jax.effects_barrier()
+    assert len(calls) == 0
+    jax.block_until_ready(jax.jit(loop.chunk)(state))
+    jax.effects_barrier()
+    assert len(calls) == 2
+
+
+def test_a_warm_up_needs_follow_where_there_is_a_carry_or_extras():
+    cfg = LoopConfig(num_envs=1, warmup=1, inner=1, cycles=1, eval_episodes=0)
+
+    def init(agent, cfg=cfg):
+        return jax.eval_shape(make_loop(agent, counter(5, True), uniform(200), cfg).init, jax.random.key(0))
+
+    with pytest.raises(ValueError, match=r"loop.warmup must be 0 for an agent without `follow`"):
+        init(remembering()._replace(follow=None))
+    init(remembering()._replace(follow=None), replace(cfg, {"warmup": 0}))
+    short = remembering()._replace(follow=lambda *args: (jnp.float32(0), {"before": args[2]}))
+    with pytest.raises(ValueError, match=r"`follow` must return the carry of `act`, int32\[\], got float32\[\]"):
+        init(short)
+    other = remembering()._replace(follow=lambda *args: (args[2], ()))
+    with pytest.raises(ValueError, match=r"`follow` must return the extras of `act`.*before"):
+        init(other)
 
 
 def test_hold_repeats_each_random_action_for_as_many_iterations():

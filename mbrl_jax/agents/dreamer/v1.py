@@ -379,6 +379,12 @@ def make(cfg: DreamerV1Config, spec: Spec) -> Agent:
             action = exploration_action(key_noise, action, space=spec.action, noise=cfg.noise)
         return action, ActorCarry(latent, action_code(spec.action, action)), ()
 
+    def follow(key: Key, learner: Learner, carry: ActorCarry, obs: Obs, action: Action) -> tuple[ActorCarry, Tree]:
+        key_latent, _, _ = jax.random.split(key, 3)
+        token = nets.encoder.apply(learner.model.encoder, obs)
+        latent: Latent = observe_step(key_latent, learner.model.rssm, carry, token, rssm=nets.rssm).states
+        return ActorCarry(latent, action_code(spec.action, action)), ()
+
     def update_from_replay(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
         key_sample, key_model, key_imagine = jax.random.split(key, 3)
         sampled: Window = replay.sample(key_sample, cfg.batch)
@@ -387,7 +393,7 @@ def make(cfg: DreamerV1Config, spec: Spec) -> Agent:
         learner, metrics = update(key_model, key_imagine, learner, start, rows, **parts)
         return learner, metrics, ()
 
-    return Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update_from_replay)
+    return Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update_from_replay, follow=follow)
 
 
 def open_loop_model(cfg: DreamerV1Config, spec: Spec, learner: Learner) -> OpenLoopModel:

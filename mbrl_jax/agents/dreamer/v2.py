@@ -365,6 +365,12 @@ def make(cfg: DreamerV2Config, spec: Spec) -> Agent:
         action = policy.to_env(policy.sample(key_action, out) if explore else policy.mode(out))
         return action, ActorCarry(latent, action_code(spec.action, action)), ()
 
+    def follow(key: Key, learner: Learner, carry: ActorCarry, obs: Obs, action: Action) -> tuple[ActorCarry, Tree]:
+        key_latent, _ = jax.random.split(key)
+        token = nets.encoder.apply(learner.model.encoder, obs)
+        latent: Latent = observe_step(key_latent, learner.model.rssm, carry, token, rssm=nets.rssm).states
+        return ActorCarry(latent, action_code(spec.action, action)), ()
+
     def update_from_replay(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
         key_sample, key_model, key_imagine = jax.random.split(key, 3)
         sampled: Window = replay.sample(key_sample, cfg.batch)
@@ -373,7 +379,7 @@ def make(cfg: DreamerV2Config, spec: Spec) -> Agent:
         learner, metrics = update(key_model, key_imagine, learner, start, rows, **parts)
         return learner, metrics, ()
 
-    return Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update_from_replay)
+    return Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update_from_replay, follow=follow)
 
 
 def open_loop_model(cfg: DreamerV2Config, spec: Spec, learner: Learner) -> OpenLoopModel:

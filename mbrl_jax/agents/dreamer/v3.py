@@ -364,6 +364,12 @@ def make(cfg: DreamerV3Config, spec: Spec) -> Agent:
             action = policy.mode(actor_outputs(nets, params.actor, features(latent)))
         return action, ActorCarry(latent, action_code(spec.action, action)), latent if cfg.context else ()
 
+    def follow(key: Key, learner: Learner, carry: ActorCarry, obs: Obs, action: Action) -> tuple[ActorCarry, Tree]:
+        key_latent, _ = jax.random.split(key)
+        token = nets.encoder.apply(learner.params.encoder, obs)
+        latent: Latent = observe_step(key_latent, learner.params.rssm, carry, token, rssm=nets.rssm).states
+        return ActorCarry(latent, action_code(spec.action, action)), latent if cfg.context else ()
+
     def update_from_replay(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
         key_explorer = key
         if explores:
@@ -383,7 +389,7 @@ def make(cfg: DreamerV3Config, spec: Spec) -> Agent:
             learner, metrics = learner._replace(explorer=explorer), metrics | more
         return learner, metrics, Feedback(sampled.index, extras=states if cfg.context else None)
 
-    return Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update_from_replay)
+    return Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update_from_replay, follow=follow)
 
 
 def open_loop_model(cfg: DreamerV3Config, spec: Spec, learner: Learner) -> OpenLoopModel:

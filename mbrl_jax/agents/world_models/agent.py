@@ -340,6 +340,11 @@ def make(cfg: WorldModelsConfig, spec: Spec) -> Agent:
             action = explore_action(key, action, spec.action, epsilon=cfg.epsilon, noise=cfg.noise)
         return action, nets.memory.remember(learner.memory, carry, z, action), ()
 
+    def follow(key: Key, learner: Learner, carry: Memory, obs: Obs, action: Action) -> tuple[Memory, Tree]:
+        del key
+        z = nets.vision.encode(learner.vision, obs).mean
+        return nets.memory.remember(learner.memory, carry, z, action), ()
+
     def refresh(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics]:
         key_vision, key_memory, key_evolve = jax.random.split(key, 3)
         learner = calibrate(learner, replay, nets=nets)
@@ -363,7 +368,7 @@ def make(cfg: WorldModelsConfig, spec: Spec) -> Agent:
         }
         return Learner(memory, memory_opt, vision, vision_opt, found.mean), metrics
 
-    return Agent(init, nets.memory.start, act, no_update, refresh)
+    return Agent(init, nets.memory.start, act, no_update, refresh, follow)
 
 
 def open_loop_model(cfg: WorldModelsConfig, spec: Spec, learner: Learner) -> OpenLoopModel:

@@ -35,7 +35,11 @@ from mbrl_jax.ops.two_hot import two_hot_cross_entropy
 
 
 class SearchTargets(NamedTuple):
-    """What a search at one observation found; all 0 at the last observation of an episode, where no action is taken."""
+    """What a search at one observation found; all 0 where there was none.
+
+    There is none at the last observation of an episode, where no action is taken, and in the warm-up, whose actions are
+    random. What is all 0 is no target of policy or value.
+    """
 
     policy: Array  # [A] improved policy, probabilities
     value: Array  # [] of the root, ν
@@ -121,6 +125,7 @@ def make_targets(
     known = (~past | terminal) & ~last[0]
     inside = ~past & known
     acting = inside & ~last[:rows]
+    searched_there = acting & was_searched(searched.policy[:rows])
     random = jax.random.randint(key, (unroll,), 0, searched.policy.shape[-1], steps.action.dtype)
     as_float = lambda mask: mask.astype(jnp.float32)  # noqa: E731
     return Targets(
@@ -128,11 +133,16 @@ def make_targets(
         policy=searched.policy[:rows],
         value=jnp.where(acting, value, 0.0),
         reward=jnp.where(inside, steps.reward[:rows], 0.0)[1:],
-        policy_mask=as_float(acting),
-        value_mask=as_float(acting | (known & terminal & (ends > 0))),
+        policy_mask=as_float(searched_there),
+        value_mask=as_float(searched_there | (known & terminal & (ends > 0))),
         reward_mask=as_float(known)[1:],
         same_episode=as_float(inside)[1:],
     )
+
+
+def was_searched(policy: Array) -> Array:
+    """Whether there was a search, [...] bool, from the policies [..., A] of `SearchTargets`."""
+    return jnp.sum(policy, -1) > 0.0
 
 
 def scale_gradient(x: Array, scale: float) -> Array:

@@ -29,7 +29,10 @@ def counter() -> Agent:
     def update(key, learner, replay):
         return learner, {"size": replay.size.astype(jax.numpy.float32)}, ()
 
-    return Agent(lambda key: jax.numpy.zeros(()), lambda: jax.numpy.float32(0), act, update)
+    def follow(key, learner, carry, obs, action):
+        return carry + 1, {"steps": carry}
+
+    return Agent(lambda key: jax.numpy.zeros(()), lambda: jax.numpy.float32(0), act, update, follow=follow)
 
 
 def rows_of(env, num_envs, workers=0):
