@@ -204,7 +204,7 @@ def make(cfg: AlphaZeroConfig, env: Env) -> Agent:
         first: Step = jax.tree.map(lambda leaf: leaf[0], sampled.steps)
         obs = jax.vmap(partial(network_input, env))(first.obs)
         # Nothing was searched at the end of an episode and in the warm-up.
-        weight = jnp.where(was_searched(first.extras.policy), sampled.weight, 0.0)
+        weight = jnp.where(~first.last & was_searched(first.extras.policy), sampled.weight, 0.0)
         grads, metrics = jax.grad(alphazero_loss, has_aux=True)(
             learner.params, obs, first.extras.policy, z, nets=nets, weight=weight, value_weight=cfg.value_weight
         )

@@ -80,7 +80,9 @@ def test_an_update_descends_both_cross_entropies(quick):
     steps = Step(
         states, jnp.zeros(shape, jnp.int32), reward, jnp.asarray(~last, jnp.float32), last, jnp.asarray(last), found
     )
-    window = Window(steps, jnp.arange(4), jnp.array([1.0, 1.0, 0.5, 0.0]))
+    found = found._replace(policy=found.policy.at[0, 3].set(0))  # without a search: nothing to learn from
+    steps = steps._replace(extras=found)
+    window = Window(steps, jnp.arange(4), jnp.array([1.0, 1.0, 0.5, 2.0]))
     replay = Replay(lambda key, n: window, lambda index: window, jnp.int32(9), 9)
     learner = jax.jit(agent.init)(jax.random.key(0))
     # Twice: at first all outputs are 0, whatever the observation.

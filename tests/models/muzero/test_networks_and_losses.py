@@ -148,11 +148,16 @@ def test_what_it_cannot_handle_is_refused(cfg, spec, message):
 
 
 def experience(rng, rows, players):
-    """A window over several episodes, some terminal and some out of time; searches at all rows but the last ones."""
+    """A window over several episodes, some terminal and some out of time.
+
+    There are searches at all rows but the last ones and a few whose action was random.
+    """
     last = rng.random(rows) < 0.2
     terminal = last & (rng.random(rows) < 0.5)
     first = np.concatenate([[rng.random() < 0.5], last[:-1]])
     going = -1.0 if players == 2 else 1.0
+    from_search = (rng.random(rows) < 0.85) & ~last
+    searched = from_search | ((rng.random(rows) < 0.5) & ~last)
     return Step(
         obs=rng.normal(size=(rows, SIZE)).astype(np.float32),
         action=np.where(last, 0, rng.integers(0, ACTIONS, rows)).astype(np.int32),
@@ -161,9 +166,9 @@ def experience(rng, rows, players):
         first=first,
         last=last,
         extras=SearchTargets(
-            (rng.dirichlet(np.ones(ACTIONS), rows) * ~last[:, None]).astype(np.float32),
-            (rng.normal(size=rows) * ~last).astype(np.float32),
-            (rng.random(rows) < 0.85) & ~last,
+            (rng.dirichlet(np.ones(ACTIONS), rows) * searched[:, None]).astype(np.float32),
+            (rng.normal(size=rows) * searched).astype(np.float32),
+            from_search,
         ),
     )
 
@@ -189,7 +194,7 @@ def return_by_hand(steps, t, gamma, n):
 def test_targets_are_those_of_a_loop_over_the_rows(players, n):
     rng, gamma = np.random.default_rng(n), 0.9
     make = jax.jit(lambda key, steps: un.make_targets(key, steps, steps.extras, gamma=gamma, n=n, unroll=K))
-    seen = {"absorbed": 0, "unknown": 0, "cut": 0, "random": 0, "whole": 0}
+    seen = {"absorbed": 0, "unknown": 0, "cut": 0, "random": 0, "unsearched": 0, "whole": 0}
     for trial in range(150):
         steps = experience(rng, K + n + 1, players)
         got = jax.tree.map(np.asarray, make(jax.random.key(trial), jax.tree.map(jnp.asarray, steps)))
@@ -199,7 +204,9 @@ def test_targets_are_those_of_a_loop_over_the_rows(players, n):
             if end == 0:
                 wanted = (0, 0, 0, None, None)
             elif k < end:
-                wanted = (1, 1, 1, return_by_hand(steps, k, gamma, n), steps.reward[k])
+                searched = bool(steps.extras.policy[k].any())
+                wanted = (searched, searched, 1, return_by_hand(steps, k, gamma, n), steps.reward[k])
+                seen["unsearched"] += not searched
                 seen["cut"] += bool((steps.last & (steps.discount != 0))[k + 1 : k + n + 1].any())
                 seen["random"] += not steps.extras.from_search[k : k + n].all()
                 seen["whole"] += 1
