@@ -138,12 +138,13 @@ def preset(algo: str, env: str | Env | HostEnv) -> Preset:
     entry = algorithm(algo)
     name = env if isinstance(env, str) else env.spec.name
     raw: Any = make_env(env) if isinstance(env, str) else env
+    name, tuned = settings.same_task(name), settings.same_task(name) != name
     changes = settings.agent_settings(algo, name, suited(algo, raw).spec)
     loop: dict[str, Any] = {"steps": 20_000}
     if entry.table:
         loop |= loops.TABULAR | loops.TABULAR_LOOP.get(name, {})
     loop |= loops.LOOP.get((algo, ""), {})
-    if isinstance(raw, HostEnv):
+    if isinstance(raw, HostEnv) and not tuned:
         loop = loops.for_host(loop, entry.replay != "latest")
     loop |= loops.LOOP.get((algo, name), {})
     steps = loop.pop("steps")

@@ -49,6 +49,20 @@ TABLES: dict[str, dict[str, Changes]] = {
 """Each agent's own settings by environment; "" for any other. An agent without a table keeps its defaults."""
 
 
+BOTH = ("CartPole-v1", "MountainCarContinuous-v0", "Pendulum-v1")
+"""Tasks that Gymnasium and gymnax have with the same dynamics, observations and rewards."""
+
+
+def same_task(env: str) -> str:
+    """The name whose settings an environment has: gymnax's for the tasks of Gymnasium that are the same.
+
+    Args:
+      env: its name, repeated actions (`-x2`) and all.
+    """
+    name = env.removeprefix("gymnasium:")
+    return name if name.rpartition("-x")[0] in BOTH or name in BOTH else env
+
+
 def own_settings(algo: str, env: str) -> Changes:
     """An agent's own settings for an environment, without those of the agents that it is built on."""
     table = TABLES.get(algo, {})

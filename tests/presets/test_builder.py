@@ -115,6 +115,15 @@ def test_an_environment_without_settings_of_its_own_gets_the_agents_general_ones
     assert presets.preset("dreamer_v2", "Catch-bsuite").agent.net.deter == 128
 
 
+@pytest.mark.parametrize("task", ["Pendulum-v1", "CartPole-v1-x2"])
+@pytest.mark.parametrize("algo", ["ppo", "dreamer_v3"])
+def test_tasks_that_gymnasium_has_too_have_the_same_settings_there(algo, task):
+    pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
+    assert presets.preset(algo, f"gymnasium:{task}") == presets.preset(algo, task)
+    other = presets.preset(algo, "gymnasium:MountainCar-v0" if "Cart" in task else "gymnasium:Pendulum-v1-x2")
+    assert other != presets.preset(algo, task)
+
+
 def test_environments_come_in_the_form_an_agent_takes():
     assert presets.suited("q_learning", world("Catch")).spec.obs == Discrete(250)
     assert presets.suited("sac", world("Catch")).spec.obs.shape == (250,)
