@@ -6,12 +6,16 @@ Each fit (`fit_ensemble`):
   * `bootstrap`: draws for each member as many of the training rows as there are, with replacement;
   * `epoch`: takes each member once through its bootstrap in a new order;
   * `keep_best`: after an epoch, member i improved if (best_i - error_i) / best_i > improvement, where error_i is its
-    hold-out error; then error_i is its best and its parameters are kept. best_i starts at 1e10;
+    hold-out error; then error_i is its best and its parameters are kept. best_i starts at twice the error of the
+    weights that the member has;
   * stops after the first epoch that makes more than `patience` in a row in which no member improved;
-  * gives every member its kept parameters; the elites are the members of lowest kept error.
+  * gives every member its kept parameters, which are those from before the fit if none came within twice their error;
+    the elites are the members of lowest kept error.
 Weights and the optimiser's state carry over from fit to fit.
 
-Differs from the paper in: the number of epochs has a cap; what is kept of a member includes its log-variance bounds;
+Differs from the paper in: best_i starts at 1e10 there, so that a member whose first epoch fails loses what it had
+learned before. It may not start at the error of its weights either: they were trained on most of the rows that are now
+held out. The number of epochs has a cap; what is kept of a member includes its log-variance bounds;
 the last batch of an epoch is filled up with rows from the epoch's start.
 
 The number of rows N is traced, while the buffer's capacity is static: a fit costs what its rows cost, not what the
@@ -33,7 +37,8 @@ from mbrl_jax.core.types import Array, Key, Metrics, Params, Replay, Transition,
 from mbrl_jax.models.dynamics.ensemble import ensemble
 from mbrl_jax.ops.optim import descend
 
-WORST = 1e10  # the hold-out error of a member before its first epoch
+WORST = 1e10  # the hold-out error of a member whose own is not a number
+SPOILED = 2.0  # factor of the hold-out error beyond which what a fit gives is worse than what was there
 
 
 @config
@@ -293,6 +298,25 @@ def keep_best(progress: Progress, params: Params, error: Array, *, improvement: 
     )
 
 
+def unspoiled(start: Progress, end: Progress, before: Array) -> Progress:
+    """The end of a fit in which members that it has spoiled have what they had before: parameters, error and moments.
+
+    Args:
+      start: whose `best` is what an epoch had to beat.
+      end: after the last epoch.
+      before: [E] hold-out errors of the parameters before the fit.
+    Returns:
+      `end`; of members that never improved `best` is `before`, `kept` is already theirs, and the optimiser's arrays of
+      members [E, ...] are those of `start`.
+    """
+    improved = end.best < start.best
+
+    def own(new: Array, old: Array) -> Array:
+        return tree.where(improved, new, old) if jnp.ndim(new) else new
+
+    return end._replace(best=jnp.where(improved, end.best, before), opt=jax.tree.map(own, end.opt, start.opt))
+
+
 def fit_ensemble(
     key: Key, state: FitState, replay: Replay, *, model: WorldModel, cfg: FitConfig
 ) -> tuple[FitState, Metrics]:
@@ -327,9 +351,10 @@ def fit_ensemble(
         return after._replace(params=params, opt=opt, epochs=at.epochs + 1, loss=loss)
 
     zero = jnp.zeros((), jnp.int32)
-    worst = jnp.full(cfg.members, WORST, jnp.float32)
-    start = Progress(params, state.opt, params, worst, zero, zero, jnp.zeros((), jnp.float32))
-    end = jax.lax.while_loop(unfinished, one_epoch, start)
+    before = jnp.nan_to_num(holdout_errors(params, replay, split, model=model, batch=cfg.batch), nan=WORST)
+    before = jnp.minimum(before, WORST)
+    start = Progress(params, state.opt, params, SPOILED * before, zero, zero, jnp.zeros((), jnp.float32))
+    end = unspoiled(start, jax.lax.while_loop(unfinished, one_epoch, start), before)
     elites = jnp.argsort(end.best)[: cfg.elites].astype(jnp.int32)
     metrics = {
         "epochs": end.epochs,

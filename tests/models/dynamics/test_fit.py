@@ -57,16 +57,16 @@ def test_shuffled_puts_every_place_everywhere_equally_often_and_pairs_too(n):
 
 class Scripted(NamedTuple):
     clock: jax.Array  # grows by the rate at every gradient step: Adam under a constant gradient
-    script: jax.Array  # [T] error after each epoch
+    script: jax.Array  # [1 + T] error before the fit and after each epoch
 
 
 def scripted(length):
     def errors(params, batch):
         epoch = jnp.round(params.clock).astype(jnp.int32)  # rate 1, one batch an epoch
-        return jnp.full(batch.reward.shape, jax.lax.stop_gradient(params.script)[epoch - 1])
+        return jnp.full(batch.reward.shape, jax.lax.stop_gradient(params.script)[epoch])
 
     return WorldModel(
-        init=lambda key: Scripted(jnp.zeros(()), jnp.zeros(length)),
+        init=lambda key: Scripted(jnp.zeros(()), jnp.zeros(1 + length)),
         loss=lambda params, key, data: (-params.clock, {}),
         encode=lambda params, key, obs: obs,
         step=lambda params, key, state, action: StepOut(state, jnp.zeros(()), jnp.ones(())),
@@ -75,8 +75,9 @@ def scripted(length):
 
 
 def plain_account(scripts, patience, improvement, cap):
-    """Early stopping as the paper's code keeps it."""
-    best, kept, flat, epochs = [1e10] * len(scripts), [0] * len(scripts), 0, 0
+    """Early stopping as the paper's code keeps it, from twice the error of the weights before the fit."""
+    start, scripts = [2.0 * min(script[0], 1e10) for script in scripts], scripts[:, 1:]
+    best, kept, flat, epochs = list(start), [0] * len(scripts), 0, 0
     while True:
         improved = False
         for i, script in enumerate(scripts):
@@ -85,7 +86,7 @@ def plain_account(scripts, patience, improvement, cap):
         flat = 0 if improved else flat + 1
         epochs += 1
         if flat > patience or epochs >= cap:
-            return best, kept, epochs
+            return [b / 2 if epoch == 0 else b for b, epoch in zip(best, kept, strict=True)], kept, epochs
 
 
 RNG = np.random.default_rng(0)
@@ -99,6 +100,8 @@ SCRIPTS = {
     "NaN never counts": np.where(np.arange(3)[:, None] == 1, np.nan, RNG.uniform(0.5, 1.5, (3, 30))),
     "capped": np.exp(-0.3 * np.arange(30.0)) * np.array([[1.0], [2.0], [3.0]]),
 }
+SCRIPTS = {name: np.concatenate([np.full((3, 1), 9.0), script], 1) for name, script in SCRIPTS.items()}
+SCRIPTS["a member is spoiled"] = np.concatenate([[[0.1], [0.6], [np.inf]], np.ones((3, 30))], 1)
 
 
 def test_early_stopping_and_snapshots_follow_the_plain_account():
@@ -119,6 +122,7 @@ def test_early_stopping_and_snapshots_follow_the_plain_account():
         np.testing.assert_allclose(state.scores, best, rtol=1e-6, err_msg=name)
         np.testing.assert_allclose(state.params.clock, kept, rtol=1e-5, err_msg=name)
         np.testing.assert_array_equal(state.elites, np.argsort(best, kind="stable")[:2], err_msg=name)
+        np.testing.assert_array_equal(np.asarray(state.opt[0].mu.clock) != 0, np.asarray(kept) > 0, err_msg=name)
         np.testing.assert_allclose(metrics["elite_error"], np.sort(best)[:2].mean(), rtol=1e-5, err_msg=name)
     assert plain_account(SCRIPTS["flat from the first epoch"], 5, 0.01, 25)[2] == 7  # once better, six times flat
 
