@@ -12,6 +12,11 @@ Christodoulou 2019, "Soft Actor-Critic for Discrete Action Settings" (arXiv 1910
 
 the two kinds of action differ only in `q`, `value` and `act` of the record `Networks`.
 
+REDQ (Chen et al. 2021, "Randomized Ensembled Double Q-Learning", arXiv 2101.05982, algorithm 1) is SAC with
+`critics` 10, `drawn` 2, `policy_q` "mean" and many updates per step: the minimum in y is over M of the N target critics,
+drawn anew in every update, and the policy climbs the mean of all N. It differs from the paper in that the policy, too,
+is updated in every update, not in the last of each step.
+
 Differs from the papers in: nothing of the equations; targets and policy loss both use the temperature from before the
 update.
 """
@@ -52,14 +57,21 @@ class SACConfig:
     target_entropy: float = setting(
         default=-1.0, help="target of the policy's entropy in nats; for continuous actions usually minus their number"
     )
+    critics: int = setting(default=2, low=1, help="number of critics; 10 in REDQ")
+    drawn: int = setting(
+        default=2, low=1, help="critics drawn anew in every update, whose smallest target value counts; at most critics"
+    )
+    policy_q: str = setting(
+        default="min", choices=("min", "mean"), help="what of all critics the policy climbs; mean in REDQ"
+    )
 
 
 class Learner(NamedTuple):
     """What SAC has learned so far."""
 
     policy: Params
-    critic: Params  # [2, ...] twins
-    target: Params  # [2, ...]
+    critic: Params  # [N, ...], twins by default
+    target: Params  # [N, ...]
     log_alpha: Array  # []
     opt: tuple[Any, Any, Any]  # Adam's state for policy, critic, log_alpha
 
@@ -68,10 +80,11 @@ class Networks(NamedTuple):
     """Policy and critics, and the three functions that depend on the kind of action. All take one observation."""
 
     policy: Net
-    critic: Net  # one of the twins
-    q: Callable[[Params, Obs, Array], Array]  # (critics, obs, action) -> Q(s, a) of each twin [2]
-    value: Callable[[Params, Params, Array, Key, Obs], tuple[Array, Array]]
-    """(policy, critics, alpha, key, obs) -> V(s) [], and the policy's entropy [] in nats or an estimate of it"""
+    critic: Net  # one of the critics
+    q: Callable[[Params, Obs, Array], Array]  # (critics, obs, action) -> Q(s, a) of each critic [N]
+    value: Callable[..., tuple[Array, Array]]
+    """(policy, critics, alpha, key, obs, of=minimum) -> V(s) [], and the policy's entropy [] in nats or an estimate of
+    it. `of` takes values [N, ...] to those [1, ...] that count"""
     act: Callable[[Params, Key, Obs, bool], Array]  # (policy, key, obs, explore) -> action, the mode unless explore
 
 
@@ -83,6 +96,33 @@ def networks(cfg: SACConfig, spec: Spec) -> Networks:
         that no policy over discrete actions has.
     """
     return _discrete(cfg, spec) if isinstance(spec.action, Discrete) else _continuous(cfg, spec)
+
+
+def minimum(q: Array) -> Array:
+    """The least of the critics' values [N, ...], as [1, ...]."""
+    return jnp.min(q, 0, keepdims=True)
+
+
+def mean(q: Array) -> Array:
+    """The mean of the critics' values [N, ...], as [1, ...]."""
+    return jnp.mean(q, 0, keepdims=True)
+
+
+def draw_critics(key: Key, critics: Params, *, number: int) -> Params:
+    """Some critics, drawn without replacement (Chen et al. 2021, algorithm 1, line 6).
+
+    Args:
+      key: used once.
+      critics: [N, ...].
+      number: M, at most N; with M = N all of them, in their order.
+    Returns:
+      [M, ...].
+    """
+    of = jax.tree.leaves(critics)[0].shape[0]
+    if number == of:
+        return critics
+    which = jax.random.permutation(key, of)[:number]
+    return jax.tree.map(lambda leaf: leaf[which], critics)
 
 
 def td_targets(
@@ -99,7 +139,7 @@ def td_targets(
 
     Args:
       policy: parameters of the policy.
-      target: [2, ...] parameters of the target critics.
+      target: [M, ...] parameters of the target critics, the least of whose values counts.
       key: used once, to sample the next actions where they are continuous.
       batch: [B, ...] transitions.
       nets: from `networks`.
@@ -117,10 +157,10 @@ def td_targets(
 
 
 def critic_loss(critic: Params, batch: Transition, *, nets: Networks, targets: Array) -> tuple[Array, Metrics]:
-    """Squared error of both critics, L_Q = mean_batch Σ_i ½ (Q_i(s, a) - y)² (Haarnoja et al. 2018, eq. 5).
+    """Squared error of all critics, L_Q = mean_batch Σ_i ½ (Q_i(s, a) - y)² (Haarnoja et al. 2018, eq. 5).
 
     Args:
-      critic: [2, ...] parameters of the critics, which the loss is differentiated by.
+      critic: [N, ...] parameters of the critics, which the loss is differentiated by.
       batch: [B, ...] transitions.
       nets: from `networks`.
       targets: [B] y, from `td_targets`.
@@ -133,7 +173,14 @@ def critic_loss(critic: Params, batch: Transition, *, nets: Networks, targets: A
 
 
 def policy_loss(
-    policy: Params, key: Key, batch: Transition, *, nets: Networks, critic: Params, alpha: Array
+    policy: Params,
+    key: Key,
+    batch: Transition,
+    *,
+    nets: Networks,
+    critic: Params,
+    alpha: Array,
+    of: Callable[[Array], Array] = minimum,
 ) -> tuple[Array, Metrics]:
     """Negative soft value, L_π = -mean_batch V(s) (Haarnoja et al. 2018, eq. 7; Christodoulou 2019, eq. 12).
 
@@ -142,13 +189,15 @@ def policy_loss(
       key: used once, to sample actions where they are continuous.
       batch: [B, ...] transitions, of which only the observations count.
       nets: from `networks`.
-      critic: [2, ...] parameters of the critics.
+      critic: [N, ...] parameters of the critics.
       alpha: [] temperature.
+      of: which value of the critics counts, `minimum` or `mean`.
     Returns:
       loss [] and the metrics `policy_loss` and `entropy`, the policy's mean entropy in nats or an estimate of it.
     """
     keys = jax.random.split(key, batch.reward.shape[0])
-    value, entropy = jax.vmap(nets.value, (None, None, None, 0, 0))(policy, critic, alpha, keys, batch.obs)
+    one = lambda key, obs: nets.value(policy, critic, alpha, key, obs, of)  # noqa: E731
+    value, entropy = jax.vmap(one)(keys, batch.obs)
     loss = -jnp.mean(value)
     return loss, {"policy_loss": loss, "entropy": jnp.mean(entropy)}
 
@@ -180,13 +229,16 @@ def make(cfg: SACConfig, spec: Spec) -> Agent:
       ValueError: a setting out of range, or an environment that needs a wrapper first.
     """
     check(cfg)
+    if cfg.drawn > cfg.critics:
+        raise ValueError(f"drawn must be at most critics ({cfg.critics}), got {cfg.drawn}")
     nets = networks(cfg, spec)
+    of = mean if cfg.policy_q == "mean" else minimum
     adam = optax.adam(cfg.lr)
 
     def init(key: Key) -> Learner:
         key_policy, key_critic = jax.random.split(key)
         policy = nets.policy.init(key_policy)
-        critic = jax.vmap(nets.critic.init)(jax.random.split(key_critic))
+        critic = jax.vmap(nets.critic.init)(jax.random.split(key_critic, cfg.critics))
         log_alpha = jnp.log(jnp.asarray(cfg.alpha, jnp.float32))
         opt = (adam.init(policy), adam.init(critic), adam.init(log_alpha))
         return Learner(policy, critic, jax.tree.map(jnp.copy, critic), log_alpha, opt)
@@ -198,13 +250,14 @@ def make(cfg: SACConfig, spec: Spec) -> Agent:
         key_sample, key_next, key_now = jax.random.split(key, 3)
         batch: Transition = replay.sample(key_sample, cfg.batch)
         alpha = jnp.exp(learner.log_alpha)
-        targets = td_targets(learner.policy, learner.target, key_next, batch, nets=nets, alpha=alpha, gamma=cfg.gamma)
+        target = draw_critics(jax.random.fold_in(key_next, cfg.batch), learner.target, number=cfg.drawn)
+        targets = td_targets(learner.policy, target, key_next, batch, nets=nets, alpha=alpha, gamma=cfg.gamma)
 
         grads, of_critic = jax.grad(critic_loss, has_aux=True)(learner.critic, batch, nets=nets, targets=targets)
         critic, opt_critic = descend(adam, grads, learner.opt[1], learner.critic)
 
         grads, of_policy = jax.grad(policy_loss, has_aux=True)(
-            learner.policy, key_now, batch, nets=nets, critic=critic, alpha=alpha
+            learner.policy, key_now, batch, nets=nets, critic=critic, alpha=alpha, of=of
         )
         policy, opt_policy = descend(adam, grads, learner.opt[0], learner.policy)
 
@@ -232,9 +285,11 @@ def _continuous(cfg: SACConfig, spec: Spec) -> Networks:
     def q(critics: Params, obs: Obs, action: Array) -> Array:
         return jax.vmap(critic.apply, (0, None))(critics, jnp.concatenate([obs, action]))[:, 0]
 
-    def value(params: Params, critics: Params, alpha: Array, key: Key, obs: Obs) -> tuple[Array, Array]:
+    def value(
+        params: Params, critics: Params, alpha: Array, key: Key, obs: Obs, of: Callable[[Array], Array] = minimum
+    ) -> tuple[Array, Array]:
         action, log_prob = dists.sample_and_log_prob(dist(params, obs), key)
-        return losses.soft_value(q(critics, obs, action), log_prob, alpha), -log_prob
+        return losses.soft_value(of(q(critics, obs, action)), log_prob, alpha), -log_prob
 
     def act(params: Params, key: Key, obs: Obs, explore: bool) -> Array:
         if explore:
@@ -262,10 +317,12 @@ def _discrete(cfg: SACConfig, spec: Spec) -> Networks:
     def q(critics: Params, obs: Obs, action: Array) -> Array:
         return q_all(critics, obs) @ jax.nn.one_hot(action, num_actions, dtype=jnp.float32)
 
-    def value(params: Params, critics: Params, alpha: Array, key: Key, obs: Obs) -> tuple[Array, Array]:
+    def value(
+        params: Params, critics: Params, alpha: Array, key: Key, obs: Obs, of: Callable[[Array], Array] = minimum
+    ) -> tuple[Array, Array]:
         del key
         logits = policy.apply(params, obs)
-        return losses.expected_soft_value(q_all(critics, obs), logits, alpha), dists.categorical_entropy(logits)
+        return losses.expected_soft_value(of(q_all(critics, obs)), logits, alpha), dists.categorical_entropy(logits)
 
     def act(params: Params, key: Key, obs: Obs, explore: bool) -> Array:
         logits = policy.apply(params, obs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,6 +125,40 @@ def test_targets_and_policy_loss_of_continuous_actions_are_the_equations():
     np.testing.assert_allclose([loss, metrics["entropy"]], [-value.mean(), entropy.mean()], rtol=1e-3)
 
 
+def test_redq_draws_critics_for_the_target_and_climbs_the_mean_of_all():
+    spec = Spec(Box((3,)), Discrete(4))
+    cfg = sac.SACConfig(hidden=HIDDEN, target_entropy=0.5, critics=5, drawn=2, policy_q="mean", batch=5, alpha=0.3)
+    agent, nets, batch = sac.make(cfg, spec), sac.networks(cfg, spec), hand_batch(spec)
+    learner = jax.jit(agent.init)(jax.random.key(0))
+    learner = learner._replace(target=jax.tree.map(lambda p: 1.1 * p + 0.1, learner.critic))
+    replay = Replay(lambda key, n: batch, lambda index: batch, jnp.int32(5), 5)
+    each = lambda params, obs: np.stack(  # noqa: E731
+        [forward(jax.tree.map(lambda leaf, i=i: leaf[i], params), np.asarray(obs)) for i in range(5)]
+    )
+    logits = forward(learner.policy, np.asarray(batch.next_obs))
+    prob = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    q = each(learner.critic, batch.obs)[:, np.arange(5), np.asarray(batch.action)]
+    losses = []
+    for i, j in itertools.combinations(range(5), 2):
+        least = each(learner.target, batch.next_obs)[[i, j]].min(0)
+        y = batch.reward + 0.99 * batch.discount * (prob * (least - 0.3 * np.log(prob))).sum(1)
+        losses.append(float((0.5 * (q - np.asarray(y)) ** 2).sum(0).mean()))
+    assert len(set(np.round(losses, 5))) == 10
+    update = jax.jit(jax.vmap(lambda key: agent.update(key, learner, replay)[1]["critic_loss"]))
+    seen = np.asarray(update(jax.random.split(jax.random.key(4), 40)))
+    nearest = [int(np.argmin(np.abs(np.array(losses) - one))) for one in seen]
+    np.testing.assert_allclose(seen, [losses[i] for i in nearest], rtol=1e-4)
+    assert len(set(nearest)) >= 7  # of 10 pairs
+
+    logits = forward(learner.policy, np.asarray(batch.obs))
+    prob = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    loss, _ = sac.policy_loss(
+        learner.policy, jax.random.key(0), batch, nets=nets, critic=learner.critic, alpha=jnp.float32(0.3), of=sac.mean
+    )
+    value = (prob * (each(learner.critic, batch.obs).mean(0) - 0.3 * np.log(prob))).sum(1)
+    assert float(loss) == pytest.approx(-value.mean(), rel=1e-4)
+
+
 def test_twins_start_different_and_targets_equal():
     learner = sac.make(sac.SACConfig(hidden=HIDDEN), Spec(Box((3,)), Box((1,), -1.0, 1.0))).init(jax.random.key(0))
     kernel = learner.critic["params"]["Dense_0"]["kernel"]
@@ -201,6 +237,7 @@ def test_probe_policy_depends_on_the_observation():
         (Spec(Box((3, 3)), Discrete(2)), {"target_entropy": 0.1}, "observations must be a vector"),
         (Spec(Box((3,)), Discrete(2)), {"target_entropy": -1.0}, "target_entropy must be at least 0 and at most 0.693"),
         (Spec(Box((3,)), Box((1,), -1.0, 1.0)), {"lr": -1.0}, "lr must be above 0"),
+        (Spec(Box((3,)), Box((1,), -1.0, 1.0)), {"drawn": 3}, r"drawn must be at most critics \(2\), got 3"),
         (Spec(Box((3,)), Box((1,), -1.0, 1.0)), {"hidden": (0,)}, "hidden must be at least 1"),
     ],
 )
