@@ -13,9 +13,9 @@ Christodoulou 2019, "Soft Actor-Critic for Discrete Action Settings" (arXiv 1910
 the two kinds of action differ only in `q`, `value` and `act` of the record `Networks`.
 
 REDQ (Chen et al. 2021, "Randomized Ensembled Double Q-Learning", arXiv 2101.05982, algorithm 1) is SAC with
-`critics` 10, `drawn` 2, `policy_q` "mean" and many updates per step: the minimum in y is over M of the N target critics,
-drawn anew in every update, and the policy climbs the mean of all N. It differs from the paper in that the policy, too,
-is updated in every update, not in the last of each step.
+`critics` 10, `drawn` 2, `policy_q` "mean" and many updates per step: the minimum in y is over M of the N target
+critics, drawn anew in every update, and the policy climbs the mean of all N. It differs from the paper in that the
+policy, too, is updated in every update, not in the last of each step.
 
 Differs from the papers in: nothing of the equations; targets and policy loss both use the temperature from before the
 update.
