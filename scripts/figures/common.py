@@ -74,10 +74,10 @@ def show(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None
         print("  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in cells).rstrip())
 
 
-def canvas(columns: int, width: float = 8.0, height: float = 5.0) -> tuple[Figure, list[Axes]]:
-    """A figure with its panels side by side."""
+def canvas(columns: int, width: float = 8.0, height: float = 5.0, lines: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with its panels side by side, in as many lines."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    panels = list(figure.subplots(1, columns, squeeze=False).flat)
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes in panels:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

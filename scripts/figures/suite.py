@@ -10,6 +10,7 @@ search-tree     one tree of UCT
 simulations     returns by number of simulations, UCT and MuZero
 temperature     returns in the model and in the environment by temperature of the model, World Models
 tasks           returns of one TD-MPC2 network for two tasks, beside one network for each
+published       runs on dm_control beside the scores that the agents' authors published, from --runs
 
 Each writes a CSV and a PNG, and prints tables and its wall-clock time. All seeds of a setting are one program.
 """
@@ -34,6 +35,7 @@ FIGURES = {
     "simulations": ("figures.search", "simulations_figure", 8),
     "temperature": ("figures.dreams", "temperature_figure", 4),
     "tasks": ("figures.tasks", "tasks_figure", 4),
+    "published": ("figures.published", "published_figure", None),
 }
 """Module, function and default number of seeds of each figure; None where it has no seeds to choose."""
 
@@ -44,9 +46,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("name", choices=(*FIGURES, "all"))
     parser.add_argument("--seeds", type=int, help="number of seeds, at least 2; each figure has its own default")
     parser.add_argument("--out", type=Path, default=Path("results/figures"), help="folder of the figures")
+    parser.add_argument("--runs", type=Path, help="folder of the runs of `published` (default: results/dm_control)")
     options = parser.parse_args(argv)
     if options.seeds is not None and options.seeds < 2:
         parser.error(f"--seeds must be at least 2, got {options.seeds}")
+    if options.runs is not None and options.name != "published":
+        parser.error(f"--runs must be left out: {options.name} makes its own")
     names = list(FIGURES) if options.name == "all" else [options.name]
     if options.seeds is not None and all(FIGURES[name][2] is None for name in names):
         parser.error(f"--seeds must be left out: {options.name} draws one run")
@@ -55,4 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     for name in names:
         module, function, seeds = FIGURES[name]
         make = getattr(importlib.import_module(module), function)
-        make(options.out, **({} if seeds is None else {"seeds": options.seeds or seeds}))
+        given = {} if options.runs is None else {"runs": options.runs}
+        try:
+            make(options.out, **given, **({} if seeds is None else {"seeds": options.seeds or seeds}))
+        except ValueError as error:
+            parser.error(str(error))
