@@ -1,14 +1,62 @@
 #!/usr/bin/env bash
-# Every learning run under results/, each skipped where its folder holds a finished one; hours on two cores.
+# Makes a table of results anew: scripts/reproduce.sh [learning | dm_control | mujoco | pendulum]
+#   learning    every learning run of the library's own tasks, with its pictures (the default); hours on two cores
+#   dm_control  TD-MPC2, DreamerV3 and SAC at 100,000 frames, beside their authors' scores
+#   mujoco      SAC, REDQ and MBPO on Gymnasium's MuJoCo tasks
+#   pendulum    agents on Gymnasium's Pendulum in the host loop, beside gymnax's in the compiled one
+# A run that is finished is skipped, and one that was interrupted goes on where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 seeds=8
 train() {
-  local out=results/$1
+  local out=results/$1 resume=
   shift
-  [ -e "$out/summary.json" ] || "$python" scripts/train.py "$@" --seeds "$seeds" --out "$out"
+  [ -e "$out/summary.json" ] && [ ! -d "$out/checkpoints" ] && return
+  [ ! -d "$out/checkpoints" ] || resume=--resume
+  "$python" scripts/train.py "$@" --seeds "$seeds" --out "$out" $resume
 }
+
+dm_control() {
+  local agent task
+  seeds=3
+  for agent in tdmpc2 sac dreamer_v3; do
+    for task in pendulum-swingup cartpole-swingup reacher-easy walker-walk ball_in_cup-catch finger-spin cheetah-run \
+      cartpole-swingup_sparse walker-run hopper-stand acrobot-swingup reacher-hard; do
+      name=${task/ball_in_/}
+      train "dm_control/$agent-${name/_/-}" "$agent" --env "dm_control:$task-x2" --steps 50000 --loop.cycles 10
+    done
+  done
+  "$python" scripts/figures.py published
+}
+
+mujoco() {
+  seeds=4
+  train hopper-sac sac --env gymnasium:Hopper-v5 --steps 100000 --loop.cycles 100
+  train inverted-pendulum-mbpo mbpo --env gymnasium:InvertedPendulum-v5 --steps 5000
+  train hopper-redq sac --env gymnasium:Hopper-v5 --steps 125000 --loop.cycles 100 --loop.updates 20 \
+    --agent.critics 10 --agent.drawn 2 --agent.policy-q mean
+  train hopper-mbpo mbpo --env gymnasium:Hopper-v5 --steps 125000
+}
+
+pendulum() {
+  local kind
+  seeds=3
+  for kind in gymnasium:Pendulum-v1 Pendulum-v1; do
+    local name=gymnax
+    [ "$kind" = Pendulum-v1 ] || name=gymnasium
+    train "pendulum-mbpo-$name" mbpo --env "$kind"
+    train "pendulum-tdmpc2-$name" tdmpc2 --env "$kind"
+    train "pendulum-ppo-$name" ppo --env "$kind" --steps 300000
+    train "pendulum-dreamer-v3-$name" dreamer_v3 --env "$kind" --steps 6000
+  done
+}
+
+case ${1:-learning} in
+  learning) ;;
+  dm_control | mujoco | pendulum) "$1"; exit ;;
+  *) echo "TABLE must be learning, dm_control, mujoco or pendulum, got $1" >&2; exit 2 ;;
+esac
 train pendulum-mbpo mbpo --env Pendulum-v1
 train pendulum-sac sac --env Pendulum-v1 --steps 10000
 train cartpole-mbpo mbpo --env CartPole-v1 --steps 4000

@@ -38,7 +38,7 @@ def test_scores_are_compared_with_the_authors_at_equal_frames(tmp_path):
     # Hansen et al. 2024: 962.03 over 3 seeds at 100,000 frames; t of 2 degrees of freedom is 4.303.
     mean, std = next(
         (float(row["mean"]), float(row["std"]))
-        for row in csv.DictReader(published.REFERENCE.open())
+        for row in read(published.REFERENCE)
         if (row["task"], row["agent"], row["frames"]) == ("walker-walk", "tdmpc2", "100000")
     )
     assert mean == pytest.approx(962, abs=1)
