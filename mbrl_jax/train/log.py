@@ -64,6 +64,10 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
+RECENT = 5
+"""Evaluations, or chunks, at the end of a run over which its summary takes the mean."""
+
+
 class Record:
     """The rows of a run, kept in memory as text; both files are rewritten on every `write`.
 
@@ -236,6 +240,25 @@ class Record:
             self.scored.append((int(cells[0][1]), self.scores[-1][1] if evaluated else training))
         self.wall_seconds = float(rows[-1].split(",")[3]) if rows else 0.0
 
+    def recent(self) -> list[float | None]:
+        """Each seed's mean over its last `RECENT` evaluations; None where it has none.
+
+        One evaluation scores one snapshot of the policy. A policy that wavers shows it here.
+        """
+        return _means([means for _, means in self.scores[-RECENT:]], len(self.seeds))
+
+    def training(self) -> list[float | None]:
+        """Each seed's mean training return over the last `RECENT` chunks in which one of its episodes ended.
+
+        It is the return of the policy that explores, sampled where the evaluation's is deterministic.
+        """
+        if "return" not in self.columns:
+            return [None] * len(self.seeds)
+        column, count = self.columns.index("return"), len(self.seeds)
+        values = [_number(row.split(",")[column]) for row in self.metrics]
+        ended = [[value for value in values[i::count] if value is not None][-RECENT:] for i in range(count)]
+        return [float(np.mean(found)) if found else None for found in ended]
+
     def reached(self, threshold: float | None) -> list[int | None]:
         """For each seed, the first env_steps at which its mean return is at least the threshold; None where never.
 
@@ -248,6 +271,12 @@ class Record:
                 for old, mean in zip(out, means, strict=True)
             ]
         return out
+
+
+def _means(rows: Sequence[Sequence[float | None]], count: int) -> list[float | None]:
+    """The mean of each of `count` columns over the rows that have a number there; None where none has."""
+    columns = [[row[i] for row in rows if row[i] is not None] for i in range(count)]
+    return [float(np.mean(np.array(column, np.float64))) if column else None for column in columns]
 
 
 def _read(path: Path, env_steps: int) -> tuple[str, list[str]]:

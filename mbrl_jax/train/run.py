@@ -27,7 +27,7 @@ from mbrl_jax.train import checkpoint
 from mbrl_jax.train.driver import CompiledDriver, Driver, Work
 from mbrl_jax.train.folder import DiskError, claimed
 from mbrl_jax.train.interrupt import Stop, aside
-from mbrl_jax.train.log import Progress, Record, clock, plain, write_json
+from mbrl_jax.train.log import RECENT, Progress, Record, clock, plain, write_json
 from mbrl_jax.train.loop import Loop, LoopConfig, chunks_for, env_steps, updates
 from mbrl_jax.train.run_files import read_json
 
@@ -482,6 +482,8 @@ def _summary(job: Job, record: Record, done: int, compiling: float, out: Path, i
         "compile_seconds": round(compiling, 3),
         "env_steps_per_second": round(steps * job.seeds / wall, 3) if wall > 0 else None,
         "eval_return": record.scores[-1][1] if record.scores else [None] * job.seeds,
+        "recent_eval_return": record.recent(),
+        "training_return": record.training(),
         "threshold": job.threshold,
         "steps_to_threshold": record.reached(job.threshold),
         "diverged": record.fates(),
@@ -494,6 +496,8 @@ def _print_summary(job: Job, out: Path, summary: dict[str, Any], finished: bool,
     scores = [score for score in summary["eval_return"] if score is not None]
     lost = [fate for fate in summary["diverged"] if fate is not None]
     mean = f"mean eval return {np.mean(scores):.1f}" if scores else "no evaluation"
+    if scores and "recent_eval_return" in summary:
+        mean += f" ({_mean(summary['recent_eval_return']):.1f} over the last {RECENT})"
     if len(lost) == job.seeds:
         mean = "every seed diverged" if job.seeds > 1 else "the seed diverged"
     elif lost:

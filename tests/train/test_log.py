@@ -97,6 +97,19 @@ def test_rows(tmp_path):
     assert len(evals) == 1 + 2 * 2 * 3
 
 
+def test_the_last_five_evaluations_and_chunks_with_an_episode_are_averaged(tmp_path):
+    record = log.Record(tmp_path, [4, 5])
+    assert (record.recent(), record.training()) == ([None, None], [None, None])
+    fill(record, range(1, 10))
+    assert record.recent() == pytest.approx([7 + 1.1 / 3, 70 / 3])  # chunks 5 to 9: 7 in the mean
+    assert record.training() == [None, -7.0]
+    record.write()
+    again = log.Record(tmp_path, [4, 5])
+    again.load(800, 8)
+    assert again.recent() == pytest.approx([6 + 1.1 / 3, 20.0])
+    assert again.training() == [None, -6.0]
+
+
 def test_loading_drops_later_rows_and_continues_the_same(tmp_path):
     whole, broken = log.Record(tmp_path / "a", [0, 1]), log.Record(tmp_path / "b", [0, 1])
     for record in (whole, broken):

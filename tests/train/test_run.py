@@ -65,11 +65,13 @@ def test_summary_and_config(uninterrupted):
     summary = json.loads((out / "summary.json").read_text())
     assert list(summary) == [
         "algo", "env", "seeds", "env_steps", "updates", "wall_seconds", "compile_seconds", "env_steps_per_second",
-        "eval_return", "threshold", "steps_to_threshold", "diverged", "versions",
+        "eval_return", "recent_eval_return", "training_return", "threshold", "steps_to_threshold", "diverged",
+        "versions",
     ]  # fmt: skip
     assert (summary["env_steps"], summary["updates"], summary["seeds"]) == (264, 80, 2)
     means = np.array([float(line[-1]) for line in rows(out, "metrics.csv")[1:]]).reshape(4, 2).T
     assert summary["eval_return"] == means[:, -1].tolist()
+    assert summary["recent_eval_return"] == pytest.approx(means.mean(1).tolist())
     expected = [[84, 144, 204, 264][int(np.argmax(row >= 20))] for row in means]
     assert summary["steps_to_threshold"] == expected
     assert summary["env_steps_per_second"] == pytest.approx(264 * 2 / summary["wall_seconds"], rel=0.2)
