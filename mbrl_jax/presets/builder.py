@@ -145,7 +145,7 @@ def preset(algo: str, env: str | Env | HostEnv) -> Preset:
         loop |= loops.TABULAR | loops.TABULAR_LOOP.get(name, {})
     loop |= loops.LOOP.get((algo, ""), {})
     if isinstance(raw, HostEnv) and not tuned:
-        loop = loops.for_host(loop, entry.replay != "latest")
+        loop = loops.for_host(loop, entry.replay != "latest") | loops.HOST.get(algo, {})
     loop |= loops.LOOP.get((algo, name), {})
     steps = loop.pop("steps")
     newest = loop.get("num_envs", 1) * loop.get("unroll", 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+MBPO_LOOP: dict[str, Any] = {"updates": 20, "inner": 50, "warmup": 200, "eval_episodes": 10}
+
 LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("ppo", ""): {"steps": 200_000, "num_envs": 8, "unroll": 128, "warmup": 0, "inner": 5, "cycles": 1},
     ("ppo", "Reach"): {"steps": 100_000, "eval_episodes": 50},
@@ -81,12 +83,20 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("tdmpc2", "MountainCarContinuous-v0-x8"): {"steps": 2_500, "updates": 4, "warmup": 250, "hold": 4, "inner": 250},
     ("uct", ""): {"steps": 1_000, "warmup": 0, "inner": 200, "cycles": 1, "eval_episodes": 0},
     ("mpc", ""): {"steps": 1_000, "warmup": 0, "inner": 200, "cycles": 1, "eval_episodes": 0},
-    ("mbpo", "Pendulum-v1"): {"steps": 3_000, "updates": 30, "inner": 25, "cycles": 4},
-    ("mbpo", "CartPole-v1"): {"steps": 6_000, "updates": 20},
-    ("mbpo", "ContinuousCartPole"): {"steps": 3_000, "updates": 20},
-    ("mbpo", "CartPoleSwingUp"): {"steps": 6_000, "updates": 20},
+    # What a model is good for: many updates for each dear step.
+    ("mbpo", ""): {"steps": 10_000, "updates": 20, "inner": 100, "cycles": 5, "warmup": 500, "eval_episodes": 5},
+    ("mbpo", "Pendulum-v1"): MBPO_LOOP | {"steps": 3_000, "updates": 30, "inner": 25, "cycles": 4},
+    ("mbpo", "CartPole-v1"): MBPO_LOOP | {"steps": 6_000},
+    ("mbpo", "ContinuousCartPole"): MBPO_LOOP | {"steps": 3_000},
+    ("mbpo", "CartPoleSwingUp"): MBPO_LOOP | {"steps": 6_000},
 }
 """Loop settings by (agent, environment), "" for any environment; `steps` are environment steps of one seed."""
+
+HOST: dict[str, dict[str, Any]] = {
+    "mbpo": {"warmup": 500},
+    "pets": {"inner": 200, "cycles": 5, "steps": 5_000},  # every step is planned with the whole ensemble
+}
+"""What differs for an agent where steps are Python."""
 
 HOST_CHUNK = 1_000
 """Environment steps of a chunk, at least, where steps are Python: an evaluation takes whole episodes of dear steps."""
