@@ -10,6 +10,7 @@ from . import nets as nets
 from . import ops as ops
 from . import planners as planners
 from . import presets as presets
+from . import testing as testing
 from .core.config import axes as axes
 from .core.config import replace as replace
 from .core.rollout import imagine as imagine
@@ -38,8 +39,10 @@ from .envs.check import check_env as check_env
 from .envs.registry import make_env as make_env
 from .envs.registry import register_env as register_env
 from .presets.api import load as load
+from .presets.api import resume as resume
 from .presets.api import train as train
 from .presets.builder import build as build
 from .presets.builder import preset as preset
+from .presets.loaded import Run as Run
 from .presets.registry import register_agent as register_agent
 from .train.compilation import enable_compilation_cache as enable_compilation_cache

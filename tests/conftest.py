@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(f"{item.path}:{part}{kind}"))
 
 
-QUICK = {"contract", "planners", "scripts", "models", "envs", "buffers", "cli", "dreamer"}
+QUICK = {"contract", "testing", "planners", "scripts", "models", "envs", "buffers", "cli", "dreamer"}
 QUICK |= {
     f"test_{name}.py"
     for name in (
@@ -52,3 +52,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     quick = bool(QUICK & set(item.path.parts))
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))
     jax.config.update("jax_disable_most_optimizations", quick)
+
+
+@pytest.fixture(autouse=True)
+def compiled_programs_are_not_kept(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Tests count compilations, and leave nothing in the user's cache."""
+    if request.path.name != "test_compilation.py":
+        from mbrl_jax.presets import api
+        from mbrl_jax.train import compilation
+
+        monkeypatch.setattr(compilation, "enable_compilation_cache", lambda folder=None: None)
+        monkeypatch.setattr(api, "enable_compilation_cache", lambda folder=None: None)
+        monkeypatch.setattr(compilation, "_keep", lambda what, seconds: None)

@@ -14,7 +14,9 @@ import pytest
 import mbrl_jax as mbrl
 from mbrl_jax.train import compilation
 
-ROOMS = ("agents", "analysis", "buffers", "core", "envs", "models", "nets", "ops", "planners", "presets", "train")
+ROOMS = (
+    "agents", "analysis", "buffers", "core", "envs", "models", "nets", "ops", "planners", "presets", "testing", "train",
+)  # fmt: skip
 HEAVY = (
     "gymnax", "gymnasium", "matplotlib", "orbax", "tyro", "rich", "evosax", "PIL", "seaborn", "pgx", "mctx", "torch",
     "brax", "mujoco", "pandas",

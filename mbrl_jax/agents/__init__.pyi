@@ -4,6 +4,7 @@ from . import dreamer as dreamer
 from . import dyna_dqn as dyna_dqn
 from . import dyna_q as dyna_q
 from . import imagined_replay as imagined_replay
+from . import learned_model as learned_model
 from . import mbpo as mbpo
 from . import mpc as mpc
 from . import muzero as muzero

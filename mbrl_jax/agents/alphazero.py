@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mbrl_jax.agents.learned_model import LearnedModel, state_model
 from mbrl_jax.agents.search_policy import SearchConfig, check_rows, make_search, split_mask, unsearched
 from mbrl_jax.agents.uct import true_model
 from mbrl_jax.buffers.sequence import Step, Window, sequence
@@ -213,3 +214,14 @@ def make(cfg: AlphaZeroConfig, env: Env) -> Agent:
 
     follow = partial(unsearched, num_actions=spec.num_actions)
     return Agent(init, lambda: (), act, update, follow=follow)
+
+
+def learned_model(cfg: AlphaZeroConfig, env: Env, learner: Learner) -> LearnedModel:
+    """What was learned, as a planner's model: the simulator over its states, with the learned prior and value.
+
+    Args:
+      cfg: settings.
+      env: of the environment.
+      learner: what was learned.
+    """
+    return state_model(guided_model(learner.params, nets=heads(cfg, env.spec), env=env))

@@ -24,11 +24,13 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.agents import dqn, imagined_replay
+from mbrl_jax.agents.learned_model import LearnedModel, ensemble_model
 from mbrl_jax.buffers.uniform import Ring
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Key, Metrics, Obs, Replay, Spec, Tree, WorldModel
 from mbrl_jax.models.dynamics.deterministic import DeterministicConfig, deterministic
 from mbrl_jax.models.dynamics.fit import FitConfig, FitState, trainer
+from mbrl_jax.models.dynamics.known import KnownConfig, RewardFn, TerminationFn, chosen, with_known
 
 
 @config
@@ -47,6 +49,7 @@ class DynaDQNConfig:
         default=0.1, low=0, high=1, help="probability of a uniformly random action in each step of a rollout"
     )
     retain: int = setting(default=2, low=1, help="number of latest refreshes whose imagined transitions are kept")
+    known: KnownConfig = KnownConfig()
 
 
 class Learner(NamedTuple):
@@ -126,7 +129,13 @@ def update(
     return learner._replace(policy=planned._replace(updates=real.updates)), metrics, ()
 
 
-def make(cfg: DynaDQNConfig, spec: Spec, member: WorldModel | None = None) -> Agent:
+def make(
+    cfg: DynaDQNConfig,
+    spec: Spec,
+    member: WorldModel | None = None,
+    reward: RewardFn | None = None,
+    termination: TerminationFn | None = None,
+) -> Agent:
     """Deep Dyna for one environment; with `planning` 0 it is `dqn.make(cfg.policy, spec)`, and there is no model.
 
     Args:
@@ -134,6 +143,10 @@ def make(cfg: DynaDQNConfig, spec: Spec, member: WorldModel | None = None) -> Ag
       spec: observations a vector, actions discrete.
       member: a model of your own to make the ensemble of, over observations, with `errors`; `cfg.model` then has no
         effect. None for `deterministic(cfg.model, spec)`.
+      reward: (next observation, action) -> [], the known reward of a step, used instead of the learned one; None to
+        learn it.
+      termination: (next observation, action) -> [] bool, whether a step ends the episode, likewise. What is not given
+        here may be named in `cfg.known`.
     Returns:
       the agent; with planning, its `refresh` must be called before its first `update`.
     Raises:
@@ -142,7 +155,8 @@ def make(cfg: DynaDQNConfig, spec: Spec, member: WorldModel | None = None) -> Ag
     check(cfg)
     imagined_replay.check_rollouts(cfg.rollouts, cfg.fit.elites)
     policy = dqn.make(cfg.policy, spec)
-    member = deterministic(cfg.model, spec) if member is None else member
+    member, reward, termination = chosen(cfg.known, member, reward, termination, spec)
+    member = with_known(deterministic(cfg.model, spec) if member is None else member, reward, termination)
     model = trainer(member, cfg.fit)
     if cfg.planning == 0:
         return policy
@@ -162,3 +176,20 @@ def make(cfg: DynaDQNConfig, spec: Spec, member: WorldModel | None = None) -> Ag
         return refresh(key, learner, replay, cfg=cfg, spec=spec, policy=policy, member=member)
 
     return Agent(init, policy.carry, act, updated, refreshed, policy.follow)
+
+
+def learned_model(cfg: DynaDQNConfig, spec: Spec, learner: Learner) -> LearnedModel:
+    """What was learned, as a planner's model over observations.
+
+    Args:
+      cfg: settings.
+      spec: of the environment.
+      learner: what was learned.
+    Raises:
+      ValueError: there is no model, as `planning` is 0.
+    """
+    if cfg.planning == 0:
+        raise ValueError("planning must be above 0 for a model to be learned, got 0")
+    own, reward, termination = chosen(cfg.known, None, None, None, spec)
+    member = with_known(deterministic(cfg.model, spec) if own is None else own, reward, termination)
+    return ensemble_model(member, learner.model, cfg.fit.members)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax.agents.learned_model import LearnedModel, state_model
 from mbrl_jax.agents.q_learning import (
     QLearningConfig,
     initial_q,
@@ -228,3 +229,15 @@ def _value(q: Array, discount: Array, next_state: Array) -> Array:
 
 def _expected_value(q: Array, weights: Array) -> Array:
     return weights @ jnp.max(q, axis=1)
+
+
+def learned_model(cfg: DynaQConfig, spec: Spec, learner: Learner) -> LearnedModel:
+    """What was learned, as a planner's model: successors are drawn by their counts.
+
+    Args:
+      cfg: settings.
+      spec: of the environment.
+      learner: what was learned.
+    """
+    del cfg, spec
+    return state_model(tabular.model(learner.table, "sample"))

@@ -9,7 +9,7 @@ each rollout in a uniformly drawn elite (`refresh`). The fast clock is SAC's upd
     batch = floor(real_ratio · B) real rows and B - floor(real_ratio · B) imagined ones
     capacity of the imagined rows = retain · k(i) · rollouts
 
-Differs from the paper in: terminations are predicted by a learned classifier instead of known functions, and the
+Differs from the paper in: terminations are predicted by a learned classifier unless their function is given, and the
 probability of going on is the imagined discount; targets of the model are normalised; each member owns its
 log-variance bounds; elites are drawn by shuffling the rollouts and splitting them evenly, so that every elite carries
 the same number of them; the schedule counts refreshes instead of epochs; the number of epochs of a fit has a cap.
@@ -23,11 +23,13 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.agents import imagined_replay, sac
+from mbrl_jax.agents.learned_model import LearnedModel, ensemble_model
 from mbrl_jax.buffers.uniform import Ring
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Key, Metrics, Obs, Replay, Spec, Tree, WorldModel
 from mbrl_jax.models.dynamics.fit import FitConfig, FitState, trainer
 from mbrl_jax.models.dynamics.gaussian import GaussianConfig, gaussian
+from mbrl_jax.models.dynamics.known import KnownConfig, RewardFn, TerminationFn, chosen, with_known
 
 
 @config
@@ -48,6 +50,7 @@ class MBPOConfig:
         default=1, low=1, help="number of the refresh from which the rollout length is last_horizon; above grow_from"
     )
     retain: int = setting(default=1, low=1, help="number of latest refreshes whose imagined transitions are kept")
+    known: KnownConfig = KnownConfig()
 
 
 class Learner(NamedTuple):
@@ -122,7 +125,13 @@ def refresh(
     return learner, {f"model/{name}": value for name, value in metrics.items()}
 
 
-def make(cfg: MBPOConfig, spec: Spec, member: WorldModel | None = None) -> Agent:
+def make(
+    cfg: MBPOConfig,
+    spec: Spec,
+    member: WorldModel | None = None,
+    reward: RewardFn | None = None,
+    termination: TerminationFn | None = None,
+) -> Agent:
     """MBPO for one environment, with continuous or discrete actions as its SAC.
 
     Args:
@@ -130,6 +139,10 @@ def make(cfg: MBPOConfig, spec: Spec, member: WorldModel | None = None) -> Agent
       spec: as for `sac.make`.
       member: a model of your own to make the ensemble of, over observations, with `errors`; `cfg.model` then has no
         effect. None for `gaussian(cfg.model, spec)`.
+      reward: (next observation, action) -> [], the known reward of a step, used instead of the learned one; None to
+        learn it.
+      termination: (next observation, action) -> [] bool, whether a step ends the episode, likewise. What is not given
+        here may be named in `cfg.known`.
     Returns:
       the agent; its `refresh` must be called before its first `update`.
     Raises:
@@ -138,7 +151,8 @@ def make(cfg: MBPOConfig, spec: Spec, member: WorldModel | None = None) -> Agent
     check(cfg)
     _check_together(cfg)
     policy = sac.make(cfg.policy, spec)
-    member = gaussian(cfg.model, spec) if member is None else member
+    member, reward, termination = chosen(cfg.known, member, reward, termination, spec)
+    member = with_known(gaussian(cfg.model, spec) if member is None else member, reward, termination)
     model = trainer(member, cfg.fit)
 
     def init(key: Key) -> Learner:
@@ -166,3 +180,16 @@ def _check_together(cfg: MBPOConfig) -> None:
         raise ValueError(f"last_horizon must be at least first_horizon ({cfg.first_horizon}), got {cfg.last_horizon}")
     if cfg.grow_until <= cfg.grow_from:
         raise ValueError(f"grow_until must be above grow_from ({cfg.grow_from}), got {cfg.grow_until}")
+
+
+def learned_model(cfg: MBPOConfig, spec: Spec, learner: Learner) -> LearnedModel:
+    """What was learned, as a planner's model over observations.
+
+    Args:
+      cfg: settings.
+      spec: of the environment.
+      learner: what was learned.
+    """
+    own, reward, termination = chosen(cfg.known, None, None, None, spec)
+    member = with_known(gaussian(cfg.model, spec) if own is None else own, reward, termination)
+    return ensemble_model(member, learner.model, cfg.fit.members)

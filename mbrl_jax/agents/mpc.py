@@ -7,6 +7,7 @@ plan's first action is taken. Nothing is learned. The environment must give its 
 
 from __future__ import annotations
 
+from mbrl_jax.agents.learned_model import LearnedModel, state_model
 from mbrl_jax.core.config import check, config
 from mbrl_jax.core.types import Action, Agent, Env, Key, State, Tree, no_update, plan_anew
 from mbrl_jax.envs.model import as_model
@@ -45,3 +46,15 @@ def make(cfg: MPCConfig, env: Env) -> Agent:
         return action, carry, ()
 
     return Agent(lambda key: (), planner.init, act, no_update, follow=plan_anew(planner))
+
+
+def learned_model(cfg: MPCConfig, env: Env, learner: Tree) -> LearnedModel:
+    """What was learned, as a planner's model: the simulator itself, over its states.
+
+    Args:
+      cfg: settings.
+      env: of the environment.
+      learner: what was learned.
+    """
+    del cfg, learner
+    return state_model(as_model(env))

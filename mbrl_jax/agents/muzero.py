@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mbrl_jax.agents.learned_model import LearnedModel
 from mbrl_jax.agents.search_policy import (
     SearchConfig,
     check_rows,
@@ -41,7 +42,7 @@ from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Buffer, Key, Metrics, Model, Obs, Params, Replay, Spec, State, Tree
 from mbrl_jax.models.muzero.losses import SearchTargets, Targets, make_targets, muzero_loss
-from mbrl_jax.models.muzero.networks import MuZeroNetConfig, Networks, bind, muzero, root
+from mbrl_jax.models.muzero.networks import Latent, MuZeroNetConfig, Networks, bind, muzero, root
 from mbrl_jax.ops.optim import descend
 from mbrl_jax.ops.transforms import signed_parabolic
 from mbrl_jax.ops.two_hot import two_hot_decode
@@ -277,3 +278,20 @@ def priorities(values: Array, targets: Targets) -> Array:
       targets: [B, ...].
     """
     return targets.value_mask[:, 0] * jnp.abs(values[0] - targets.value[:, 0])
+
+
+def learned_model(cfg: MuZeroConfig, spec: Spec, learner: Learner) -> LearnedModel:
+    """What was learned, as a planner's model over latent states, with prior and value.
+
+    Args:
+      cfg: settings.
+      spec: of the environment.
+      learner: what was learned.
+    """
+    nets = muzero(cfg.net, spec)
+
+    def encode(key: Key, obs: Obs) -> Latent:
+        del key
+        return root(nets, learner.params, *split_mask(obs))
+
+    return LearnedModel(bind(nets, learner.params, cfg.players), encode)

@@ -10,22 +10,20 @@ with the cross-entropy method, over particles that the ensemble propagates under
     particles anew among the members;  "mean": each step averages one sample from every member, so that one particle
     costs as much as `members` particles of the others
 
-Differs from the paper in: rewards and terminations are learned with the dynamics unless a reward function is given
+Differs from the paper in: rewards and terminations are learned with the dynamics unless their functions are given
 (the paper takes both as known); targets are scaled; a fit stops early by its hold-out error, where the paper makes
 five epochs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 
+from mbrl_jax.agents.learned_model import LearnedModel, ensemble_model
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import (
     Action,
     Agent,
-    Array,
     Key,
     Metrics,
     Model,
@@ -33,7 +31,6 @@ from mbrl_jax.core.types import (
     Params,
     Replay,
     Spec,
-    StepOut,
     Tree,
     WorldModel,
     no_update,
@@ -42,9 +39,8 @@ from mbrl_jax.core.types import (
 from mbrl_jax.models.dynamics.ensemble import bind, ensemble
 from mbrl_jax.models.dynamics.fit import FitConfig, FitState, trainer
 from mbrl_jax.models.dynamics.gaussian import GaussianConfig, gaussian
+from mbrl_jax.models.dynamics.known import KnownConfig, RewardFn, TerminationFn, chosen, with_known
 from mbrl_jax.planners.mpc.choice import PlannerConfig, make_planner
-
-RewardFn = Callable[[Obs, Action], Array]  # (next observation, action) -> []
 
 
 @config
@@ -62,21 +58,7 @@ class PETSConfig:
     known_reward: bool = setting(
         default=False, help="rewards by the environment's own reward function instead of the learned one"
     )
-
-
-def known_reward(member: WorldModel, reward: RewardFn) -> WorldModel:
-    """A model over observations whose rewards are computed by a known function of the state that it predicts.
-
-    Args:
-      member: any model whose state is the observation.
-      reward: (next observation, action) -> [].
-    """
-
-    def step(params: Params, key: Key, state: Obs, action: Action) -> StepOut:
-        out = member.step(params, key, state, action)
-        return out._replace(reward=reward(out.state, action))
-
-    return member._replace(step=step)
+    known: KnownConfig = KnownConfig()
 
 
 def bind_ensemble(params: Params, *, member: WorldModel, members: int, propagation: str) -> Model:
@@ -93,7 +75,13 @@ def bind_ensemble(params: Params, *, member: WorldModel, members: int, propagati
     return bind(member, params, members=members, resample_member=propagation == "ts1")
 
 
-def make(cfg: PETSConfig, spec: Spec, reward: RewardFn | None = None, member: WorldModel | None = None) -> Agent:
+def make(
+    cfg: PETSConfig,
+    spec: Spec,
+    reward: RewardFn | None = None,
+    member: WorldModel | None = None,
+    termination: TerminationFn | None = None,
+) -> Agent:
     """PETS for one environment. Its learner is the ensemble's `FitState`, its actor's carry the plan.
 
     Args:
@@ -103,6 +91,8 @@ def make(cfg: PETSConfig, spec: Spec, reward: RewardFn | None = None, member: Wo
         learn it.
       member: a model of your own to make the ensemble of, over observations, with `errors`; `cfg.model` then has no
         effect. None for `gaussian(cfg.model, spec)`.
+      termination: (next observation, action) -> [] bool, whether a step ends the episode, used instead of the learned
+        one; None to learn it. What is not given here may be named in `cfg.known`.
     Returns:
       the agent; it needs a `refresh` before its plans mean anything.
     Raises:
@@ -110,12 +100,13 @@ def make(cfg: PETSConfig, spec: Spec, reward: RewardFn | None = None, member: Wo
     """
     check(cfg)
     _check_together(cfg)
+    member, reward, termination = chosen(cfg.known, member, reward, termination, spec)
     if cfg.known_reward and reward is None:
         raise ValueError(f"known_reward must be False: no reward function of {spec.name} is known")
     planner = make_planner(cfg.planner, spec)
     member = gaussian(cfg.model, spec) if member is None else member
     model = trainer(member, cfg.fit)
-    planned_with = member if reward is None else known_reward(member, reward)
+    planned_with = with_known(member, reward, termination)
 
     def act(key: Key, learner: FitState, carry: Tree, obs: Obs, explore: bool) -> tuple[Action, Tree, Tree]:
         del explore  # evaluation plans as training does
@@ -141,3 +132,16 @@ def _check_together(cfg: PETSConfig) -> None:
         raise ValueError(
             f"planner.{kind}.particles must be a multiple of fit.members ({cfg.fit.members}), got {particles}"
         )
+
+
+def learned_model(cfg: PETSConfig, spec: Spec, learner: FitState) -> LearnedModel:
+    """What was learned, as a planner's model over observations.
+
+    Args:
+      cfg: settings.
+      spec: of the environment.
+      learner: what was learned.
+    """
+    own, reward, termination = chosen(cfg.known, None, None, None, spec)
+    member = with_known(gaussian(cfg.model, spec) if own is None else own, reward, termination)
+    return ensemble_model(member, learner, cfg.fit.members)

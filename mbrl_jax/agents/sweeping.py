@@ -27,9 +27,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax.agents.learned_model import LearnedModel, state_model
 from mbrl_jax.agents.q_learning import QLearningConfig, initial_q, latest_transition, select_action, step_size
 from mbrl_jax.core.config import check, config, setting
-from mbrl_jax.core.types import Agent, Array, Key, Metrics, Obs, Replay, Spec, Transition, Tree
+from mbrl_jax.core.types import Agent, Array, Key, Metrics, Model, Obs, Replay, Spec, StepOut, Transition, Tree
 from mbrl_jax.envs.spaces import num_states
 
 
@@ -183,3 +184,26 @@ def sweep(
     start = jnp.int32(0), learner.q, learner.targets, learner.priorities
     done, q, targets, priorities = jax.lax.while_loop(not_done, backup, start)
     return learner._replace(q=q, targets=targets, priorities=priorities), done
+
+
+def learned_model(cfg: SweepingConfig, spec: Spec, learner: Learner) -> LearnedModel:
+    """What was learned, as a planner's model: successors are drawn by their counts.
+
+    Args:
+      cfg: settings.
+      spec: of the environment.
+      learner: what was learned.
+    """
+    del cfg
+    actions = spec.num_actions
+
+    def step(key: Key, state: Array, action: Array) -> StepOut:
+        visits = jnp.maximum(learner.visits[state, action], 1)
+        onward = learner.onward[:, state * actions + action]
+        total = jnp.sum(onward)
+        drawn = jax.random.choice(key, onward.shape[0], p=jnp.where(total > 0, onward / jnp.maximum(total, 1e-9), 0.0))
+        successor = jnp.where(total > 0, drawn, state).astype(jnp.int32)
+        seen = learner.visits[state, action] > 0
+        return StepOut(successor, learner.rewards[state, action], jnp.where(seen, total / visits, 1.0))
+
+    return state_model(Model(step))

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mbrl_jax.agents.learned_model import LearnedModel
 from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.buffers.sequence import Window, sequence
 from mbrl_jax.core.config import check, config, replace, setting
@@ -547,3 +548,15 @@ def open_loop_model(cfg: TDMPC2Config, spec: Spec, learner: Learner) -> OpenLoop
     return OpenLoopModel(
         lambda key, obs, action: jax.vmap(lambda obs: encode(nets, world, obs))(obs), step, decode, show, names
     )
+
+
+def learned_model(cfg: TDMPC2Config, spec: Spec, learner: Learner) -> LearnedModel:
+    """What was learned, as a planner's model over latent states, with the policy as prior and its value.
+
+    Args:
+      cfg: settings.
+      spec: of the environment.
+      learner: what was learned.
+    """
+    nets = tdmpc(cfg.net, spec)
+    return LearnedModel(bind(nets, learner.params), lambda key, obs: encode(nets, learner.params.world, obs))

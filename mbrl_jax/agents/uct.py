@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax.agents.learned_model import LearnedModel, state_model
 from mbrl_jax.core.config import check, config
 from mbrl_jax.core.types import Agent, Array, Env, Key, Model, State, Tree, no_update, plan_anew
 from mbrl_jax.envs.games import Masked
@@ -60,3 +61,15 @@ def true_model(env: Env) -> Model:
         return model
     seen = jax.eval_shape(lambda: observe(env.reset(jax.random.key(0))[0]))
     return model._replace(legal=lambda state: observe(state).legal) if isinstance(seen, Masked) else model
+
+
+def learned_model(cfg: UCTConfig, env: Env, learner: Tree) -> LearnedModel:
+    """What was learned, as a planner's model: the simulator itself, over its states.
+
+    Args:
+      cfg: settings.
+      env: of the environment.
+      learner: what was learned.
+    """
+    del cfg, learner
+    return state_model(true_model(env))

@@ -83,3 +83,22 @@ def median_steps(reached: Sequence[int | None]) -> float:
       reached: as `steps_to_threshold` returns them.
     """
     return float(np.median([np.inf if step is None else step for step in reached]))
+
+
+def probability_of_improvement(scores: Any, others: Any) -> float:
+    """The probability that a score of one group is above one of another; ties count half (Agarwal et al. 2021).
+
+        P(X > Y) + P(X = Y) / 2 = U / (n m),   U of Mann and Whitney
+
+    Args:
+      scores: [n] of the one.
+      others: [m] of the other.
+    Raises:
+      ValueError: a group without scores.
+    """
+    from scipy.stats import mannwhitneyu
+
+    scores, others = np.asarray(scores, np.float64), np.asarray(others, np.float64)
+    if not scores.size or not others.size:
+        raise ValueError("both groups must have scores")
+    return float(mannwhitneyu(scores, others, method="asymptotic").statistic / (scores.size * others.size))

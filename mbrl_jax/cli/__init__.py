@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("mbrl_jax.cli.train", "train an agent, or resume a run"),
     "evaluate": ("mbrl_jax.cli.evaluate", "play episodes with what a run has learned, and film them"),
     "envs": ("mbrl_jax.cli.envs", "list the environments, or describe and check one"),
+    "report": ("mbrl_jax.cli.report", "write one HTML page on runs: curves, tables, settings, times and models"),
     "plot": ("mbrl_jax.cli.plot", "draw learning curves, or what a world model imagines"),
 }
 """Module and summary of each subcommand."""

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
       stopped by a signal.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    names: list[str] = ["env", "agent_module"]
+    names: list[str] = ["env", "agent_module", "track"]
     return guarded(lambda: _train(words, prog, names), lambda message: _in_flags(message, names))
 
 
@@ -51,6 +51,8 @@ def _in_flags(message: str, names: list[str]) -> str:
 
 def _train(words: list[str], prog: str, names: list[str]) -> int:
     """Trains as a command line says; adds the names of all its settings to `names`."""
+    if words and words[0].startswith("--") and any(word.partition("=")[0] == "--resume" for word in words):
+        return _resume(words, prog, names)
     algo, env, module, rest = _first_words(words)
     if algo is None:
         print(_overview(prog))
@@ -65,6 +67,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     from mbrl_jax.cli.flags import parse
     from mbrl_jax.core.types import HostEnv
     from mbrl_jax.envs.registry import make_env
+    from mbrl_jax.models.dynamics.known import settled
     from mbrl_jax.presets.checks import checked, names_and_values
     from mbrl_jax.presets.restore import check_resumable
     from mbrl_jax.train.compilation import enable_compilation_cache
@@ -85,7 +88,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     )
     if options is None:
         return 0
-    agent, loop_cfg = options.agent, options.loop
+    agent, loop_cfg = settled(options.agent), options.loop
     if options.seed + options.seeds > 2**32:
         raise ValueError(f"seed must be at most 2**32 - seeds = {2**32 - options.seeds}, got {options.seed}")
     command = f"{prog} {shlex.join(word for word in words if word != '--resume')}"
@@ -111,12 +114,55 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     return _run(loop, job, out, base, options)
 
 
+def _words(text: str) -> list[str]:
+    """The words of a list with commas."""
+    return [word for word in text.split(",") if word]
+
+
+def _resume(words: list[str], prog: str, names: list[str]) -> int:
+    """Goes on with a run of which only the folder is named; returns the exit code."""
+    from mbrl_jax.cli.parser import Parser
+    from mbrl_jax.presets.restore import saved_configs, saved_settings
+    from mbrl_jax.train.devices import settle_devices
+
+    parser = Parser(prog=prog, description="Goes on with a run; all its settings come from its folder.")
+    parser.add_argument("--resume", required=True, metavar="RUN", help="folder of the run")
+    parser.add_argument("--steps", type=int, metavar="N", help="real environment steps of each seed at the end")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument("--devices", type=int, default=0, metavar="N", help="devices that share the seeds; 0 chooses")
+    parser.add_argument("--env-workers", type=int, default=0, metavar="N", help="processes that share Python's steps")
+    parser.add_argument("--checkpoint-seconds", type=float, default=30.0, metavar="S", help="least between checkpoints")
+    parser.add_argument("--track", default="", metavar="NAMES", help="trackers, with commas between them")
+    args = parser.parsed(words)
+    if isinstance(args, int):
+        return args
+    folder = _folder(args.resume)
+    saved = saved_settings(folder)
+    settle_devices([] if is_host(saved["env"]) else ["--seeds", str(saved["seeds"])])
+    for name, least in (("steps", 1), ("devices", 0), ("env_workers", 0), ("checkpoint_seconds", 0)):
+        value = getattr(args, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    from mbrl_jax.presets import api
+    from mbrl_jax.presets.checks import names_and_values
+
+    names += ["steps", "devices", *names_and_values(*saved_configs(folder, saved))]
+    result = api.resume(
+        folder, steps=args.steps, quiet=args.quiet, checkpoint_seconds=args.checkpoint_seconds, devices=args.devices,
+        env_workers=args.env_workers, track=_words(args.track),
+    )  # fmt: skip
+    return 1 if result.diverged else 0 if result.finished else 130
+
+
 def _run(loop: Any, job: Job, out: Path | None, base: Path, options: Any) -> int:
     """Trains in a folder, a new one after `base` where none is named; returns the exit code."""
     from mbrl_jax.analysis import curves
     from mbrl_jax.core.types import EnvironmentFailed
+    from mbrl_jax.train import trackers
     from mbrl_jax.train.folder import new_folder, remove_empty
     from mbrl_jax.train.run import run
+
+    watchers = trackers.made(_words(options.track), job)
 
     def draw(folder: Path) -> None:
         curves.draw(folder / "curve.png", [folder], None, job.threshold)
@@ -125,7 +171,7 @@ def _run(loop: Any, job: Job, out: Path | None, base: Path, options: Any) -> int
     try:
         result = run(
             loop, job, out or made or base, resume=options.resume, quiet=options.quiet,
-            checkpoint_seconds=options.checkpoint_seconds, draw=draw,
+            checkpoint_seconds=options.checkpoint_seconds, draw=draw, watchers=watchers,
         )  # fmt: skip
     except EnvironmentFailed as error:
         print(f"error: {error}", file=sys.stderr)
@@ -210,6 +256,7 @@ def _overview(prog: str) -> str:
     libraries = "\n".join(f"  {prefix}:NAME" for prefix in PREFIXES)
     return f"""usage: {prog} ALGO [--env ENV] [--seeds N] [--seed K] [--steps S] [--out DIR] [--resume]
        [--agent-module FILE.py|MODULE] [...]
+       {prog} --resume RUN [--steps S]
 
 Trains an agent, and leaves its settings, metrics, a summary, a picture of the learning curve and checkpoints in a
 folder.
@@ -243,6 +290,7 @@ def _options(algo: str, env: str, steps: int) -> list[Option]:
         Option("out", str, "", f"the run's folder, new or empty; if none is given, a new {_base(algo, env, 'SEED')}"),
         Option("resume", bool, False, "go on with the run in --out; --steps may be larger than it was"),
         Option("agent_module", str, "", "Python file or module that registers agents of your own, imported first"),
+        Option("track", str, "", "trackers beside the CSV files: tensorboard, wandb, mlflow, with commas between them"),
         Option("quiet", bool, False, "print nothing but errors"),
         Option(
             "wave", int, 0, "seeds under vmap at once on a device; waves follow each other; 0 chooses by the "

@@ -32,31 +32,32 @@ class Named(NamedTuple):
     made: Any  # the function, or an `Env`
 
 
-def find(name: str) -> Named:
+def find(name: str, flag: str = "env") -> Named:
     """Imports what a name leads to, and calls nothing.
 
     Args:
       name: "module:function" or "path/to/file.py:function".
+      flag: the setting that names it, which begins every message.
     Raises:
       ValueError: a name of another form, no such module, file or function, or what importing a module raised.
     """
     where, _, function = name.rpartition(":")
     if not where or not function.isidentifier():
-        raise ValueError(f"env: must be {FORM}, got {name!r}")
+        raise ValueError(f"{flag}: must be {FORM}, got {name!r}")
     if len(name) > LONGEST:
-        raise ValueError(f"env: must be a name of at most {LONGEST} characters, got one of {len(name)}")
+        raise ValueError(f"{flag}: must be a name of at most {LONGEST} characters, got one of {len(name)}")
     try:
-        module, where = import_user_module(where, "env")
+        module, where = import_user_module(where, flag)
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except Exception as error:
-        if isinstance(error, ValueError) and str(error).startswith("env: "):
+        if isinstance(error, ValueError) and str(error).startswith(f"{flag}: "):
             raise
-        raise ValueError(f"env: importing {where} raised {blame(error, where)}") from error
+        raise ValueError(f"{flag}: importing {where} raised {blame(error, where)}") from error
     if not hasattr(module, function):
         near = difflib.get_close_matches(function, [word for word in vars(module) if word[0] != "_"], n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"env: there is no {function} in {where}{hint}")
+        raise ValueError(f"{flag}: there is no {function} in {where}{hint}")
     return Named(f"{where}:{function}", getattr(module, function))
 
 

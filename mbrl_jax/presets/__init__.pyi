@@ -1,7 +1,10 @@
 from . import api as api
 from . import builder as builder
 from . import checks as checks
+from . import fine_tune as fine_tune
 from . import latent as latent
+from . import loaded as loaded
+from . import look as look
 from . import loops as loops
 from . import model_free as model_free
 from . import planning as planning
@@ -12,6 +15,7 @@ from . import settings as settings
 from . import tabular as tabular
 from . import tree_search as tree_search
 from .api import load as load
+from .api import resume as resume
 from .api import train as train
 from .builder import Preset as Preset
 from .builder import algorithm as algorithm
@@ -23,6 +27,8 @@ from .builder import learner as learner
 from .builder import preset as preset
 from .builder import suited as suited
 from .checks import checked as checked
+from .loaded import Policy as Policy
+from .loaded import Run as Run
 from .registry import AGENTS as AGENTS
 from .registry import Algorithm as Algorithm
 from .registry import register_agent as register_agent

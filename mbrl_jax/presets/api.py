@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mbrl_jax.core.config import replace
 from mbrl_jax.core.types import Env, HostEnv
 from mbrl_jax.envs.registry import make_env, settle
-from mbrl_jax.presets.builder import build, default_wave, preset
+from mbrl_jax.models.dynamics.known import settled
+from mbrl_jax.presets.builder import Start, build, default_wave, preset
 from mbrl_jax.presets.checks import checked
-from mbrl_jax.presets.restore import Loaded, check_resumable, load_run
+from mbrl_jax.presets.fine_tune import taken_from
+from mbrl_jax.presets.loaded import Run
+from mbrl_jax.presets.restore import check_resumable, load_run, saved_configs, saved_settings
+from mbrl_jax.train import trackers
 from mbrl_jax.train.compilation import enable_compilation_cache
 from mbrl_jax.train.devices import devices_for
-from mbrl_jax.train.run import Job, Result, check_folder, run
+from mbrl_jax.train.run import Job, Result, Watcher, check_folder, run
 
 
 def train(
@@ -34,6 +38,10 @@ def train(
     stop_diverged: bool = False,
     env_args: Mapping[str, Any] | None = None,
     env_workers: int = 0,
+    callback: Watcher | None = None,
+    track: str | Sequence[str] = (),
+    init_from: Run | Path | str | None = None,
+    init_parts: Sequence[str] | None = None,
 ) -> Result:
     """Trains an agent and leaves a run's folder, as `mbrl-jax train` does.
 
@@ -48,17 +56,21 @@ def train(
       seed: the first; seed i of the run is `jax.random.key(seed + i)`.
       agent: changes to the preset's agent settings, by dotted name: `{"policy.lr": 1e-3}`.
       loop: changes to the preset's loop settings.
-      resume: go on with the run in `out`.
+      resume: go on with the run in `out`; see also `resume`, which takes all settings from it.
       quiet: print nothing.
       checkpoint_seconds: least time between checkpoints, in seconds; 0 saves one after every chunk.
       stop_diverged: train seeds no further whose numbers are no longer finite.
       env_args: arguments of the environment that a name stands for.
       env_workers: processes that share environments whose steps are Python; 0 steps them in this one.
+      callback: (`train.run.Event`) -> None, called after every chunk; if it returns True the run stops, to be resumed.
+      track: trackers that rows are sent to besides the CSV files: "tensorboard", "wandb", "mlflow".
+      init_from: a run, or its folder, to start from what it has learned (its seed 0), instead of from fresh parameters.
+      init_parts: parts of the learner to take from it, by dotted name; all if None.
     Returns:
       the state of all seeds, the summary, and whether the run came to its end.
     Raises:
       ValueError: a name that does not exist, a setting out of range or at odds with another, a folder that cannot
-        be used, or more memory needed than there is.
+        be used, learners that do not fit each other, or more memory needed than there is.
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
@@ -68,7 +80,8 @@ def train(
     made: Any = make_env(env, **(env_args or {})) if isinstance(env, str) else env
     hosted = isinstance(made, HostEnv)
     known = preset(algo, made if hosted or env_args else env)
-    agent_cfg, loop_cfg = replace(known.agent, dict(agent or {})), replace(known.loop, dict(loop or {}))
+    agent_cfg, loop_cfg = settled(replace(known.agent, dict(agent or {}))), replace(known.loop, dict(loop or {}))
+    source, start = _beginning(init_from, init_parts)
     job = Job(
         algo=algo,
         env=env if isinstance(env, str) else made.spec.name,
@@ -82,12 +95,45 @@ def train(
         threshold=known.threshold if math.isfinite(known.threshold) else None,
         stop_diverged=stop_diverged,
         env_args=env_args or {},
+        init_from=source,
     )
     if resume:
         check_resumable(out, algo, agent_cfg, loop_cfg)
+    how = {"quiet": quiet, "checkpoint_seconds": checkpoint_seconds, "callback": callback, "track": track}
+    return run_job(job, made, out, resume=resume, env_workers=env_workers, start=start, **how)
+
+
+def run_job(
+    job: Job,
+    env: Env | HostEnv,
+    out: Path | str,
+    *,
+    resume: bool,
+    quiet: bool,
+    checkpoint_seconds: float = 30.0,
+    env_workers: int = 0,
+    callback: Watcher | None = None,
+    track: str | Sequence[str] = (),
+    start: Start | None = None,
+) -> Result:
+    """Checks a job, builds its loop and runs it.
+
+    Args:
+      job: what to run.
+      env: its environment.
+      out: the run's folder.
+      resume: go on with the run there.
+      quiet, checkpoint_seconds, env_workers, callback, track: as for `train`.
+      start: as for `build`.
+    Returns:
+      as `train`.
+    Raises:
+      ValueError: as `train`.
+    """
     check_folder(job, out, resume)
-    enable_compilation_cache()
-    program, memory = checked(build(algo, made, agent_cfg, loop_cfg, env_workers), job)
+    watchers = [*trackers.made(track, job), *([] if callback is None else [callback])]
+    loop: Any = build(job.algo, env, job.agent, job.loop, env_workers, start)
+    program, memory = checked(loop, job)
     if not quiet:
         print(memory, flush=True)
 
@@ -96,16 +142,83 @@ def train(
 
         curves.draw(folder / "curve.png", [folder], None, job.threshold)
 
-    return run(program, job, out, resume=resume, quiet=quiet, checkpoint_seconds=checkpoint_seconds, draw=draw)
+    return run(
+        program, job, out, resume=resume, quiet=quiet, checkpoint_seconds=checkpoint_seconds, draw=draw,
+        watchers=watchers,
+    )  # fmt: skip
 
 
-def load(folder: Path | str, seed: int = 0) -> Loaded:
-    """A run's settings, and one of its seeds at the newest checkpoint.
+def resume(
+    out: Path | str,
+    *,
+    steps: int | None = None,
+    quiet: bool = True,
+    checkpoint_seconds: float = 30.0,
+    devices: int = 0,
+    env_workers: int = 0,
+    callback: Watcher | None = None,
+    track: str | Sequence[str] = (),
+) -> Result:
+    """Goes on with a run; all its settings come from its folder.
+
+    Args:
+      out: the run's folder.
+      steps: real environment steps of each seed at the end, those made so far included; what the run was to make if
+        None.
+      quiet, checkpoint_seconds, env_workers, callback, track: as for `train`.
+      devices: that share the seeds; 0 chooses.
+    Returns:
+      as `train`.
+    Raises:
+      ValueError: there is no run in the folder, or one that this version cannot go on with.
+    """
+    folder = Path(out)
+    saved = saved_settings(folder)
+    agent_cfg, loop_cfg = saved_configs(folder, saved)
+    made: Any = make_env(saved["env"], **saved.get("env_args", {}))
+    hosted = isinstance(made, HostEnv)
+    job = Job(
+        algo=saved["algo"],
+        env=saved["env"],
+        agent=agent_cfg,
+        loop=loop_cfg,
+        steps=saved["steps"] if steps is None else steps,
+        seed=saved["seed"],
+        seeds=saved["seeds"],
+        wave=saved.get("wave") or default_wave(agent_cfg),
+        devices=1 if hosted else devices_for(devices, saved["seeds"]),
+        threshold=saved.get("threshold"),
+        command=saved.get("command", ""),
+        agent_module=saved.get("agent_module"),
+        stop_diverged=saved.get("stop_diverged", False),
+        env_args=saved.get("env_args", {}),
+    )
+    how = {"quiet": quiet, "checkpoint_seconds": checkpoint_seconds, "callback": callback, "track": track}
+    return run_job(job, made, folder, resume=True, env_workers=env_workers, **how)
+
+
+def _beginning(
+    init_from: Run | Path | str | None, parts: Sequence[str] | None
+) -> tuple[dict[str, Any] | None, Start | None]:
+    """Where a run starts from, for its `config.json`, and the function that starts it there."""
+    if init_from is None:
+        if parts is not None:
+            raise ValueError("init_parts needs init_from, a run to take them from")
+        return None, None
+    old = init_from if isinstance(init_from, Run) else load(init_from)
+    source = {"folder": str(old.folder.absolute()), "seed": old.seed, "chunk": old.chunk}
+    return source | ({} if parts is None else {"parts": list(parts)}), taken_from(old.learner, parts)
+
+
+def load(folder: Path | str, seed: int = 0, checkpoint: str | int | None = None) -> Run:
+    """A run taken up again: its policy, its model, its settings and its rows. Nothing of the training is compiled.
 
     Args:
       folder: of a run.
       seed: which of its seeds, counted from 0.
+      checkpoint: which of the kept checkpoints, by the name of its folder; the newest if None.
     Raises:
       ValueError: there is no run in the folder, no checkpoint, or no such seed.
     """
-    return load_run(folder, seed)
+    enable_compilation_cache()
+    return Run(folder, seed, load_run(folder, seed, checkpoint))

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from mbrl_jax.buffers.latest import latest
 from mbrl_jax.buffers.sequence import need_window
 from mbrl_jax.buffers.uniform import uniform
 from mbrl_jax.core.config import check, flat, replace
 from mbrl_jax.core.images import is_image
-from mbrl_jax.core.types import Agent, Buffer, DictSpace, Discrete, Env, HostEnv, MultiDiscrete, no_refresh
+from mbrl_jax.core.types import Agent, Buffer, DictSpace, Discrete, Env, HostEnv, MultiDiscrete, Tree, no_refresh
 from mbrl_jax.envs import games, host, wrappers
 from mbrl_jax.envs.registry import ENVS, EVAL_ENVS, make_env, task_name
 from mbrl_jax.presets import loops, settings
 from mbrl_jax.presets.checks import check_learner, check_together, named
 from mbrl_jax.presets.registry import AGENTS, Algorithm
+from mbrl_jax.train import compilation
 from mbrl_jax.train.host import HostLoop, make_host_loop
 from mbrl_jax.train.loop import Loop, LoopConfig, make_loop
 
@@ -42,6 +43,7 @@ def algorithm(algo: str) -> Algorithm:
 
 
 E = TypeVar("E", Env, HostEnv)
+Start: TypeAlias = Callable[[Tree], Tree]  # (fresh learner) -> the learner to start from
 
 
 def suited(algo: str, env: E) -> E:
@@ -195,9 +197,20 @@ def learner(algo: str, env: str | Env | HostEnv, agent: Any) -> tuple[Agent, Any
     raw: Any = make_env(env) if isinstance(env, str) else env
     made = suited(algo, raw)
     try:
-        return entry.make(agent, _as_arrays(raw) if entry.simulator else made.spec), made
+        return entry.make(agent, source(algo, raw, made)), made
     except ValueError as error:
         raise ValueError(named(error, flat(agent, "agent."))) from error
+
+
+def source(algo: str, raw: Any, made: Any) -> Any:
+    """What an agent is made for: the spec of its environment, or the environment itself, which it plans in.
+
+    Args:
+      algo: a name in `AGENTS`.
+      raw: the environment by its name.
+      made: the same in the form that the agent takes.
+    """
+    return _as_arrays(raw) if algorithm(algo).simulator else made.spec
 
 
 def buffer(algo: str, agent: Any, loop: LoopConfig) -> Buffer:
@@ -246,10 +259,16 @@ def _check_batches(entry: Algorithm, agent: Any, loop: LoopConfig) -> None:
 
 
 @overload
-def build(algo: str, env: HostEnv, agent: Any, loop: LoopConfig, workers: int = 0) -> HostLoop: ...
+def build(
+    algo: str, env: HostEnv, agent: Any, loop: LoopConfig, workers: int = 0, start: Start | None = None
+) -> HostLoop: ...
 @overload
-def build(algo: str, env: str | Env, agent: Any, loop: LoopConfig, workers: int = 0) -> Loop: ...
-def build(algo: str, env: str | Env | HostEnv, agent: Any, loop: LoopConfig, workers: int = 0) -> Any:
+def build(
+    algo: str, env: str | Env, agent: Any, loop: LoopConfig, workers: int = 0, start: Start | None = None
+) -> Loop: ...
+def build(
+    algo: str, env: str | Env | HostEnv, agent: Any, loop: LoopConfig, workers: int = 0, start: Start | None = None
+) -> Any:
     """The loop of an agent in an environment: compiled, or the host loop where the environment's steps are Python.
 
     Args:
@@ -258,9 +277,13 @@ def build(algo: str, env: str | Env | HostEnv, agent: Any, loop: LoopConfig, wor
       agent: the agent's settings; floats may be traced.
       loop: the loop's settings.
       workers: processes that share the environments, where their steps are Python; 0 steps them in this one.
+      start: (fresh learner) -> the learner to start from; None for the fresh one.
+    Returns:
+      the loop. Compiled programs are kept between processes: see `enable_compilation_cache`.
     Raises:
       ValueError: a name that does not exist, or a setting out of range or at odds with another.
     """
+    compilation.enable_compilation_cache()
     entry = algorithm(algo)
     check(agent, "agent.")
     check(loop, "loop.")
@@ -276,6 +299,9 @@ def build(algo: str, env: str | Env | HostEnv, agent: Any, loop: LoopConfig, wor
     _check_batches(entry, agent, loop)
     check_learner(lambda: learner(algo, raw, agent)[0], flat(agent, "agent."))
     made, suited_env = learner(algo, raw, agent)
+    if start is not None:
+        fresh = made.init
+        made = made._replace(init=lambda key: start(fresh(key)))
     if made.refresh is not no_refresh and loop.warmup < 1:
         raise ValueError(f"loop.warmup must be at least 1 for {algo}, whose model needs rows, got {loop.warmup}")
     if entry.window is not None:

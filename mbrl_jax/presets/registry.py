@@ -39,6 +39,7 @@ class Algorithm:
     buffer_part: Part | None = None  # (config, capacity, num_envs) -> Buffer, with "windows"
     window_part: Part | None = None  # (config) -> rows of a window, with "windows"
     open_loop_part: Part | None = None  # (config, spec, learner) -> OpenLoopModel, where its model can be looked into
+    model_part: Part | None = None  # (config, spec, learner) -> LearnedModel, or with env for spec with `simulator`
     action_kinds: tuple[Kind, ...] = ("discrete", "continuous")
     dicts: bool = False  # takes observations that are a dict of arrays
     factored: bool = False  # handles vectors of discrete actions, `MultiDiscrete`, too
@@ -76,11 +77,19 @@ class Algorithm:
         return imported(self.open_loop_part)
 
     @property
+    def learned_model(self) -> Callable[[Any, Any, Any], Any] | None:
+        """(config, spec, learner) -> LearnedModel, or None for an agent without a model."""
+        return imported(self.model_part)
+
+    @property
     def actions(self) -> tuple[type, ...]:
         """The classes of the action spaces it handles."""
         from mbrl_jax.core.types import Box, Discrete
 
         return tuple({"discrete": Discrete, "continuous": Box}[kind] for kind in self.action_kinds)
+
+
+MODEL_FREE = ("q_learning", "dqn", "ppo", "sac")
 
 
 def _agent(
@@ -97,6 +106,7 @@ def _agent(
         buffer_part=f"{home}:buffer" if windows else None,
         window_part=f"{home}:window" if windows else None,
         open_loop_part=f"{home}:open_loop_model" if looked_into else None,
+        model_part=None if module in MODEL_FREE else f"{home}:learned_model",
         **rest,
     )
 
@@ -194,8 +204,8 @@ def register_agent(name: str, config: Part, make: Part, **rest: Any) -> None:
       name: on the command line; letters, digits, `_` and `-`.
       config: a `@config` class, or "module:name" of one.
       make: (config, spec) -> Agent, or "module:name" of it.
-      rest: further fields of `Algorithm`: `summary`, `action_kinds`, `replay`, and with `replay="windows"` also
-        `buffer_part` and `window_part`.
+      rest: further fields of `Algorithm`: `summary`, `action_kinds`, `replay`, with `replay="windows"` also
+        `buffer_part` and `window_part`, and `model_part` for `Run.model`.
     Raises:
       ValueError: the name is taken or no word, or an agent that learns from windows names no buffer.
     """

@@ -33,31 +33,28 @@ class Loaded(NamedTuple):
     chunk: int  # that are complete; the state may be of the midst of the next one
     evaluation: Any  # what it is evaluated in, as the agent sees it
     env_steps: int  # of each seed, until the last complete chunk
+    raw: Any = None  # the environment by its name, before it takes the agent's form
 
 
-def load_run(folder: Path | str, seed: int = 0) -> Loaded:
-    """Reads a run's settings and its newest checkpoint.
+def load_run(folder: Path | str, seed: int = 0, checkpoint_name: str | int | None = None) -> Loaded:
+    """Reads a run's settings and a checkpoint.
 
     Args:
       folder: of a run.
       seed: which of its seeds, counted from 0.
+      checkpoint_name: of a kept checkpoint, as its folder is called: `12`, or "12.300"; None for the newest.
+    Returns:
+      the settings, and the seed's state.
     Raises:
       ValueError: there is no run in the folder, one of a version with other settings, no checkpoint, or no such seed.
     """
     folder = Path(folder)
     saved = saved_settings(folder)
-    algo, name, module = saved["algo"], saved["env"], saved.get("agent_module")
-    if module is not None and algo not in AGENTS:
-        import_agents(module)
+    algo, name = saved["algo"], saved["env"]
     if not 0 <= seed < saved["seeds"]:
         raise ValueError(f"seed must be from 0 to {saved['seeds'] - 1}, which {folder} holds, got {seed}")
-    place = checkpoint.latest_place(folder / "checkpoints")
-    if place is None:
-        raise ValueError(f"{folder} has no checkpoint; runs keep theirs in {folder / 'checkpoints'}")
-    entry = builder.algorithm(algo)
-    file = folder / "config.json"
-    config = replace(entry.config(), _known(saved["agent"], entry.config(), "agent.", file))
-    loop_cfg = replace(LoopConfig(), _known(saved["loop"], LoopConfig(), "loop.", file))
+    place = _chosen_place(folder, checkpoint_name)
+    config, loop_cfg = saved_configs(folder, saved)
     made = make_env(name, **saved.get("env_args", {}))
     loop = builder.build(algo, made, config, loop_cfg)
     keys = seed_keys(saved["seed"], saved["seeds"])
@@ -69,13 +66,42 @@ def load_run(folder: Path | str, seed: int = 0) -> Loaded:
     state = jax.tree.map(lambda leaf: leaf[seed], states)
     agent, env = builder.learner(algo, made, config)
     evaluation = builder.evaluation_env(algo, made)
-    return Loaded(algo, name, config, agent, env, state, place.chunk, evaluation, env_steps(loop_cfg, place.chunk))
+    steps = env_steps(loop_cfg, place.chunk)
+    return Loaded(algo, name, config, agent, env, state, place.chunk, evaluation, steps, made)
 
 
 def need_steps_in_jax(run: Loaded, what: str) -> None:
     """Raises ValueError where a run's environment has Python steps; `what` is what cannot be done with it."""
     if isinstance(run.env, HostEnv):
         raise ValueError(f"run: {what} needs an environment with steps in JAX, those of {run.name} are Python")
+
+
+def saved_configs(folder: Path, saved: dict[str, Any]) -> tuple[Any, LoopConfig]:
+    """The settings of agent and loop of a run; the module of a reader's own agent is imported.
+
+    Args:
+      folder: of the run.
+      saved: as `saved_settings` gives it.
+    Raises:
+      ValueError: a setting that this version does not know, or an agent that is not there.
+    """
+    if saved.get("agent_module") is not None and saved["algo"] not in AGENTS:
+        import_agents(saved["agent_module"])
+    entry, file = builder.algorithm(saved["algo"]), folder / "config.json"
+    config = replace(entry.config(), _known(saved["agent"], entry.config(), "agent.", file))
+    return config, replace(LoopConfig(), _known(saved["loop"], LoopConfig(), "loop.", file))
+
+
+def _chosen_place(folder: Path, name: str | int | None) -> checkpoint.Place:
+    found = checkpoint.places(folder / "checkpoints")
+    if not found:
+        raise ValueError(f"{folder} has no checkpoint; runs keep theirs in {folder / 'checkpoints'}")
+    if name is None:
+        return found[-1]
+    names = {place.name: place for place in found}
+    if str(name) not in names:
+        raise ValueError(f"checkpoint must be one of {', '.join(names)}, which {folder} holds, got {str(name)!r}")
+    return names[str(name)]
 
 
 KINDS: dict[str, Any] = {"algo": str, "env": str, "seed": int, "seeds": int, "steps": int, "agent": dict, "loop": dict}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from mbrl_jax.agents import pets
 from mbrl_jax.core.types import Agent, Spec
 from mbrl_jax.envs import cartpole
+from mbrl_jax.models.dynamics.known import RewardFn
 
-REWARDS: dict[str, pets.RewardFn] = {"cartpole-swingup": cartpole.swingup_reward}
+REWARDS: dict[str, RewardFn] = {"cartpole-swingup": cartpole.swingup_reward}
 
 
 def make_pets(cfg: pets.PETSConfig, spec: Spec) -> Agent:

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ import numpy as np
 from mbrl_jax.core.config import flat
 from mbrl_jax.core.types import EnvironmentFailed, Key, Tree
 from mbrl_jax.train import checkpoint
+from mbrl_jax.train.compilation import notice
 from mbrl_jax.train.driver import CompiledDriver, Driver, Work
 from mbrl_jax.train.folder import DiskError, claimed
 from mbrl_jax.train.interrupt import Stop, aside
@@ -71,6 +72,7 @@ class Job(NamedTuple):
     agent_module: str | None = None  # imported before the agent's name is looked up
     stop_diverged: bool = False  # seeds whose numbers are none are not trained further
     env_args: Mapping[str, Any] = {}  # arguments of the environment; never written to
+    init_from: Mapping[str, Any] | None = None  # the run whose parameters it began with, for `config.json`
 
 
 class Drivable(Protocol):
@@ -79,6 +81,25 @@ class Drivable(Protocol):
     def driver(self, job: Job) -> Driver:
         """What drives all seeds of a job."""
         ...
+
+
+class Event(NamedTuple):
+    """What a run reports after a chunk, of all S seeds."""
+
+    folder: Path  # of the run
+    chunk: int  # chunks done
+    env_steps: int  # of one seed
+    updates: int  # of one seed
+    wall_seconds: float  # of the run, without compilation
+    seeds: tuple[int, ...]  # S
+    metrics: Mapping[str, Any]  # names to NumPy arrays [S]
+    returns: Any  # [S, E] evaluation returns
+    lengths: Any  # [S, E] their lengths, in steps
+    state: Tree  # [S, ...] of the loop; its memory is used up by the next chunk: copy what is to be kept
+
+
+Watcher: TypeAlias = Callable[[Event], "bool | None"]
+"""Called after every chunk, and True ends the run, to be resumed. It may have a `close()`, called once at the end."""
 
 
 class Result(NamedTuple):
@@ -205,6 +226,7 @@ def run(
     quiet: bool = False,
     checkpoint_seconds: float = 30.0,
     draw: Callable[[Path], Any] | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> Result:
     """Trains all seeds of a job and writes its files to a folder.
 
@@ -219,6 +241,8 @@ def run(
       quiet: print nothing.
       checkpoint_seconds: least time between checkpoints; 0 saves one after every chunk, and none in the midst of one.
       draw: (out) -> None, called at the end to draw the learning curve.
+      watchers: called after every chunk; one that returns True ends the run. What one raises ends it too, with what was
+        learned saved.
     Returns:
       the state of all seeds, the summary, and whether the run reached its last chunk.
     Raises:
@@ -231,7 +255,7 @@ def run(
         if resume:
             job = divided(job, folder)
         try:
-            return _run(loop, job, folder, resume, quiet, checkpoint_seconds, draw)
+            return _run(loop, job, folder, resume, quiet, checkpoint_seconds, draw, watchers)
         except OSError as error:
             if isinstance(error.filename, str) and folder.absolute() in Path(error.filename).absolute().parents:
                 raise DiskError(error, error.filename, _left(job, folder)) from error
@@ -255,7 +279,9 @@ def _run(
     quiet: bool,
     checkpoint_seconds: float,
     draw: Callable[[Path], Any] | None,
+    watchers: Sequence[Watcher],
 ) -> Result:
+    # Long because it names each step of a run once, in order.
     chunks = chunks_for(job.loop, job.steps)
     record = Record(out, range(job.seed, job.seed + job.seeds))
     driver = driver_of(loop, job)
@@ -277,18 +303,22 @@ def _run(
                 if work is not None and driver.not_resumed():
                     progress.say(driver.not_resumed())
                 progress.say(f"compiling {job.algo} on {job.env}, {job.seeds} seed{'s' * (job.seeds > 1)} ...")
-                work, compiling, running = driver.start(work)
+                with notice(f"{job.algo} {job.env}", progress.say) as compiled:
+                    work, compiling, running = driver.start(work)
+                    compiled(compiling)
                 _drop(job, driver, record)
                 # Wall time counts this run and those it continues, without compilation.
                 base = found.wall_seconds + running - time.monotonic()
                 saver = _Saver(record, found.identity, base, checkpoint_seconds, (done, work.position))
-                work, done = _train(job, driver, work, (done, chunks), saver, stop, progress)
+                work, done = _train(job, driver, work, (done, chunks), saver, stop, progress, watchers)
         summary = _summary(job, record, done, compiling, out, idle=done == found.done)
         if driver.seconds():
             summary |= {"seconds": {name: round(value, 3) for name, value in driver.seconds().items()}}
     finally:
         progress.close()
         driver.close()
+        for watcher in watchers:
+            getattr(watcher, "close", lambda: None)()
     finished = done >= chunks or _given_up(job, record)
     write_json(out / "summary.json", summary)
     if draw is not None and done:
@@ -399,7 +429,14 @@ class _Saver:
 
 
 def _train(
-    job: Job, driver: Driver, work: Work, span: tuple[int, int], saver: _Saver, stop: Stop, progress: Progress
+    job: Job,
+    driver: Driver,
+    work: Work,
+    span: tuple[int, int],
+    saver: _Saver,
+    stop: Stop,
+    progress: Progress,
+    watchers: Sequence[Watcher] = (),
 ) -> tuple[Work, int]:
     """Works up to the last chunk or a signal, and saves rows and checkpoints between the pieces.
 
@@ -411,6 +448,7 @@ def _train(
       saver: of rows and checkpoints.
       stop: set by a signal.
       progress: shown between the pieces, and within those that last.
+      watchers: called after every chunk.
     Returns:
       what there is at the end, and the number of chunks done.
     """
@@ -442,16 +480,34 @@ def _train(
                 progress.say(line)
             _drop(job, driver, rows)
             progress.show(at, _mean(rows.trained), _mean(rows.scores[-1][1]))
+            if watchers:
+                event = Event(
+                    rows.folder, done, at, updates(job.loop, done), saver.wall(), tuple(rows.seeds), metrics, returns,
+                    lengths, work.state,
+                )  # fmt: skip
+                _watch(watchers, event, stop, lambda: saver.save(done, work))  # noqa: B023
         if done < chunks and saver.due(work):
             saver.save(done, work)
     saver.save(done, work)
     return work, done
 
 
+def _watch(watchers: Sequence[Watcher], event: Event, stop: Stop, save: Callable[[], None]) -> None:
+    """Calls the watchers; one that returns True ends the run after this chunk."""
+    try:
+        stopping = [bool(watcher(event)) for watcher in watchers]
+    except BaseException:
+        save()
+        raise
+    stop.asked = stop.asked or any(stopping)
+
+
 def _write_config(job: Job, out: Path, resume: bool, identity: str) -> None:
     path = out / "config.json"
-    if resume and (old := read_json(path)).get("steps") == job.steps and old.get("run") == identity:
+    old = read_json(path) if resume else {}
+    if resume and old.get("steps") == job.steps and old.get("run") == identity:
         return
+    begun = old.get("init_from", job.init_from)
     device = jax.devices()[0].device_kind
     write_json(
         path,
@@ -462,6 +518,7 @@ def _write_config(job: Job, out: Path, resume: bool, identity: str) -> None:
             "versions": versions(),
             "device": device,
             "command": job.command,
+            **({} if begun is None else {"init_from": dict(begun)}),
         },
     )
 
@@ -514,20 +571,24 @@ def _print_summary(job: Job, out: Path, summary: dict[str, Any], finished: bool,
     sys.stdout.flush()
 
 
+NOT_SAVED = {"--env-workers": 1, "--checkpoint-seconds": 1, "--devices": 1, "--quiet": 0}
+"""Flags that are no settings of a run, with the number of their values: a resumed one takes them from its command."""
+
+
 def resume_command(command: str, out: Path | str) -> str:
     """The command line that resumes a run.
 
     Args:
-      command: the one that started it.
+      command: the one that started it; "" for a run that was started from Python.
       out: the run's folder.
     """
-    words = shlex.split(command)
+    words = shlex.split(command) or ["mbrl-jax", "train"]
+    kept: list[str] = []
     for i, word in enumerate(words):
-        if word == "--out":
-            del words[i : i + 2]
-            break
-    words = [word for word in words if word != "--resume" and not word.startswith("--out=")]
-    return shlex.join([*words, "--out", str(out), "--resume"])
+        flag, equals, _ = word.partition("=")
+        if (values := NOT_SAVED.get(flag.replace("_", "-"))) is not None:
+            kept += words[i : i + 1 + (0 if equals else values)]
+    return shlex.join([*words[:2], "--resume", str(out), *kept])
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -15,6 +15,7 @@ from mbrl_jax.envs import wrappers
 from mbrl_jax.models.dynamics.deterministic import DeterministicConfig, deterministic
 from mbrl_jax.models.dynamics.ensemble import member
 from mbrl_jax.models.dynamics.gaussian import gaussian
+from mbrl_jax.models.dynamics.known import with_known
 from mbrl_jax.train.loop import LoopConfig, make_loop
 
 SMALL = {
@@ -101,7 +102,7 @@ def test_propagation_decides_what_the_planner_is_shown():
 def test_a_known_reward_is_that_of_the_predicted_state():
     env, cfg = point(), replace(pets.PETSConfig(), SMALL)
     single = gaussian(cfg.model, env.spec)
-    known = pets.known_reward(single, lambda obs, action: 10 * obs[0] + action[0])
+    known = with_known(single, lambda obs, action: 10 * obs[0] + action[0])
     params = single.init(jax.random.key(0))
     out = known.step(params, jax.random.key(1), jnp.array([0.7]), jnp.array([0.25]))
     assert float(out.reward) == pytest.approx(10 * float(out.state[0]) + 0.25, rel=1e-5)

@@ -28,29 +28,27 @@ from helpers.contract import (
 )
 
 from mbrl_jax import presets
-from mbrl_jax.core import Box, Discrete, axes, tree
+from mbrl_jax.core import Box, Discrete, tree
 from mbrl_jax.core.config import flat, replace
 from mbrl_jax.ops import optim
-from mbrl_jax.train import checkpoint
+from mbrl_jax.testing import agents
+from mbrl_jax.testing.agents import Subject
+from mbrl_jax.testing.faults import differences
 
 every = pytest.mark.parametrize(("algo", "kind"), CASES, ids=NAMES)
 every_first = pytest.mark.parametrize(("algo", "kind"), FIRST_CASES)
 every_small = pytest.mark.parametrize(("algo", "kind"), SMALL_CASES)
 
 
-def numbers(state):
-    """All leaves as NumPy arrays, keys as their data."""
-    plain = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
-    return [np.asarray(plain(x)) for x in jax.tree.leaves(state)]
+def whole(algo, kind):
+    """An agent of the contract, compiled once for all tests, as `mbrl_jax.testing` looks at it."""
+    it = case(algo, kind)
+    return Subject(it.agent, it.env, it.loop, *compiled(algo, kind), compile=lambda fn, **how: jit(fn, algo, **how))
 
 
-def assert_same(a, b, **tolerance):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(numbers(a), numbers(b), strict=True):
-        if tolerance and np.issubdtype(x.dtype, np.floating):
-            np.testing.assert_allclose(x, y, **tolerance)
-        else:
-            np.testing.assert_array_equal(x, y)
+def draws(algo):
+    """Whether `act` draws actions when it explores and when not."""
+    return (None, None) if algo == "uct" else (True, algo in PLANNING)  # uct: what it finds out here is certain
 
 
 @every
@@ -85,55 +83,20 @@ def test_every_agent_is_held_to_the_contract():
 @every
 def test_actions_fit_the_space_and_extras_keep_their_shape(algo, kind):
     it = case(algo, kind)
-    learner = jax.jit(it.agent.init)(jax.random.key(0))
-    space = it.env.spec.action
     seen = it.env.reset(jax.random.key(2))[1]
     obs = seen if presets.AGENTS[algo].simulator else jnp.full(it.env.spec.obs.shape, 0.3).astype(it.env.spec.obs.dtype)
-    for explore in (True, False):
-        act = lambda key: it.agent.act(key, learner, it.agent.carry(), obs, explore)  # noqa: B023, E731
-        action, carry, extras = jax.jit(jax.vmap(act))(jax.random.split(jax.random.key(1), 64))
-        assert action.shape[1:] == space.shape
-        assert action.dtype == space.dtype
-        assert jax.tree.structure(carry) == jax.tree.structure(it.agent.carry())
-        low, high = (0, space.n - 1) if isinstance(space, Discrete) else (space.low, space.high)
-        assert jnp.all((action >= low) & (action <= high))
-        varies = len(np.unique(np.asarray(action), axis=0)) > 1
-        if algo != "uct":  # as random in both; what it finds out here is certain
-            assert varies == (explore or algo in PLANNING), "exploring draws actions, evaluating does not"
-        assert jax.tree.leaves(extras) == [] or jax.tree.leaves(extras)[0].shape[0] == 64
+    assert [*agents.action_faults(it.agent, it.env, draws(algo), obs)] == []
 
 
 @every_first
 def test_chunk_keeps_structure_shapes_and_types_and_compiles_once(algo, kind):
-    init, chunk = compiled(algo, kind)
-    state = init(jax.random.key(0))
-    before = jax.eval_shape(lambda: state)
-    for _ in range(2):
-        state, report = chunk(state)
-    after = jax.eval_shape(lambda: state)
-    assert jax.tree.structure(before) == jax.tree.structure(after)
-    for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
-        assert (x.shape, x.dtype) == (y.shape, y.dtype)
-        assert not getattr(y, "weak_type", False)
-    assert chunk._cache_size() <= 1  # 0 where a long session has dropped it from the cache that all functions share
-    assert all(value.shape == () for value in report.metrics.values())
-    losses = {name: float(value) for name, value in report.metrics.items() if name not in ("return",)}
-    assert all(np.isfinite(value) for value in losses.values()), losses
+    assert [*agents.structure_faults(whole(algo, kind))] == []
 
 
 @every_small
 def test_train_equals_run_bitwise_and_evaluation_changes_nothing(algo, kind):
     """`train` evaluates and the chunks here do not: all that is learned and measured is the same to the bit."""
-    init, chunk = compiled(algo, kind)
-    state, reports = init(jax.random.key(3)), []
-    for _ in range(2):
-        state, report = chunk(state)
-        assert report.returns.shape == (0,)
-        reports.append(report.metrics)
-    trained, stacked = jit(case(algo, kind).loop.train, algo, static_argnums=1)(jax.random.key(3), 2)
-    assert stacked.returns.shape == (2, LOOP.eval_episodes)
-    assert_same(state, trained)
-    assert_same(tree.stack(reports), stacked.metrics)
+    assert [*agents.train_faults(whole(algo, kind))] == []
 
 
 def test_evaluation_is_the_same_in_train_and_in_run():
@@ -144,71 +107,48 @@ def test_evaluation_is_the_same_in_train_and_in_run():
         state, report = chunk(state)
         reports.append(report)
     _, stacked = jax.jit(loop.train, static_argnums=1)(jax.random.key(3), 2)
-    assert_same(tree.stack(reports), stacked)
+    assert [*differences(tree.stack(reports), stacked, "reports")] == []
+    assert stacked.returns.shape == (2, LOOP.eval_episodes)
     assert len(np.unique(stacked.returns)) > 1
 
 
 @every_first
 def test_resumed_equals_continued_bitwise(algo, kind, tmp_path):
-    init, chunk = compiled(algo, kind)
-    state, _ = chunk(init(jax.random.key(4)))
-    checkpoint.save(tmp_path, 1, state)
-    back = checkpoint.restore(tmp_path, 1, jax.eval_shape(lambda: state))
-    assert_same(state, back)
-    assert_same(chunk(state), chunk(back))
+    assert [*agents.resume_faults(whole(algo, kind), tmp_path)] == []
 
 
 @every_first
 def test_seeds_differ_from_the_first_parameter_on(algo, kind):
-    init, _ = compiled(algo, kind)
-    a, b = init(jax.random.key(0)), init(jax.random.key(1))
-    if presets.AGENTS[algo].table:  # a table starts empty: what the first steps write into it differs
-        _, chunk = compiled(algo, kind)
-        a, b = chunk(a)[0], chunk(b)[0]
-        assert (np.asarray(a.learner.q) != np.asarray(b.learner.q)).any()
-        return
-    if algo in LEARNS_NOTHING:  # the experience differs
-        assert any((x != y).any() for x, y in zip(numbers(a.buffer), numbers(b.buffer), strict=True))
-        return
-    weights = [
-        (x, y)
-        for x, y in zip(numbers(a.learner), numbers(b.learner), strict=True)
-        if x.ndim >= 2 and len(np.unique(x)) > 16
-    ]
-    assert weights
-    assert all((x != y).any() for x, y in weights)
-    assert any((x != y).any() for x, y in zip(numbers(a.buffer), numbers(b.buffer), strict=True))
+    it = whole(algo, kind)
+    assert [*agents.seed_faults(it)] == []
+    if algo not in LEARNS_NOTHING and not presets.AGENTS[algo].table:
+        leaves = jax.tree.leaves(it.init(jax.random.key(0)).learner)
+        assert any(x.ndim >= 2 and len(np.unique(x)) > 16 for x in leaves if not is_key(x)), "weights are compared"
+
+
+def is_key(leaf):
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 @every_small
 def test_vmapped_traced_settings_equal_the_single_run(algo, kind):
-    """One program over two learning rates and two seeds: its first lane is the plain run."""
+    """One program over two learning rates and two seeds: its first row is the plain run."""
     if algo in LEARNS_NOTHING:
         pytest.skip("learns nothing, and so has no rate")
-    init, chunk = compiled(algo, kind)
-    rate = next(name for name in flat(settings(algo)) if name.endswith("lr"))
-    base = flat(settings(algo))[rate]
-    swept = replace(settings(algo), {rate: jnp.array([base, 10 * base])})
-    states = jax.vmap(init)(jnp.stack([jax.random.key(7), jax.random.key(7)]))
+    cfg = settings(algo)
+    rate = next(name for name in flat(cfg) if name.endswith("lr"))
 
-    def one(cfg, state):
+    def build_traced(cfg):
         loop = replace(loop_settings(algo), {"eval_episodes": 0})  # evaluation changes nothing that is learned
-        return presets.build(algo, world(kind, presets.AGENTS[algo].table), cfg, loop).chunk(state)
+        return presets.build(algo, world(kind, presets.AGENTS[algo].table), cfg, loop)
 
-    lanes, _ = jax.jit(jax.vmap(one, in_axes=(axes(settings(algo), rate), 0)))(swept, states)
-    single, _ = chunk(init(jax.random.key(7)))
-    first, second = (jax.tree.map(lambda x: x[i], lanes) for i in (0, 1))  # noqa: B023
-    policy = lambda state: jax.tree.leaves(state.learner)[:4]  # noqa: E731
-    for x, y in zip(policy(first), policy(single), strict=True):
-        np.testing.assert_allclose(x, y, rtol=2e-3, atol=2e-4)
-    assert any((np.abs(x - y) > 1e-3).any() for x, y in zip(policy(first), policy(second), strict=True))
+    assert [*agents.sweep_faults(whole(algo, kind), cfg, build_traced, rate)] == []
 
 
 @every_first
 def test_no_key_is_used_twice(algo, kind):
     loop = build(algo, kind, inner=1, cycles=1, unroll=1, updates=1, warmup=10)
-    with jax.debug_key_reuse(True):  # checks what it traces; nothing has to run
-        jax.eval_shape(jax.jit(lambda key: loop.chunk(loop.init(key))), jax.random.key(0))
+    assert [*agents.key_faults(loop)] == []
 
 
 def test_a_key_used_twice_would_be_noticed():
@@ -223,14 +163,9 @@ def test_a_key_used_twice_would_be_noticed():
 
 @every_first
 def test_updates_change_what_is_learned(algo, kind):
-    init, chunk = compiled(algo, kind)
-    if algo in LEARNS_NOTHING:
-        assert jax.tree.leaves(init(jax.random.key(2)).learner) == []
-        return
-    before = numbers(init(jax.random.key(2)).learner)
-    after = numbers(chunk(init(jax.random.key(2)))[0].learner)
-    moved = [(x != y).any() for x, y in zip(before, after, strict=True)]
-    assert np.mean(moved) > 0.6
+    it = whole(algo, kind)
+    assert (jax.tree.leaves(it.init(jax.random.key(2)).learner) == []) == (algo in LEARNS_NOTHING)
+    assert [*agents.learning_faults(it, share=0.6)] == []
 
 
 # What falls where an agent that learns by gradients sees the same batch again and again, added up. (Tables are held to

@@ -117,7 +117,7 @@ def test_the_command_that_resumes_a_run_can_be_pasted(tmp_path):
     shown = f"python {shlex.quote(str(script))} sac"
     assert "".join(shown.split()) in "".join(code.split())
     command = resume_command(f"python {shlex.quote(str(script))} {shlex.join(words[2:])}", f"{folder}/run")
-    assert shlex.split(command) == ["python", str(script), "sac", "--out", f"{folder}/run", "--resume"]
+    assert shlex.split(command) == ["python", str(script), "--resume", f"{folder}/run"]
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.1, 0.3, 0.6, 1.0])

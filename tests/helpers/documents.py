@@ -18,7 +18,7 @@ from mbrl_jax.cli import evaluate, plot
 from mbrl_jax.cli import main as program
 from mbrl_jax.cli import train as train_command
 from mbrl_jax.envs.registry import ENVS
-from mbrl_jax.presets import api
+from mbrl_jax.presets import api, preset, restore
 from mbrl_jax.presets.registry import AGENTS
 from mbrl_jax.train import compilation, devices, run
 
@@ -151,6 +151,11 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
     def reached(*args: object, **rest: object) -> None:
         raise Reached
 
+    if "train" in found[0] and words[:1] == ["--resume"]:  # a run that is not there
+        known = preset("dqn", "CartPole-v1")
+        monkeypatch.setattr(restore, "saved_settings", lambda folder: {"env": "CartPole-v1", "seeds": 1})
+        monkeypatch.setattr(restore, "saved_configs", lambda folder, saved: (known.agent, known.loop))
+        monkeypatch.setattr(api, "resume", reached)
     monkeypatch.setattr(run, "run", reached)
     if not traced:
         monkeypatch.setattr("mbrl_jax.presets.checks.checked", reached)

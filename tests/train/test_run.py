@@ -182,7 +182,7 @@ def test_a_signal_stops_after_the_chunk_and_the_run_can_be_resumed(tmp_path, cap
     assert json.loads((out / "summary.json").read_text())["env_steps"] == WARMUP + done * CHUNK
     said = capsys.readouterr().out.splitlines()
     assert "stopping after the work under way; a second signal stops at once" in said
-    assert said[-1] == f"resume with: python scripts/train.py fake --steps 5 --out {out} --resume"
+    assert said[-1] == f"resume with: python scripts/train.py --resume {out}"
     job = job._replace(steps=WARMUP + (done + 1) * CHUNK)
     assert int(run(slow_loop(), job, out, resume=True, quiet=True).state.count[0]) == done + 1
 
@@ -242,9 +242,14 @@ def test_settings_are_what_json_reads_back():
 @pytest.mark.parametrize(
     ("command", "again"),
     [
-        ("python t.py sac --out a --seeds 2", "python t.py sac --seeds 2 --out b --resume"),
-        ("python t.py sac --out=a --resume", "python t.py sac --out b --resume"),
-        ("python t.py sac", "python t.py sac --out b --resume"),
+        ("python t.py sac --out a --seeds 2", "python t.py --resume b"),
+        ("python t.py sac --out=a --resume", "python t.py --resume b"),
+        ("mbrl-jax train sac --agent.lr 1", "mbrl-jax train --resume b"),
+        (
+            "mbrl-jax train sac --quiet --env-workers 3 --devices=2 --checkpoint-seconds 0",
+            "mbrl-jax train --resume b --quiet --env-workers 3 --devices=2 --checkpoint-seconds 0",
+        ),
+        ("", "mbrl-jax train --resume b"),
     ],
 )
 def test_resume_command(command, again):

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax.agents.learned_model import LearnedModel
 from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.buffers.sequence import Step
 from mbrl_jax.core import tree
-from mbrl_jax.core.types import Action, Array, Key, MultiDiscrete, Obs, Space
+from mbrl_jax.core.types import Action, Array, Key, Model, MultiDiscrete, Obs, Space
 from mbrl_jax.models.rssm.rssm import RSSM, Latent, Rows, Tracked, action_code, code_size, previous
 from mbrl_jax.nets.net import Net
 from mbrl_jax.nets.observations import Decoder
@@ -156,3 +157,22 @@ def rssm_open_loop_model(space: Space, encode: Net, rssm: RSSM, decode: Decoder,
         return decode.mode(decode.net.apply(params.decoder, state.deter, state.stoch.reshape(-1)))
 
     return OpenLoopModel(track, step, reconstruct)
+
+
+def rssm_learned_model(model: Model, space: Space, encode: Net, rssm: RSSM, params: Any) -> LearnedModel:
+    """A `LearnedModel` from an RSSM with its encoder.
+
+    Args:
+      model: bound, over latent states.
+      space: action space.
+      encode, rssm: the networks.
+      params: their parameters, as fields `encoder` and `rssm`.
+    Returns:
+      the model; an observation becomes the state that an actor would have after it, at the start of an episode.
+    """
+
+    def first(key: Key, obs: Obs) -> Latent:
+        token = encode.apply(params.encoder, obs)
+        return observe_step(key, params.rssm, initial_carry(rssm, space), token, rssm=rssm).states
+
+    return LearnedModel(model, first)

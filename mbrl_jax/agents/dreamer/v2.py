@@ -48,15 +48,17 @@ from mbrl_jax.agents.dreamer.common import (
     batch_model_inputs,
     initial_carry,
     observe_step,
+    rssm_learned_model,
     rssm_open_loop_model,
 )
+from mbrl_jax.agents.learned_model import LearnedModel
 from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.buffers.sequence import Window, sequence
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Action, Agent, Array, Buffer, Key, Metrics, Obs, Params, Replay, Spec, Tree
 from mbrl_jax.envs.spaces import check_unit_actions, need_one_array
-from mbrl_jax.models.rssm.dreamer_v1_v2 import DreamerNetConfig, ModelParams, Networks, model_terms, networks
+from mbrl_jax.models.rssm.dreamer_v1_v2 import DreamerNetConfig, ModelParams, Networks, bind, model_terms, networks
 from mbrl_jax.models.rssm.rssm import Latent, Rows, action_code, features
 from mbrl_jax.ops import dists
 from mbrl_jax.ops.kl import balanced, two_way
@@ -391,3 +393,15 @@ def open_loop_model(cfg: DreamerV2Config, spec: Spec, learner: Learner) -> OpenL
     need_one_array(spec, "an open-loop model")
     nets, params = networks(cfg.net, spec, gaussian=False), learner.model
     return rssm_open_loop_model(spec.action, nets.encoder, nets.rssm, nets.decoder, params)
+
+
+def learned_model(cfg: DreamerV2Config, spec: Spec, learner: Learner) -> LearnedModel:
+    """What was learned, as a planner's model over latent states.
+
+    Args:
+      cfg: settings.
+      spec: of the environment.
+      learner: what was learned.
+    """
+    nets = networks(cfg.net, spec, gaussian=False)
+    return rssm_learned_model(bind(nets, learner.model), spec.action, nets.encoder, nets.rssm, learner.model)

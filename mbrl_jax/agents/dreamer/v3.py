@@ -52,9 +52,11 @@ from mbrl_jax.agents.dreamer.common import (
     batch_model_inputs,
     initial_carry,
     observe_step,
+    rssm_learned_model,
     rssm_open_loop_model,
 )
 from mbrl_jax.agents.dreamer.plan2explore import Explorer, Plan2ExploreConfig
+from mbrl_jax.agents.learned_model import LearnedModel
 from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.buffers.sequence import Feedback, Window, sequence
 from mbrl_jax.core import tree
@@ -65,6 +67,7 @@ from mbrl_jax.models.rssm.dreamer_v3 import (
     DreamerParams,
     DreamerV3NetConfig,
     Networks,
+    bind,
     dreamer_v3,
     model_loss_and_states,
     widths,
@@ -403,3 +406,15 @@ def open_loop_model(cfg: DreamerV3Config, spec: Spec, learner: Learner) -> OpenL
     if nets.decoder is None:
         raise ValueError("imagined observations need a decoder: set net.decoder to true")
     return rssm_open_loop_model(spec.action, nets.encoder, nets.rssm, nets.decoder, learner.params)
+
+
+def learned_model(cfg: DreamerV3Config, spec: Spec, learner: Learner) -> LearnedModel:
+    """What was learned, as a planner's model over latent states.
+
+    Args:
+      cfg: settings.
+      spec: of the environment.
+      learner: what was learned.
+    """
+    nets = dreamer_v3(cfg.net, spec)
+    return rssm_learned_model(bind(nets, learner.params), spec.action, nets.encoder, nets.rssm, learner.params)

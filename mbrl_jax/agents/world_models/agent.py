@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mbrl_jax.agents.learned_model import LearnedModel
 from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.agents.world_models.controller import (
     control,
@@ -396,3 +397,20 @@ def open_loop_model(cfg: WorldModelsConfig, spec: Spec, learner: Learner) -> Ope
         return model.step(key, state, action).state
 
     return OpenLoopModel(track, step, lambda state: nets.vision.decode(learner.vision, state.z))
+
+
+def learned_model(cfg: WorldModelsConfig, spec: Spec, learner: Learner) -> LearnedModel:
+    """What was learned, as a planner's model: the dream, at the temperature that the controller is trained at.
+
+    Args:
+      cfg: settings.
+      spec: of the environment.
+      learner: what was learned.
+    """
+    nets = networks(cfg, spec)
+
+    def encode(key: Key, obs: Obs) -> DreamState:
+        del key
+        return DreamState(nets.vision.encode(learner.vision, obs).mean, nets.memory.start())
+
+    return LearnedModel(mdn_rnns.bind(nets.memory, learner.memory, cfg.temperature), encode)

@@ -1,0 +1,10 @@
+from . import agents as agents
+from . import buffers as buffers
+from . import environments as environments
+from . import faults as faults
+from . import planners as planners
+from .agents import check_agent as check_agent
+from .buffers import check_buffer as check_buffer
+from .environments import check_env as check_env
+from .environments import stand_in as stand_in
+from .planners import check_planner as check_planner

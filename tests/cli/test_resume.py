@@ -1,0 +1,63 @@
+"""`mbrl-jax train --resume RUN`: a run's folder says all that is needed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+from mbrl_jax.cli import main
+from mbrl_jax.cli import train as cli
+
+WORDS = [
+    "dqn", "--env", "CartPole-v1", "--agent.hidden", "4", "--agent.batch", "4", "--loop.warmup", "10", "--loop.inner",
+    "5", "--loop.cycles", "1", "--loop.eval-episodes", "1", "--devices", "1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "a run"
+    assert cli.main([*WORDS, "--steps", "15", "--out", str(out), "--quiet"]) == 0
+    return out
+
+
+def steps(folder):
+    return json.loads((folder / "summary.json").read_text())["env_steps"]
+
+
+def test_the_folder_and_more_steps_are_enough(folder, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--resume", str(folder), "--steps", "20"]) == 0
+    assert steps(folder) == 20
+    assert "done after 20 steps" in capsys.readouterr().out
+    assert cli.main(["--steps=25", f"--resume={folder}", "--quiet"]) == 0
+    assert steps(folder) == 25
+    assert capsys.readouterr().out == ""
+    assert cli.main(["--resume", str(folder), "--quiet"]) == 0, "nothing is left to do"
+    saved = json.loads((folder / "config.json").read_text())
+    assert saved["steps"] == 25
+    assert shlex.split(saved["command"])[2:5] == ["dqn", "--env", "CartPole-v1"], "as it was begun"
+    assert cli.main([*WORDS, "--steps", "30", "--out", str(folder), "--resume", "--quiet"]) == 0, "so did the old form"
+    assert steps(folder) == 30
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--resume", "nowhere"], "error: no run in nowhere (no config.json)"),
+        (["--resume"], "error: argument --resume: expected one argument; --help tells more"),
+        (["--resume", "RUN", "--steps", "3"], "error: --steps must be at least"),
+        (["--resume", "RUN", "--steps", "0"], "error: --steps must be at least 1, got 0"),
+        (["--resume", "RUN", "--agent.lr", "1"], "error: unrecognized arguments: --agent.lr 1; --help tells more"),
+        (["--resume", "RUN", "--track", "pen"], "error: --track must be of tensorboard, wandb, mlflow, got 'pen'"),
+        (["--resume", "RUN", "--checkpoint-seconds", "-1"], "error: --checkpoint-seconds must be at least 0, got -1.0"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(words, message, folder, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([str(folder) if word == "RUN" else word for word in words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(message), said
+    assert said.count("\n") == 1
