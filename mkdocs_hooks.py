@@ -2,6 +2,8 @@
 
     ![Pendulum-v1](../../results/pendulum.png)
 
+Every agent gets a page that is made from the code (`scripts/agent_pages.py`).
+
 A picture or table is added to the site, `results/README.md` becomes the page `results/runs.md`, and of a link to any
 other file, whose place on the web is not known here, its text stays.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -39,11 +42,30 @@ def place(path: str) -> str | None:
     return f"files/{path}" if Path(path).suffix in COPIED else None
 
 
+def agent_pages() -> dict[str, str]:
+    """Path in `docs/` -> Markdown, of the pages that are made from the code."""
+    sys.path.append(str(Path(__file__).parent / "scripts"))
+    from agent_pages import pages
+
+    return pages()
+
+
+def on_config(config: Any) -> Any:
+    """Puts the agents' pages into the navigation, after their overview."""
+    made = {"Each agent": [{path.split("/")[-1].removesuffix(".md"): path} for path in agent_pages()]}
+    for part in config.nav:
+        if "Reference" in part and made not in part["Reference"]:
+            part["Reference"].insert(1, made)
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Adds the page of the recorded runs, and whatever pictures and tables the pages link to."""
     root = Path(config.config_file_path).parent
     pages = {file.src_uri: file.content_string for file in files.documentation_pages()}
     files.append(File.generated(config, PLACES[RUNS], content=(root / RUNS).read_text()))
+    for path, text in agent_pages().items():
+        files.append(File.generated(config, path, content=text))
     found = {outside(page, link) for page, text in pages.items() for _, _, link in LINK.findall(text)}
     for path in sorted(path for path in found if path is not None and path not in PLACES):
         uri = place(path)

@@ -213,4 +213,16 @@ def draw(
     """
     loaded = [load(folder, labels[i] if labels else None) for i, folder in enumerate(folders)]
     write_atomic(path, picture(loaded, threshold, log))
-    return table(loaded, threshold)
+    return "\n".join([*cautions(loaded), table(loaded, threshold)])
+
+
+def cautions(curves: Sequence[Curve]) -> list[str]:
+    """What to know before runs are compared: that they are of different environments, or of other returns."""
+    found = []
+    envs = list(dict.fromkeys(curve.env for curve in curves))
+    if len(envs) > 1:
+        found.append(f"warning: the environments differ ({', '.join(envs)}): returns do not compare")
+    if len({curve.evaluated for curve in curves}) > 1:
+        those = ", ".join(curve.label for curve in curves if not curve.evaluated)
+        found.append(f"warning: {those} without evaluation: its training returns are drawn beside evaluation returns")
+    return found

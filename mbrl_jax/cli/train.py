@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     names: list[str] = ["env", "agent_module", "track"]
-    return guarded(lambda: _train(words, prog, names), lambda message: _in_flags(message, names))
+    alone = words and words[0].startswith("--") and any(word.partition("=")[0] == "--resume" for word in words)
+    work = _resume if alone else _train
+    return guarded(lambda: work(words, prog, names), lambda message: _in_flags(message, names))
 
 
 def _in_flags(message: str, names: list[str]) -> str:
@@ -51,8 +53,6 @@ def _in_flags(message: str, names: list[str]) -> str:
 
 def _train(words: list[str], prog: str, names: list[str]) -> int:
     """Trains as a command line says; adds the names of all its settings to `names`."""
-    if words and words[0].startswith("--") and any(word.partition("=")[0] == "--resume" for word in words):
-        return _resume(words, prog, names)
     algo, env, module, rest = _first_words(words)
     if algo is None:
         print(_overview(prog))

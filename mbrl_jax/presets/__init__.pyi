@@ -1,6 +1,7 @@
 from . import api as api
 from . import builder as builder
 from . import checks as checks
+from . import export as export
 from . import fine_tune as fine_tune
 from . import latent as latent
 from . import loaded as loaded

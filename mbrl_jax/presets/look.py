@@ -99,6 +99,8 @@ def open_loop_errors(episodes: list[Any], context: int) -> np.ndarray | None:
     squares: list[list[float]] = []
     for found in episodes:
         length = int(found.length)
+        if length <= context:
+            continue
         real = np.asarray(found.real, np.float64)[:length].reshape(length, -1)
         spread = real.std(axis=0)
         moves = spread > 1e-6

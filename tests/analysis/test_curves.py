@@ -111,3 +111,13 @@ def test_table(tmp_path):
     assert lines[2].split() == ["sac", "1", "300", "307.0", "-", "200", "(1/1", "reached)"]
     assert curves.table(loaded, 500.0).splitlines()[2].endswith("not reached (0/1 reached)")
     assert "median" not in curves.table(loaded)
+
+
+def test_runs_that_do_not_compare_are_warned_of(tmp_path):
+    one, other = write_run(tmp_path / "a"), write_run(tmp_path / "b", algo="sac", evaluated=False)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"env": "CartPole-v1"}))
+    first, second, *_ = curves.draw(tmp_path / "both.png", [one, other], None, None).splitlines()
+    assert first == "warning: the environments differ (Pendulum-v1, CartPole-v1): returns do not compare"
+    assert second == ("warning: sac without evaluation: its training returns are drawn beside evaluation returns")
+    assert not curves.draw(tmp_path / "one.png", [one, one], None, None).startswith("warning")

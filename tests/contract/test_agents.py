@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -279,3 +281,27 @@ def test_unknown_action_spaces_are_refused_by_name():
     wide = case("sac", Box).env.spec._replace(action=Box((1,), -2.0, 2.0), name="wide")
     with pytest.raises(ValueError, match=r"wide: actions must be a vector in \[-1, 1\]"):
         presets.AGENTS["sac"].make(settings("sac"), wide)
+
+
+REFERENCE = (Path(__file__).parent.parent.parent / "docs" / "reference" / "agents.md").read_text()
+
+
+def explained(anchor):
+    """The metrics that a section of the reference names, and those of the sections that it refers to."""
+    parts = re.split(r"(?m)^##+ (.+)$", REFERENCE)
+    titles = {re.sub(r"\s+", "-", title.lower()): body for title, body in zip(parts[1::2], parts[2::2], strict=True)}
+    body = next(text for title, text in titles.items() if anchor in (title, *title.split("-and-")))
+    bullet = re.search(r"(?ms)^- \*\*Metrics\*\*: (.*?)(?=^- |\Z)", body)
+    text = bullet[1] if bullet else body
+    names = set(re.findall(r"`([\w/]+)`", text))
+    return names.union(*(explained(other) for other in re.findall(r"\(#([\w-]+)\)", text)))
+
+
+@every_first
+def test_every_metric_is_explained_in_the_reference(algo, kind):
+    it = whole(algo, kind)
+    gathered = jax.eval_shape(it.loop.pieces.gather, jax.eval_shape(it.init, jax.random.key(0)))
+    shared = {"ended_return", "ended", "return", "episodes"}
+    written = (set(gathered.iterations) | set(gathered.refreshes)) - shared
+    assert (written == set()) == (algo in LEARNS_NOTHING)
+    assert written <= explained(algo), written - explained(algo)

@@ -15,7 +15,9 @@ import pytest
 
 from mbrl_jax.cli import envs as envs_command
 from mbrl_jax.cli import evaluate, plot
+from mbrl_jax.cli import export as export_command
 from mbrl_jax.cli import main as program
+from mbrl_jax.cli import report as report_command
 from mbrl_jax.cli import train as train_command
 from mbrl_jax.envs.registry import ENVS
 from mbrl_jax.presets import api, preset, restore
@@ -121,6 +123,8 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
             "plot": plot.main,
             "evaluate": evaluate.main,
             "envs": envs_command.main,
+            "report": report_command.main,
+            "export": export_command.main,
         }
         called = known.get(words[0]) if words else None
         if called is None:
@@ -164,6 +168,8 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
     monkeypatch.setattr(devices, "devices_for", lambda asked, seeds: 1)  # this process has one device
     monkeypatch.setattr(plot, "_imagine", reached)
     monkeypatch.setattr(evaluate, "_play", reached)
+    monkeypatch.setattr(report_command, "_write", reached)
+    monkeypatch.setattr(api, "load", reached)
     for step in ("_overview", "described", "_names", "listed"):
         monkeypatch.setattr(envs_command, step, reached)
     monkeypatch.setattr("mbrl_jax.analysis.curves.draw", reached)

@@ -1,0 +1,90 @@
+"""A policy as a file that runs without this library: StableHLO, written and read by `jax.export`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+
+from mbrl_jax.core.types import Array, DictSpace, Obs, ObsSpace
+from mbrl_jax.presets.loaded import Policy, as_seen
+from mbrl_jax.train.log import write_atomic
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def export_policy(
+    policy: Policy, path: Path | str, *, sample: bool = False, platforms: Sequence[str] = ("cpu",)
+) -> dict[str, Any]:
+    """Writes a policy as StableHLO, with its parameters inside, and a JSON file that describes its arrays beside it.
+
+        action, carry = call(obs, carry, first, key)
+
+    Args:
+      policy: of a run.
+      path: of the file; that of the description has ".json" added.
+      sample: draw actions as in training; else the deterministic ones of evaluation.
+      platforms: it can run on, of "cpu", "cuda", "rocm" and "tpu".
+    Returns:
+      the description: shapes and types of `obs`, of the arrays in `carry`, and of the action.
+    Raises:
+      ValueError: an unknown platform, a policy that plans in the simulator, or operations that cannot be exported.
+    """
+    if policy.simulator:
+        raise ValueError("run: a policy that plans in the simulator cannot be exported without it")
+    for name in platforms:
+        if name not in PLATFORMS:
+            raise ValueError(f"platforms must be of {', '.join(PLATFORMS)}, got {name!r}")
+    start, structure = jax.tree.flatten(policy.agent.carry())
+
+    def act(obs: Obs, carry: list[Array], first: Array, key: Array) -> tuple[Array, list[Array]]:
+        memory = [jnp.where(first, fresh, old) for fresh, old in zip(start, carry, strict=True)]
+        seen = as_seen(obs, policy.raw.obs, policy.spec.obs)
+        inside = jax.tree.unflatten(structure, memory)
+        action, after, _ = policy.agent.act(jax.random.wrap_key_data(key), policy.learner, inside, seen, sample)
+        return action, jax.tree.leaves(after)
+
+    obs = _shapes(policy.raw.obs)
+    carry = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.asarray(leaf).dtype) for leaf in start]
+    rest = jax.ShapeDtypeStruct((), jnp.bool_), jax.ShapeDtypeStruct((2,), jnp.uint32)
+    try:
+        made = jax_export.export(jax.jit(act), platforms=list(platforms))(obs, carry, *rest)
+    except ValueError as error:
+        raise ValueError(f"run: its policy cannot be exported: {' '.join(str(error).split())[:200]}") from error
+    about = {
+        "obs": _described(obs),
+        "carry": [_described(leaf) for leaf in carry],
+        "action": _described(jax.ShapeDtypeStruct(policy.spec.action.shape, policy.spec.action.dtype)),
+        "actions": _space(policy.spec.action),
+        "platforms": list(platforms),
+        "sample": sample,
+        "jax": jax.__version__,
+    }
+    write_atomic(path, bytes(made.serialize()))
+    write_atomic(f"{path}.json", json.dumps(about, indent=2) + "\n")
+    return about
+
+
+def _shapes(space: ObsSpace) -> Any:
+    if isinstance(space, DictSpace):
+        return {name: _shapes(part) for name, part in space.spaces.items()}
+    return jax.ShapeDtypeStruct(space.shape, jnp.dtype(space.dtype))
+
+
+def _described(shapes: Any) -> Any:
+    if isinstance(shapes, dict):
+        return {name: _described(part) for name, part in shapes.items()}
+    return {"shape": list(shapes.shape), "dtype": str(shapes.dtype)}
+
+
+def _space(space: Any) -> dict[str, Any]:
+    if hasattr(space, "low"):
+        bounds = {"low": space.low, "high": space.high}
+        return {name: np.broadcast_to(np.asarray(x, np.float64), space.shape).tolist() for name, x in bounds.items()}
+    return {"n": getattr(space, "n", None) or list(space.nvec)}

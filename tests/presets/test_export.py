@@ -1,0 +1,117 @@
+"""A policy as StableHLO: it acts as the policy does, in a process that has jax and not this library."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mbrl_jax as mbrl
+from mbrl_jax.cli import main
+from mbrl_jax.core import Agent, Box, DictSpace, Discrete, Spec
+from mbrl_jax.core.types import no_update
+from mbrl_jax.presets.export import export_policy
+from mbrl_jax.presets.loaded import Policy
+
+READ = """
+import sys
+sys.modules["mbrl_jax"] = None  # an import of it fails
+import json
+import numpy as np
+from jax import export
+
+file, steps = sys.argv[1], int(sys.argv[2])
+about = json.load(open(file + ".json"))
+policy = export.deserialize(bytearray(open(file, "rb").read()))
+carry = [np.zeros(leaf["shape"], leaf["dtype"]) for leaf in about["carry"]]
+rows = json.load(sys.stdin)
+out = []
+for i, row in enumerate(rows[:steps]):
+    like = about["obs"]
+    if "shape" in like and "dtype" in like:
+        obs = np.array(row, like["dtype"])
+    else:
+        obs = {name: np.array(row[name], like[name]["dtype"]) for name in like}
+    action, carry = policy.call(obs, carry, np.bool_(i == 0), np.array([0, i], np.uint32))
+    out.append(np.asarray(action).tolist())
+assert not any(name.startswith("mbrl_jax.") for name in sys.modules)
+print(json.dumps(out))
+"""
+
+
+def read(file, rows, tmp_path):
+    done = subprocess.run([sys.executable, "-c", READ, str(file), str(len(rows))], capture_output=True, text=True,
+                          input=json.dumps(rows), cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def counting(spec):
+    """An agent whose action is a fixed row of weights times the observation, plus the step of the episode."""
+
+    def act(key, learner, carry, obs, explore):
+        vector = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(obs)])
+        noise = jax.random.normal(key) if explore else 0.0
+        return (learner @ vector + carry["step"] + noise)[None], {"step": carry["step"] + 1.0}, ()
+
+    return Agent(lambda key: jnp.arange(1.0, 4.0), lambda: {"step": jnp.float32(10)}, act, no_update)
+
+
+@pytest.mark.parametrize(
+    ("raw", "seen", "rows", "expected"),
+    [
+        (Box((3,)), Box((3,)), [[1, 0, 0], [0, 1, 0], [0, 0, 2]], [11, 13, 18]),
+        (Discrete(3), Box((3,), 0.0, 1.0), [2, 0, 1], [13, 12, 14]),
+        (DictSpace({"a": Discrete(2), "b": Box((1,))}), DictSpace({"a": Box((2,)), "b": Box((1,))}),
+         [{"a": 1, "b": [0.5]}, {"a": 0, "b": [2.0]}], [13.5, 18]),
+    ],
+    ids=["vector", "number", "dict"],
+)  # fmt: skip
+def test_what_is_carried_and_seen_is_that_of_the_policy(raw, seen, rows, expected, tmp_path):
+    action = Box((1,), -99.0, 99.0)
+    policy = Policy(counting(seen), jnp.arange(1.0, 4.0), Spec(raw, action), Spec(seen, action), False)
+    about = export_policy(policy, tmp_path / "p.stablehlo")
+    assert about["carry"] == [{"shape": [], "dtype": "float32"}]
+    assert about["actions"] == {"low": [-99.0], "high": [99.0]}
+    found = read(tmp_path / "p.stablehlo", rows, tmp_path)
+    assert [value for (value,) in found] == expected
+    carry = None
+    for row, value in zip(rows, expected, strict=True):
+        action, carry = policy(row, carry)
+        assert float(action[0]) == value
+
+
+def test_the_command_writes_a_runs_policy(tmp_path, capsys):
+    mbrl.train("dqn", "CartPole-v1", out=tmp_path / "run", steps=15, seeds=2, agent={"hidden": (8,), "batch": 4},
+               loop={"warmup": 10, "inner": 5, "cycles": 1, "eval_episodes": 0})  # fmt: skip
+    file = tmp_path / "policy.stablehlo"
+    assert main(["export", str(tmp_path / "run"), str(file), "--seed", "1"]) == 0
+    assert capsys.readouterr().out == f"policy in {file}, its arrays described in {file}.json\n"
+    rows = np.random.default_rng(0).normal(size=(40, 4)).tolist()
+    found = read(file, rows, tmp_path)
+    policy = mbrl.load(tmp_path / "run", seed=1).policy
+    assert found == [int(policy(row)[0]) for row in rows]
+    assert set(found) == {0, 1}
+    for words, message in (
+        ([str(tmp_path / "p.txt")], "error: FILE must end in .stablehlo"),
+        ([str(tmp_path / "no" / "p.stablehlo")], "error: FILE: there is no folder"),
+        ([str(file), "--seed", "2"], "error: --seed must be from 0 to 1"),
+        ([str(file), "--checkpoint", "77"], "error: --checkpoint must be one of 1,"),
+        ([str(file), "--platforms", "cpu,abacus"], "error: --platforms must be of cpu, cuda, rocm, tpu, got 'abacus'"),
+    ):
+        assert main(["export", str(tmp_path / "run"), *words]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(message), said
+        assert said.count("\n") == 1
+
+
+def test_a_policy_that_plans_in_the_simulator_stays_here(tmp_path):
+    action = Box((1,), -1.0, 1.0)
+    policy = Policy(counting(Box((3,))), jnp.arange(3.0), Spec(Box((3,)), action), Spec(Box((3,)), action), True)
+    with pytest.raises(ValueError, match="a policy that plans in the simulator cannot be exported"):
+        export_policy(policy, tmp_path / "p.stablehlo")
