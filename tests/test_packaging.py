@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -33,12 +34,17 @@ def _major(library: str) -> int:
         return 0
 
 
+def copy_sources(folder: Path) -> None:
+    for name in ("mbrl_jax", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "CITATION.cff",
+                 "CONTRIBUTING.md", "constraints.txt"):  # fmt: skip
+        subprocess.run(["cp", "-r", str(ROOT / name), str(folder)], check=True)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     """Built from a copy, so that nothing is left in the checkout."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("mbrl_jax", "pyproject.toml", "README.md", "LICENSE"):
-        subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
+    copy_sources(source)
     how = ["--no-build-isolation"] if _major("setuptools") >= 77 else []  # else pip brings one for the build
     words = ["wheel", "--no-deps", *how, "--wheel-dir", str(out), str(source), "--quiet"]
     done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
@@ -64,7 +70,7 @@ def test_the_wheel_holds_types_stubs_version_and_entry_point(wheel):
     assert "mbrl-jax = mbrl_jax.cli:main" in entry
     assert "mbrl_jax/py.typed" in names
     package = ROOT / "mbrl_jax"
-    for path in (*package.rglob("*.pyi"), *package.rglob("*.py")):
+    for path in (*package.rglob("*.pyi"), *package.rglob("*.py"), *package.rglob("*.jinja")):
         assert str(path.relative_to(ROOT)) in names
     assert not any(name.startswith(("tests", "scripts", "results")) for name in names)
 
@@ -88,3 +94,60 @@ def test_installed_elsewhere_it_trains_plots_and_loads(site, tmp_path):
     if (script := site / "bin" / "mbrl-jax").exists():
         said = subprocess.run([str(script), "--help"], env=env, capture_output=True, text=True, cwd=tmp_path)
         assert "train an agent" in said.stdout
+
+
+@pytest.mark.skipif(_major("setuptools") < 77, reason="setuptools is older than the build needs")
+def test_the_source_distribution_holds_what_a_wheel_is_built_from(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    copy_sources(source)
+    build = "from setuptools.build_meta import build_sdist; print(build_sdist('dist'))"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", build], cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(source / "dist" / done.stdout.split()[-1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    package = ROOT / "mbrl_jax"
+    kinds = ("*.py", "*.pyi", "*.jinja", "py.typed")
+    assert {str(path.relative_to(ROOT)) for kind in kinds for path in package.rglob(kind)} <= names
+    assert {"LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "pyproject.toml"} <= names
+    assert not any(name.startswith(("tests", "results")) for name in names)
+
+
+PLAN = """
+import jax
+import mbrl_jax as mbrl
+from mbrl_jax.planners import CEM, cem
+
+run = mbrl.load("runs/mbpo-Pendulum-v1-0")
+action, carry = run.policy([1.0, 0.0, 0.0])
+action, carry = run.policy([1.0, 0.0, 0.0], carry)
+assert action.shape == (1,) and abs(action[0]) <= 1
+planner = cem(CEM(horizon=5, population=32, elites=4, iterations=2, particles=5), run.env.spec)
+start = run.encode([1.0, 0.0, 0.0])
+plan = jax.jit(lambda key, at: planner.plan(key, run.model, at, planner.init()))
+action, _, info = plan(jax.random.key(0), start)
+assert action.shape == (1,)
+print(mbrl.__file__)
+"""
+
+
+@pytest.mark.slow
+def test_a_stranger_trains_evaluates_acts_plans_and_reports(site, tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(site), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    console = "import sys; from mbrl_jax.cli import main; sys.exit(main(sys.argv[1:]))"
+
+    def ran(*words: str) -> str:
+        done = subprocess.run([sys.executable, "-c", *words], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    ran(console, *["train", "mbpo", "--env", "Pendulum-v1", "--steps", "600", "--quiet"])
+    said = ran(console, "evaluate", "runs/mbpo-Pendulum-v1-0", "--episodes", "5")
+    assert "mean return" in said
+    assert Path(ran(PLAN).strip()).is_relative_to(site)
+    ran(console, "report", "runs/mbpo-Pendulum-v1-0")
+    page = (tmp_path / "report.html").read_text()
+    assert "Imagination against truth" in page
+    assert "Calibration" in page
+    ran(console, "export", "runs/mbpo-Pendulum-v1-0", "policy.stablehlo")
+    assert (tmp_path / "policy.stablehlo").stat().st_size > 1000

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from mbrl_jax.core.config import replace
 from mbrl_jax.core.types import Env, HostEnv
 from mbrl_jax.envs.registry import make_env, settle
 from mbrl_jax.models.dynamics.known import settled
-from mbrl_jax.presets.builder import Start, build, default_wave, preset
+from mbrl_jax.presets.builder import Start, build, default_wave, learner, preset
 from mbrl_jax.presets.checks import checked
 from mbrl_jax.presets.fine_tune import taken_from
 from mbrl_jax.presets.loaded import Run
@@ -97,6 +99,8 @@ def train(
         env_args=env_args or {},
         init_from=source,
     )
+    if start is not None:  # before anything is built: whether the two fit each other
+        jax.eval_shape(lambda key: start(learner(algo, made, agent_cfg)[0].init(key)), jax.random.key(0))
     if resume:
         check_resumable(out, algo, agent_cfg, loop_cfg)
     how = {"quiet": quiet, "checkpoint_seconds": checkpoint_seconds, "callback": callback, "track": track}

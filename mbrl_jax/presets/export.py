@@ -55,6 +55,9 @@ def export_policy(
     rest = jax.ShapeDtypeStruct((), jnp.bool_), jax.ShapeDtypeStruct((2,), jnp.uint32)
     try:
         made = jax_export.export(jax.jit(act), platforms=list(platforms))(obs, carry, *rest)
+        data = bytes(made.serialize())
+    except ImportError as error:
+        raise ValueError("export needs flatbuffers: pip install 'mbrl_jax[export]'") from error
     except ValueError as error:
         raise ValueError(f"run: its policy cannot be exported: {' '.join(str(error).split())[:200]}") from error
     about = {
@@ -66,7 +69,7 @@ def export_policy(
         "sample": sample,
         "jax": jax.__version__,
     }
-    write_atomic(path, bytes(made.serialize()))
+    write_atomic(path, data)
     write_atomic(f"{path}.json", json.dumps(about, indent=2) + "\n")
     return about
 

@@ -18,6 +18,8 @@ from mbrl_jax.core.types import no_update
 from mbrl_jax.presets.export import export_policy
 from mbrl_jax.presets.loaded import Policy
 
+pytest.importorskip("flatbuffers", reason="the extra export is not installed")
+
 READ = """
 import sys
 sys.modules["mbrl_jax"] = None  # an import of it fails

@@ -21,22 +21,19 @@ TerminationFn: TypeAlias = Callable[[Obs, Action], Array]  # (next observation, 
 
 C = TypeVar("C")
 
-FORM = "module:function or file.py:function"
-
 
 @config
 class KnownConfig:
-    """Functions of the user's own by name."""
+    """Functions of the user's own by name, "module:function" or "file.py:function"; "" for none."""
 
     reward: str = setting(
-        default="", help=f"reward function (next observation, action) -> number, as {FORM}; empty: learned"
+        default="", help="module:function of a reward, (next observation, action) -> number; empty: learned"
     )
     termination: str = setting(
-        default="",
-        help=f"function (next observation, action) -> whether the episode ends, as {FORM}; empty: learned",
+        default="", help="module:function that says whether an episode ends, (next observation, action) -> bool"
     )
     member: str = setting(
-        default="", help=f"function (spec) -> WorldModel, the ensemble's member, as {FORM}; empty: the agent's own"
+        default="", help="module:function of the ensemble's member, (spec) -> WorldModel; empty: the agent's own"
     )
 
 
