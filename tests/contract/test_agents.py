@@ -35,7 +35,7 @@ from mbrl_jax.core.config import flat, replace
 from mbrl_jax.ops import optim
 from mbrl_jax.testing import agents
 from mbrl_jax.testing.agents import Subject
-from mbrl_jax.testing.faults import differences
+from mbrl_jax.testing.faults import differences, numbers
 
 every = pytest.mark.parametrize(("algo", "kind"), CASES, ids=NAMES)
 every_first = pytest.mark.parametrize(("algo", "kind"), FIRST_CASES)
@@ -51,6 +51,10 @@ def whole(algo, kind):
 def draws(algo):
     """Whether `act` draws actions when it explores and when not."""
     return (None, None) if algo == "uct" else (True, algo in PLANNING)  # uct: what it finds out here is certain
+
+
+def assert_same(one, two, **tolerance):
+    assert [*differences(one, two, "found and expected", **tolerance)] == []
 
 
 @every
