@@ -60,6 +60,7 @@ def test_tensorboard_shows_the_rows_and_a_resumed_run_goes_on(tmp_path):
         assert shown == pytest.approx({key: value for key, value in written.items() if key[0] == seed})
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")  # its own
 def test_mlflow_keeps_the_rows_in_the_folder_of_the_run(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
     pytest.importorskip("sqlalchemy", reason="the extra mlflow is not installed")
