@@ -89,7 +89,8 @@ def test_what_is_carried_and_seen_is_that_of_the_policy(raw, seen, rows, expecte
 
 
 def test_the_command_writes_a_runs_policy(tmp_path, capsys):
-    mbrl.train("dqn", "CartPole-v1", out=tmp_path / "run", steps=15, seeds=2, agent={"hidden": (8,), "batch": 4, "lr": 1e-6},
+    small = {"hidden": (8,), "batch": 4, "lr": 1e-6}  # both actions are taken
+    mbrl.train("dqn", "CartPole-v1", out=tmp_path / "run", steps=15, seeds=2, agent=small,
                loop={"warmup": 10, "inner": 5, "cycles": 1, "eval_episodes": 0})  # fmt: skip
     file = tmp_path / "policy.stablehlo"
     assert main(["export", str(tmp_path / "run"), str(file), "--seed", "1"]) == 0
