@@ -8,13 +8,14 @@ checkpoint whose bytes differ from it is refused, and the one before it is taken
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,7 +97,7 @@ def save(
     arrays[MANIFEST] = np.frombuffer(manifest.encode(), np.uint8)
     path = folder / place.name
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+        with _unsaid(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
             writer.save(path, args=ocp.args.PyTreeSave(arrays), force=True)
     except Exception as error:  # storage has errors of its own
         raise _as_os_error(error, path) from error
@@ -277,6 +278,18 @@ def _wrap(data: Any, like: Any) -> Any:
     impl: list[Any] = []  # only a (traced) key knows its generator, a shape does not
     jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
     return jax.random.wrap_key_data(data, impl=impl[0])
+
+
+@contextlib.contextmanager
+def _unsaid() -> Iterator[None]:
+    """A context in which orbax's threads print no traceback of errors that are raised as well."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _orbax() -> Any:

@@ -26,6 +26,15 @@ TESTS = Path(__file__).parents[1]
 CHEAP = ("q_learning", "dyna_q", "dyna_q_plus", "sweeping", "dqn", "sac", "ppo", "mpc", "uct")  # seconds to compile
 DEAR_SHARE = 0.3  # of all faults, those that hit the other agents
 
+HITS = """
+import sys
+from pathlib import Path
+from helpers import soak
+
+algo, kind, folder, table, *faults = sys.argv[1:]
+soak.main(algo, kind, Path(folder), Path(table), [int(fault) for fault in faults])
+"""
+
 
 def agent_of(fault: int) -> tuple[str, str]:
     """The agent that a fault hits and the kind of its actions."""
@@ -64,8 +73,9 @@ def test_soak(tmp_path, capsys):
         for algo, kind in sorted({agent_of(i) for i in faults}, key=lambda case: (case[0] not in CHEAP, case)):
             mine = [str(i) for i in sorted(faults) if agent_of(i) == (algo, kind)]
             place = folder / f"{algo}-{kind.lower()}"
-            command = [sys.executable, "-m", "helpers.soak", algo, kind, str(place), str(table), *mine]
-            subprocess.run(command, env=environment, check=True)
+            subprocess.run(
+                [sys.executable, "-c", HITS, algo, kind, str(place), str(table), *mine], env=environment, check=True
+            )
         found = outcomes(table)
         tried = Counter((line[2], line[3]) for line in found)
         print("\n| kind | tried | right | refused in one line | failed otherwise | silently wrong |")

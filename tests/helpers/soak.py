@@ -1,4 +1,4 @@
-"""Random faults to runs of one small agent: `python -m helpers.soak ALGO KIND FOLDER TABLE FAULT [FAULT ...]`.
+"""Random faults to runs of one small agent.
 
 Runs are trained by two other processes that have the agent's programs compiled and loaded already, and that train one
 run after the other until they are killed. So a run begins within milliseconds, and most faults hit the midst of writing
@@ -21,7 +21,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import serialize_executable
@@ -172,6 +171,7 @@ class Process:
             try:
                 self.answer = self.calls.recv() if self.calls.poll(seconds) else None
             except (EOFError, ConnectionResetError):
+                self.process.join()
                 self.answer = DIED
         return self.answer
 
@@ -328,7 +328,14 @@ class Soak:
 
 
 def main(algo: str, kind: str, folder: Path, table: Path, faults: list[int]) -> None:
-    """Tries faults, and adds a line for each to a table."""
+    """Tries faults, and adds a line for each to a table.
+
+    Args:
+      algo, kind: the agent and the kind of its actions.
+      folder: for its programs and runs; kept programs are used again.
+      table: a CSV with the columns `COLUMNS`.
+      faults: their numbers.
+    """
     soak = Soak(algo, kind, folder)
     for number in faults:
         what = KINDS[number % len(KINDS)]
@@ -340,9 +347,3 @@ def main(algo: str, kind: str, folder: Path, table: Path, faults: list[int]) -> 
         print(number, algo, what, *found, flush=True)
     for process in soak.processes:
         process.process.kill()
-
-
-if __name__ == "__main__":
-    from helpers import soak  # under its own name, by which the other processes know it
-
-    soak.main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), [int(word) for word in sys.argv[5:]])
