@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,7 +175,7 @@ def _read(folder: Path | str, place: Place, like: Tree, part: Tree | None) -> tu
         raise ValueError(f"no checkpoint {path}")
     ocp = _orbax()
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with _unsaid(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             saved: dict[str, Any] = reader.restore(path, args=ocp.args.PyTreeRestore())
         about = _verified(saved)
     except Exception as error:  # whatever orbax, its storage and its JSON make of damaged bytes
@@ -282,12 +283,23 @@ def _wrap(data: Any, like: Any) -> Any:
 
 @contextlib.contextmanager
 def _unsaid() -> Iterator[None]:
-    """A context in which orbax's threads print no traceback of errors that are raised as well."""
-    log = logging.getLogger("absl")
+    """A context in which the threads of orbax and of its storage print no traceback of errors that are raised as well.
+
+    After an error storage still tells what came of the other arrays, but nobody waits for them any more. That it cannot
+    is told within moments, and dropped also after the context.
+    """
+    log, hook = logging.getLogger("absl"), sys.unraisablehook
     level = log.level
+
+    def drop(told: Any) -> None:
+        if not isinstance(told.exc_value, RuntimeError) or str(told.exc_value) != "Event loop is closed":
+            hook(told)
+
     log.setLevel(logging.CRITICAL)
+    sys.unraisablehook = drop
     try:
         yield
+        sys.unraisablehook = hook
     finally:
         log.setLevel(level)
 

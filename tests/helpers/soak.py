@@ -33,7 +33,7 @@ from mbrl_jax.train.folder import DiskError
 from mbrl_jax.train.loop import env_steps
 from mbrl_jax.train.run import Job, run, seed_keys
 
-CHUNKS, SEEDS = 3, 2
+CHUNKS, SEEDS = 2, 2
 KINDS = ("kill", "terminate", "stop and continue", "flip", "truncate", "fill", "two writers")
 COLUMNS = ("fault", "agent", "kind", "outcome", "said")
 RIGHT, CLEAR, LOUD, SILENT = "right", "refused in one line", "failed otherwise", "silently wrong"
@@ -118,7 +118,7 @@ class Trainer(NamedTuple):
 
         def short(pace: Pace, start: int) -> int:
             time.sleep(delay)
-            return min(pace.units, start + 3)
+            return min(pace.units, start + 4)
 
         Pace.stop = short
         resume = (out / "config.json").exists()
@@ -310,6 +310,8 @@ class Soak:
             "fill": lambda: self.filled(out, rng),
             "two writers": lambda: self.contested(out, rng),
         }
+        if os.path.ismount(folder):  # left by a soak that was killed
+            subprocess.run(["umount", "-l", folder], check=True)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         if kind == "fill" and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder]).returncode:
