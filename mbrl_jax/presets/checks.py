@@ -142,10 +142,14 @@ def checked(loop: L, job: Job) -> tuple[L, str]:
     advance = jax.jit(pieces.advance, inline=True)
     with _Named(settings):
         state = jax.eval_shape(lambda key: tree.strip_weak_types(init(key)), jax.random.key(job.seed))
+    have = memory.available(job.devices)
+    kept = {"replay": state.buffer, "learner": state.learner, "environments": state.actors}
+    memory.check_fits(memory.reckon_parts(kept, job.seeds), have, settings, replay)  # before the longer trace
+    with _Named(settings):
         bound = jax.ShapeDtypeStruct((), jnp.int32)
         program = advance.trace(state, jax.eval_shape(pieces.gather, state), bound, bound).jaxpr
     at_once = min(job.wave, -(-job.seeds // job.devices)) * job.devices
-    need, have = memory.reckon(state, program, job.seeds, at_once), memory.available(job.devices)
+    need = memory.reckon(state, program, job.seeds, at_once)
     memory.check_fits(need, have, settings, replay)
     return loop._replace(init=init, pieces=pieces._replace(advance=advance)), memory.describe(need, have)
 

@@ -8,13 +8,15 @@ checkpoint whose bytes differ from it is refused, and the one before it is taken
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,7 +98,7 @@ def save(
     arrays[MANIFEST] = np.frombuffer(manifest.encode(), np.uint8)
     path = folder / place.name
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+        with _unsaid(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
             writer.save(path, args=ocp.args.PyTreeSave(arrays), force=True)
     except Exception as error:  # storage has errors of its own
         raise _as_os_error(error, path) from error
@@ -173,7 +175,7 @@ def _read(folder: Path | str, place: Place, like: Tree, part: Tree | None) -> tu
         raise ValueError(f"no checkpoint {path}")
     ocp = _orbax()
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with _unsaid(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             saved: dict[str, Any] = reader.restore(path, args=ocp.args.PyTreeRestore())
         about = _verified(saved)
     except Exception as error:  # whatever orbax, its storage and its JSON make of damaged bytes
@@ -277,6 +279,29 @@ def _wrap(data: Any, like: Any) -> Any:
     impl: list[Any] = []  # only a (traced) key knows its generator, a shape does not
     jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
     return jax.random.wrap_key_data(data, impl=impl[0])
+
+
+@contextlib.contextmanager
+def _unsaid() -> Iterator[None]:
+    """A context in which the threads of orbax and of its storage print no traceback of errors that are raised as well.
+
+    After an error storage still tells what came of the other arrays, but nobody waits for them any more. That it cannot
+    is told within moments, and dropped also after the context.
+    """
+    log, hook = logging.getLogger("absl"), sys.unraisablehook
+    level = log.level
+
+    def drop(told: Any) -> None:
+        if not isinstance(told.exc_value, RuntimeError) or str(told.exc_value) != "Event loop is closed":
+            hook(told)
+
+    log.setLevel(logging.CRITICAL)
+    sys.unraisablehook = drop
+    try:
+        yield
+        sys.unraisablehook = hook
+    finally:
+        log.setLevel(level)
 
 
 def _orbax() -> Any:

@@ -89,7 +89,14 @@ class Record:
         self.diverged: dict[int, tuple[int, str]] = {}  # seed -> env_steps of the first row that is no number, of what
         self.wall_seconds = 0.0
 
-    def watch(self, env_steps: int, metrics: Mapping[str, Any], returns: Any, faults: Mapping[str, Any]) -> list[str]:
+    def watch(
+        self,
+        env_steps: int,
+        metrics: Mapping[str, Any],
+        returns: Any,
+        faults: Mapping[str, Any],
+        chunk: tuple[int, int] = (0, 1),
+    ) -> list[str]:
         """Notes the seeds whose numbers are none from this chunk on.
 
         Args:
@@ -97,6 +104,7 @@ class Record:
           metrics: names to arrays [S].
           returns: [S, E] evaluation returns.
           faults: as `train.loop.not_finite` returns them, [S] each.
+          chunk: environment steps of one seed before it, and in each of its iterations.
         Returns:
           lines that say which seeds diverged, and where it showed first.
         """
@@ -110,11 +118,10 @@ class Record:
         if np.size(returns):
             signs["eval_return"] = ~np.isfinite(np.asarray(returns, np.float64)).all(axis=1)
         new: dict[str, list[int]] = {}
-        zero = np.zeros(len(self.seeds), int)
         for i, seed in enumerate(self.seeds):
             first = next((name for name, bad in signs.items() if bad[i]), None)
-            if first == "the environment's reward" and (at := int(np.asarray(faults.get("iteration", zero))[i])):
-                first += f", in an episode that ended in iteration {at} of the chunk,"
+            if first is not None and first.startswith("the environment's"):
+                first += f" at step {chunk[0] + int(signs[first][i]) * chunk[1]:,}"
             if first is not None and seed not in self.diverged:
                 self.diverged[seed] = (env_steps, first)
                 new.setdefault(first, []).append(seed)

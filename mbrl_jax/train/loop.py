@@ -44,6 +44,10 @@ class LoopConfig:
     )
 
 
+COUNTS = ("ended", "ended_return", "lost_obs", "lost_reward")
+"""What `step_envs` counts, beside the agent's metrics."""
+
+
 class Actors(NamedTuple):
     """The environments and the progress of their current episodes."""
 
@@ -169,7 +173,7 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env:
             jax.random.split(key_cycles, cfg.cycles),
         )
         returns, lengths = evaluate(agent, eval_env, key_evaluate, state.learner, cfg.eval_episodes)
-        faults = not_finite(state, metrics[0]["ended_return"])
+        faults = not_finite(state, metrics[0])
         return state._replace(key=key), Report(summarize(*metrics), returns, lengths, faults)
 
     def train(key: Key, chunks: int) -> tuple[LoopState, Report]:
@@ -251,7 +255,8 @@ def step_envs(
       random: static; uniformly random actions in place of the agent's.
       key_action: draws the random actions if given, so that the same key repeats them.
     Returns:
-      the environments; the transitions [N, ...]; the number of episodes that ended and the sum of their returns.
+      the environments; the transitions [N, ...]; the number of episodes that ended, the sum of their returns, and how
+      many environments gave an observation, and how many a reward, that is NaN.
     """
 
     def step(key: Key, key_repeated: Key | None, env_state: Tree, obs: Tree, carry: Tree, so_far: Array) -> tuple:
@@ -273,7 +278,16 @@ def step_envs(
     keys_repeated = None if key_action is None else jax.random.split(key_action, cfg.num_envs)
     actors, rows, totals = jax.vmap(step)(keys, keys_repeated, *actors)
     ended = rows.last.astype(jnp.float32)
-    return actors, rows, {"ended": jnp.sum(ended), "ended_return": jnp.sum(ended * totals)}
+    return (
+        actors,
+        rows,
+        {
+            "ended": jnp.sum(ended),
+            "ended_return": jnp.sum(ended * totals),
+            "lost_obs": jnp.sum(jax.vmap(any_nan)((rows.obs, rows.next_obs, actors.obs)), dtype=jnp.float32),
+            "lost_reward": jnp.sum(jax.vmap(any_nan)(rows.reward), dtype=jnp.float32),
+        },
+    )
 
 
 def followed(agent: Agent, key: Key, learner: Tree, carry: Tree, obs: Obs, action: Action) -> tuple[Tree, Tree]:
@@ -470,7 +484,7 @@ def advance(
 
     def finish() -> Report:
         returns, lengths = evaluate(agent, eval_env, key_evaluate, state.learner, cfg.eval_episodes)
-        faults = not_finite(state, gathered.iterations["ended_return"])
+        faults = not_finite(state, gathered.iterations)
         return Report(summarize(*gathered), returns, lengths, faults)
 
     ended = stop > cfg.cycles * width
@@ -488,31 +502,34 @@ def summarize(iterations: Metrics, refreshes: Metrics) -> Metrics:
     """The means of a chunk's metrics, the mean return of the training episodes that ended in it, and their number.
 
     Args:
-      iterations: names to arrays [cycles, inner], "ended" and "ended_return" of `step_envs` among them.
+      iterations: names to arrays [cycles, inner], the counts of `step_envs` among them.
       refreshes: names to arrays [cycles].
     Returns:
       names to scalars; "return" is 0 if no episode ended, which "episodes" tells.
     """
-    rest = {name: values for name, values in iterations.items() if name not in ("ended", "ended_return")}
+    rest = {name: values for name, values in iterations.items() if name not in COUNTS}
     ended, total = jnp.sum(iterations["ended"]), jnp.sum(iterations["ended_return"])
     return {"return": total / jnp.maximum(ended, 1), "episodes": ended, **jax.tree.map(jnp.mean, {**rest, **refreshes})}
 
 
-def not_finite(state: LoopState, ended_return: Array) -> dict[str, Array]:
+def not_finite(state: LoopState, iterations: Metrics) -> dict[str, Array]:
     """What of a run is not a number any more; infinities are left to who reads the metrics.
 
     Args:
       state: at the end of a chunk.
-      ended_return: [cycles, inner] sums of returns, which a NaN reward makes NaN.
+      iterations: names to arrays [cycles, inner], the counts of `step_envs` among them.
     Returns:
-      "observation", "reward" and "learner", each [] bool; "iteration" [] int32, the first of the chunk, counted from 1,
-      in which an episode with a NaN return ended, 0 if none did.
+      "observation" and "reward", [] int32 each: the first iteration of the chunk, counted from 1, in which an
+      environment gave one that is NaN, 0 if none did; "learner" [] bool.
     """
-    lost = jnp.isnan(ended_return).ravel()
+
+    def first(*signs: Array) -> Array:
+        lost = jnp.any(jnp.array(signs), axis=0).ravel()
+        return jnp.where(jnp.any(lost), jnp.argmax(lost) + 1, 0).astype(jnp.int32)
+
     return {
-        "iteration": jnp.where(jnp.any(lost), jnp.argmax(lost) + 1, 0).astype(jnp.int32),
-        "observation": any_nan(state.actors.obs),
-        "reward": any_nan((state.actors.episode_return, ended_return)),
+        "observation": first(iterations["lost_obs"] > 0),
+        "reward": first(iterations["lost_reward"] > 0, jnp.isnan(iterations["ended_return"])),
         "learner": any_nan(state.learner),
     }
 

@@ -476,7 +476,7 @@ def _train(
             if job.stop_diverged:
                 metrics, returns, lengths = rows.blanked(metrics, returns, lengths)
             rows.add(at, updates(job.loop, done), saver.wall(), metrics, returns, lengths)
-            for line in rows.watch(at, metrics, returns, faults):
+            for line in rows.watch(at, metrics, returns, faults, (env_steps(job.loop, done - 1), per_iteration)):
                 progress.say(line)
             _drop(job, driver, rows)
             progress.show(at, _mean(rows.trained), _mean(rows.scores[-1][1]))

@@ -269,19 +269,57 @@ def test_a_run_ends_when_every_seed_diverged(tmp_path, capsys):
     assert again.summary == result.summary
 
 
-def test_a_nan_reward_is_named_with_its_iteration(tmp_path, capsys):
-    """Action 1 is rewarded by NaN; episodes have five steps, of which the warm-up has taken two."""
+def spoiled(what: str):
+    """A loop of two environments; the fourth step of every episode of five spoils a number, or every reset does.
+
+    The warm-up takes two steps of each, so that iteration i of the first chunk is step 2 + i of both.
+    """
     agent, env = ordered.agent_and_env()
 
     def step(key, state, action):
         state, obs, reward, discount, last = env.step(key, state, action)
-        return state, obs, jnp.where(action == 1, jnp.nan, reward), discount, last
+        if what == "reward":
+            reward = jnp.where(state[0] == 4, jnp.nan, reward)
+        if what == "observation":
+            obs = jnp.where(state == 4, jnp.nan, obs)
+        return state, obs, reward, discount, last
 
-    loop = compiled_loop(agent, env._replace(step=step), uniform(64), ordered.CFG)
-    result = run(loop, ordered.job_of(1, seeds=1), tmp_path / "run")
-    first = "the environment's reward, in an episode that ended in iteration 3 of the chunk,"
-    assert result.summary["diverged"] == [{"env_steps": 28, "first": first}]
+    def reset(key):
+        state, obs = env.reset(key)
+        return state, obs * jnp.nan if what == "reset" else obs
+
+    return compiled_loop(agent, env._replace(step=step, reset=reset), uniform(64), ordered.CFG)
+
+
+@pytest.mark.parametrize(
+    ("what", "first"),
+    [
+        ("reward", "the environment's reward at step 8"),  # 4 of each
+        ("observation", "the environment's observation at step 8"),
+        ("reset", "the environment's observation at step 10"),  # the first reset after the warm-up
+    ],
+)
+def test_a_nan_of_the_environment_is_named_with_its_step(tmp_path, capsys, what, first):
+    """Also where its episode has ended before the chunk does."""
+    result = run(spoiled(what), ordered.job_of(1, seeds=1), tmp_path / "run")
+    (fate,) = result.summary["diverged"]
+    assert fate == {"env_steps": 28, "first": first}
     assert f"seed 3 diverged (not finite) at step 28: {first} first" in capsys.readouterr().out
+
+
+def test_a_nan_that_the_agent_never_learns_from_changes_no_other_number():
+    """Observations are watched beside the learning."""
+    fine, lost = jax.jit(spoiled("nothing").chunk), jax.jit(spoiled("observation").chunk)
+    state = spoiled("nothing").init(jax.random.key(0))
+    (a, good), (b, bad) = fine(state), lost(state)
+    np.testing.assert_array_equal(a.learner, b.learner)
+    assert {name: int(value) for name, value in good.not_finite.items()} == {
+        "observation": 0,
+        "reward": 0,
+        "learner": 0,
+    }
+    assert {name: int(value) for name, value in bad.not_finite.items()} == {"observation": 2, "reward": 0, "learner": 0}
+    assert set(good.metrics) == {"return", "episodes", "first", "fit"}
 
 
 def test_a_run_without_a_seed_left_fails(tmp_path, capsys):

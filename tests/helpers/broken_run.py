@@ -1,7 +1,7 @@
-"""Kills a run of a small agent and resumes it: `python -m helpers.broken_run ALGO KIND FOLDER`, with two devices.
+"""Kills a run of a small agent and resumes it: `python -m helpers.broken_run ALGO KIND WAVE FOLDER`, with two devices.
 
-The seeds share the devices, in waves. The run is killed in the midst of its first chunk and of its second, and loses
-what came after its last checkpoint. It must end with the rows and the state of an unbroken one.
+Four seeds share the devices, in waves of one or two. The run is killed in the midst of its first chunk and of its
+second, and loses what came after its last checkpoint. It must end with the rows and the state of an unbroken one.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def numbers(state) -> list[np.ndarray]:
     return [np.asarray(plain(leaf)) for leaf in jax.tree.leaves(state)]
 
 
-def main(algo: str, kind: str, folder: Path) -> None:
+def main(algo: str, kind: str, wave: int, folder: Path) -> None:
     """Prints "bitwise" at the end; an assertion fails where a number differs."""
     assert jax.device_count() == 2
     kinds = {made.__name__: made for name, made in contract.CASES if name == algo}
     loop, cfg = contract.build(algo, kinds[kind]), contract.loop_settings(algo)
-    job = Job(algo, kind, contract.settings(algo), cfg, env_steps(cfg, 2), seed=5, seeds=4, wave=1, devices=2)
+    job = Job(algo, kind, contract.settings(algo), cfg, env_steps(cfg, 2), seed=5, seeds=4, wave=wave, devices=2)
     whole = run(loop, job, folder / "whole", quiet=True)
     piece, reports, killed = CompiledDriver.piece, [], []
     Pace.stop = lambda self, start: min(self.units, start + max(1, self.units // 3))
@@ -71,4 +71,4 @@ def main(algo: str, kind: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))

@@ -1,5 +1,6 @@
 """Checkpoints: exact to the bit, complete or absent, with clear messages about mismatches."""
 
+import gc
 import signal
 import subprocess
 import sys
@@ -126,3 +127,24 @@ def test_no_checkpoint_and_wrong_keep_are_named(tmp_path):
         checkpoint.restore(tmp_path, 4, {})
     with pytest.raises(ValueError, match="keep must be at least 1"):
         checkpoint.save(tmp_path, 1, {"x": jnp.zeros(1)}, keep=0)
+
+
+def test_a_damaged_checkpoint_is_told_by_its_error_alone(tmp_path, monkeypatch):
+    """The threads that were reading other arrays say nothing."""
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    state = {f"a{i}": jnp.arange(500.0) + i for i in range(30)}
+    checkpoint.save(tmp_path, 1, state)
+    refused = 0
+    for path in [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size]:
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        try:
+            checkpoint.restore(tmp_path, 1, state)
+        except checkpoint.DamagedError:
+            refused += 1
+        path.write_bytes(whole)
+    time.sleep(0.2)
+    gc.collect()
+    assert refused > 2
+    assert told == []
