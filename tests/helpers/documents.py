@@ -148,8 +148,14 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
         # Flags are read after the environment: one that needs no library stands for it.
         words = re.sub(rf"{library}:\S+", "Pendulum-v1", " ".join(words)).split()
 
-    for file, function in re.findall(r"(?<![\w/])(\w+\.py):(\w+)", " ".join(words)):  # of the reader's
-        Path(file).write_text(f"from mbrl_jax.envs.cartpole import continuous_cartpole as {function}\n")
+    files: dict[str, str] = {}
+    for part, file, function in re.findall(
+        r"(?:--agent\.known\.(\w+)[ =])?(?<![\w/])(\w+\.py):(\w+)", " ".join(words)
+    ):  # of the reader's
+        source = f"helpers.known_parts import {part}" if part else "mbrl_jax.envs.cartpole import continuous_cartpole"
+        files[file] = f"{files.get(file, '')}from {source} as {function}\n"
+    for file, text in files.items():
+        Path(file).write_text(text)
         monkeypatch.delitem(sys.modules, Path(file).stem, raising=False)
 
     def reached(*args: object, **rest: object) -> None:
