@@ -99,7 +99,7 @@ def described(name: str, check: bool = False) -> tuple[dict[str, Any], list[str]
         "action": known.action,
         "time_limit": env.spec.time_limit if env.spec.time_limit is not None else "none",
         "terminates": "yes" if env.spec.terminates else "no, episodes end at the time limit alone",
-        "can_be_drawn": "yes" if getattr(env, "render", None) is not None else "no",
+        "can_be_drawn": "yes" if (env.render is not None if isinstance(env, Env) else env.drawable) else "no",
     }
     return found, find_faults(env) if checked else None
 

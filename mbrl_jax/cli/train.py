@@ -114,7 +114,6 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
 def _run(loop: Any, job: Job, out: Path | None, base: Path, options: Any) -> int:
     """Trains in a folder, a new one after `base` where none is named; returns the exit code."""
     from mbrl_jax.analysis import curves
-    from mbrl_jax.core.types import EnvironmentFailed
     from mbrl_jax.train.folder import new_folder, remove_empty
     from mbrl_jax.train.run import run
 
@@ -127,9 +126,6 @@ def _run(loop: Any, job: Job, out: Path | None, base: Path, options: Any) -> int
             loop, job, out or made or base, resume=options.resume, quiet=options.quiet,
             checkpoint_seconds=options.checkpoint_seconds, draw=draw,
         )  # fmt: skip
-    except EnvironmentFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     finally:
         if made is not None:
             remove_empty(made)

@@ -9,6 +9,7 @@ from . import maze as maze
 from . import mdp as mdp
 from . import model as model
 from . import multitask as multitask
+from . import offscreen as offscreen
 from . import own as own
 from . import pixel_tasks as pixel_tasks
 from . import pixels as pixels

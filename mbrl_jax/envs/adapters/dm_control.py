@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mbrl_jax.envs.host import One, host_env, scaled
+from mbrl_jax.envs.offscreen import offscreen
 
 if TYPE_CHECKING:
     from mbrl_jax.core.types import HostEnv
@@ -55,7 +56,8 @@ def make(name: str, repeat: int = 1, **kwargs: Any) -> HostEnv:
         )
     finally:
         env.close()
-    return host_env(spec, partial(make_one, name, kwargs), repeat)
+    one = partial(make_one, name, kwargs)
+    return host_env(spec, one, repeat, one)
 
 
 def make_one(name: str, kwargs: dict[str, Any]) -> One:
@@ -103,6 +105,7 @@ def _suite() -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # where there is no display it tries the next way to draw
+            offscreen()  # how to draw is settled at import
             return importlib.import_module("dm_control.suite")  # optional
     except ImportError as error:
         raise ValueError(f"dm_control's tasks need the dm_control package: {INSTALL}") from error
