@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbrl_jax.cli.guard import guarded
 from mbrl_jax.envs.own import FORM, folder_name
-from mbrl_jax.envs.registry import ENVS, PREFIXES, is_host, is_own, settle
+from mbrl_jax.envs.registry import ENVS, LIBRARIES, is_host, is_own, settle
 from mbrl_jax.presets.registry import AGENTS, import_agents
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _value_of(words: list[str], flag: str, needs: str) -> str | None:
 def _overview(prog: str) -> str:
     algos = "\n".join(f"  {name:<13}{entry.summary}" for name, entry in AGENTS.items())
     envs = "\n".join(f"  {name}" for name in ENVS)
-    libraries = "\n".join(f"  {prefix}:NAME" for prefix in PREFIXES)
+    libraries = "\n".join(f"  {prefix}:NAME" for prefix in LIBRARIES)
     return f"""usage: {prog} ALGO [--env ENV] [--seeds N] [--seed K] [--steps S] [--out DIR] [--resume]
        [--agent-module FILE.py|MODULE] [...]
 
@@ -226,7 +226,7 @@ def _options(algo: str, env: str, steps: int) -> list[Option]:
 
     return [
         Option(
-            "env", str, env, f"environment: {', '.join(ENVS)}, one of gymnax's, {', '.join(PREFIXES)}:NAME, or {FORM}"
+            "env", str, env, f"environment: {', '.join(ENVS)}, one of gymnax's, {', '.join(LIBRARIES)}:NAME, or {FORM}"
         ),
         Option("env_arg", str, "", "an argument of the environment, as key=value; may be given several times"),
         Option(

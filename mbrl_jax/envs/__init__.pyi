@@ -1,4 +1,5 @@
 from . import adapters as adapters
+from . import cameras as cameras
 from . import cartpole as cartpole
 from . import check as check
 from . import discrete as discrete

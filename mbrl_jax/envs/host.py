@@ -31,6 +31,7 @@ class One(NamedTuple):
     step: Callable[[Any], tuple[Any, float, float, bool]]  # (action) -> obs, reward, discount, last
     close: Callable[[], None]
     render: Callable[[], Any] | None = None  # () -> [height, width, 3] uint8
+    observe: Callable[[], Any] | None = None  # () -> obs after a step, in place of the one that `step` returns
 
 
 class Leaf(NamedTuple):
@@ -202,14 +203,18 @@ class Group:
     def _advance(self, i: int, action: np.ndarray) -> tuple[Any, float, float, bool]:
         """An action, repeated up to the end of the episode."""
         total, product, obs, last = 0.0, 1.0, None, False
+        observe = self.ones[i].observe
         for _ in range(self.plan.repeat):
             self.steps[i] += 1
             out = self._guarded(i, "step", lambda: self.ones[i].step(action))
-            obs = self._array(i, out[0], self.plan.obs, "the observation")
+            if observe is None:
+                obs = self._array(i, out[0], self.plan.obs, "the observation")
             reward, discount, last = self._number(i, out[1], "reward"), self._number(i, out[2], "discount"), out[3]
             total, product = total + reward, product * discount
             if last:
                 break
+        if observe is not None:  # once, however often the action is repeated: it may be dear
+            obs = self._array(i, self._guarded(i, "step", observe), self.plan.obs, "the observation")
         return obs, total, product, bool(last)
 
     def _guarded(self, i: int, what: str, work: Callable[[], Any]) -> Any:
@@ -466,6 +471,60 @@ def map_obs(env: HostEnv, space: Any, change: Callable[[Any], Any]) -> HostEnv:
         return inner._replace(reset=lambda seeds: change(inner.reset(seeds)), step=step)
 
     return env._replace(spec=env.spec._replace(obs=space), make=make)
+
+
+def frame_stack(env: HostEnv, count: int) -> HostEnv:
+    """The last frames as one image, so that velocities show: channels of the oldest first.
+
+    An episode starts with copies of its first frame.
+
+    Args:
+      env: observed as images or planes [height, width, channels].
+      count: k, number of frames, at least 1.
+    Returns:
+      the same environment with observations [height, width, k channels]; its name ends in "-stackK".
+    Raises:
+      ValueError: other observations, or a count below 1 or above an episode.
+    """
+    from mbrl_jax.core.types import Box
+
+    space, name, most = env.spec.obs, env.spec.name, env.spec.time_limit
+    if not isinstance(space, Box) or len(space.shape) != 3:
+        raise ValueError(f"frame_stack needs images [height, width, channels], {name} has {space}")
+    if count < 1 or (most is not None and count > most):
+        raise ValueError(f"env must stack from 1 frame to {most or 'any number'}, an episode of {name}, got {count}")
+    channels = space.shape[2]
+
+    def bound(value: Any) -> Any:
+        return value if np.ndim(value) == 0 else np.tile(np.broadcast_to(np.asarray(value), space.shape), count)
+
+    def first(obs: Any) -> Any:
+        return np.tile(obs, (1, 1, 1, count))
+
+    def make(size: int, workers: int = 0, drawn: bool = False) -> HostEnvs:
+        inner, frames = env.make(size, workers, drawn), np.zeros(0)
+
+        def reset(seeds: Any) -> Any:
+            nonlocal frames
+            frames = first(inner.reset(seeds))
+            return frames
+
+        def step(actions: Any, seeds: Any, active: Any = None) -> HostStep:
+            nonlocal frames
+            out = inner.step(actions, seeds, active)
+            following = np.concatenate([frames[..., channels:], out.next_obs], axis=3)
+            frames = following
+            if out.last.any() and seeds is not None:
+                frames = np.where(out.last[:, None, None, None], first(out.obs), following)
+            return out._replace(obs=frames, next_obs=following)
+
+        return inner._replace(reset=reset, step=step)
+
+    shape = (*space.shape[:2], count * channels)
+    spec = env.spec._replace(
+        obs=Box(shape, bound(space.low), bound(space.high), space.dtype), name=f"{name}-stack{count}"
+    )
+    return env._replace(spec=spec, make=make)
 
 
 def flatten(env: HostEnv) -> HostEnv:

@@ -1,4 +1,4 @@
-"""Drawing MuJoCo's worlds without a display."""
+"""Drawing environments without a display."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import sys
 
 
 def offscreen() -> None:
-    """Has MuJoCo draw through EGL, which needs no display: sets `MUJOCO_GL=egl` where nothing is set.
+    """Has MuJoCo and pygame draw without a display, in this process and those that it starts, where nothing else is set.
 
-    It is set for this process and those that it starts, on Linux, where EGL can be loaded.
+    On Linux `MUJOCO_GL` becomes `egl` where EGL can be loaded, and `SDL_VIDEODRIVER` `dummy` where there is no display;
+    `SDL_AUDIODRIVER` becomes `dummy`.
     """
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     if os.environ.get("MUJOCO_GL") or sys.platform != "linux":
         return
     before = os.environ.get("PYOPENGL_PLATFORM")

@@ -8,6 +8,7 @@ user's must be in the mode SAME_STEP or DISABLED: in NEXT_STEP the step after an
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
@@ -16,49 +17,92 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mbrl_jax.envs.cameras import View, check_drawn, space_of, through
 from mbrl_jax.envs.host import Leaf, One, host_env, layout, scaled, whole
 from mbrl_jax.envs.offscreen import offscreen
 
 if TYPE_CHECKING:
     from mbrl_jax.core.types import HostEnv, HostEnvs, HostStep, ObsSpace, Space, Spec
 
-INSTALL = "pip install 'mbrl_jax[gymnasium]'"
+INSTALL, ATARI = "pip install 'mbrl_jax[gymnasium]'", "pip install 'mbrl_jax[atari]'"
 
 # Episodes of Gymnasium's own environments with these names end at the time limit alone, in every version.
 NEVER_TERMINATES = frozenset({"Pendulum", "HalfCheetah", "Swimmer", "Reacher", "Pusher", "HumanoidStandup"})
 
 
-def make(name: str, repeat: int = 1, **kwargs: Any) -> HostEnv:
+def make(name: str, repeat: int = 1, view: View | None = None, **kwargs: Any) -> HostEnv:
     """An environment of Gymnasium's registry.
 
     Args:
       name: "Hopper-v5", or "my_package.my_module:MyEnv-v0", whose module is imported first.
       repeat: steps for which every action is repeated.
+      view: pictures in place of the observation, from its `render` or of the pictures that it gives; None for the
+        observation.
       kwargs: of `gymnasium.make`: `max_episode_steps`, `render_mode` and the environment's own.
     Returns:
       the environment, with actions in [-1, 1].
     Raises:
       ValueError: gymnasium is not installed, has no such environment, or its spaces cannot be handled.
     """
+    from mbrl_jax.core.images import is_image
+
     gym = _gymnasium()
     if ":" in name and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # the reader's modules lie there; a program's own folder comes first
+    inner = _first(gym, name, kwargs)
+    own = str(getattr(inner.spec, "entry_point", "")).startswith("gymnasium.envs.")
+    ends = not (own and name.partition("-v")[0] in NEVER_TERMINATES)
+    suffix = ("" if view is None else view.suffix) + (f"-x{repeat}" if repeat > 1 else "")
+    modes, mujoco = _modes(inner), hasattr(inner.unwrapped, "mujoco_renderer")
+    spec = _spec_and_close(inner, f"gymnasium:{name}{suffix}", ends)
+    one = partial(make_one, partial(_make, name, kwargs))
+    drawn = partial(make_one, partial(_make_drawn, name, kwargs)) if "rgb_array" in modes else None
+    if view is None:
+        return host_env(spec, one, repeat, drawn)
+    pictures = is_image(spec.obs)
+    if not pictures and drawn is None:
+        raise ValueError(
+            f"env {name} cannot be seen in pictures: its render modes are {modes}, rgb_array is none of them"
+        )
+    if mujoco:  # drawn in the size that is seen
+        drawn = partial(make_one, partial(_make_drawn, name, {"width": view.size, "height": view.size, **kwargs}))
+    seen = None if drawn is None else partial(through, drawn, view, pictures)
+    one = partial(through, one, view, True) if pictures or seen is None else seen
+    check_drawn(one, spec.name)
+    return host_env(spec._replace(obs=space_of(view)), one, repeat, seen)
+
+
+def _first(gym: Any, name: str, kwargs: dict[str, Any]) -> Any:
+    """An environment as `gymnasium.make` gives it; what it raises in words."""
     try:
-        inner = gym.make(name, disable_env_checker=True, **kwargs)
+        return _make(name, kwargs)
     except gym.error.DependencyNotInstalled as error:
         raise ValueError(f"env {name} needs another package: {_line(error)} ({INSTALL} brings MuJoCo)") from error
     except (gym.error.Error, ModuleNotFoundError) as error:
         raise ValueError(f"env must be an environment of Gymnasium, got {name!r}: {_line(error)}") from error
+    except NoAtari as error:
+        raise ValueError(f"env {name} needs the ale-py package: {ATARI}") from error
     except Exception as error:
         given = ", ".join(f"{key}={value}" for key, value in kwargs.items())
         text = f"{type(error).__name__}: {_line(error)}"
         raise ValueError(f"env {name} cannot be made with {given or 'no arguments'}: {text}") from error
-    own = str(getattr(inner.spec, "entry_point", "")).startswith("gymnasium.envs.")
-    ends = not (own and name.partition("-v")[0] in NEVER_TERMINATES)
-    repeated = f"-x{repeat}" if repeat > 1 else ""
-    spec = _spec_and_close(inner, f"gymnasium:{name}{repeated}", ends)
-    drawn = partial(make_one, partial(_make_drawn, name, kwargs)) if "rgb_array" in _modes(inner) else None
-    return host_env(spec, partial(make_one, partial(_make, name, kwargs)), repeat, drawn)
+
+
+def names() -> list[str]:
+    """The names of Gymnasium's registry in their newest versions, Atari's among them where ale-py is installed.
+
+    Raises:
+      ValueError: gymnasium is not installed.
+    """
+    gym, newest = _gymnasium(), {}
+    if importlib.util.find_spec("ale_py") is not None:
+        importlib.import_module("ale_py")
+    for spec in gym.registry.values():
+        if spec.entry_point is not None and (spec.namespace or not str(spec.entry_point).startswith("ale_py")):
+            known = newest.get((spec.namespace, spec.name))
+            if known is None or (spec.version or 0) > (known.version or 0):
+                newest[spec.namespace, spec.name] = spec
+    return sorted(spec.id for spec in newest.values())
 
 
 def from_env(factory: Callable[[], Any], name: str, repeat: int = 1) -> HostEnv:
@@ -128,7 +172,17 @@ def _gymnasium() -> Any:
         raise ValueError(f"gymnasium environments need the gymnasium package: {INSTALL}") from error
 
 
+class NoAtari(ImportError):
+    """ale-py, which brings Atari's games, is not installed."""
+
+
 def _make(name: str, kwargs: dict[str, Any]) -> Any:
+    if name.startswith("ALE/"):
+        try:
+            atari = importlib.import_module("ale_py")  # optional; it registers its games
+        except ImportError as error:
+            raise NoAtari from error
+        atari.ALEInterface.setLoggerMode(atari.LoggerMode.Error)
     return _gymnasium().make(name, disable_env_checker=True, **kwargs)
 
 
@@ -180,7 +234,11 @@ def _spec(env: Any, observations: Any, actions: Any, name: str, terminates: bool
 
 def _limit(env: Any) -> int | None:
     """Steps after which an episode is truncated: of the registered environment, or of a `TimeLimit` around it."""
-    limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
+    spec = getattr(env, "spec", None)
+    limit, arguments = getattr(spec, "max_episode_steps", None), getattr(spec, "kwargs", {})
+    frames, skip = arguments.get("max_num_frames_per_episode"), arguments.get("frameskip")
+    if limit is None and isinstance(frames, int) and isinstance(skip, int):  # Atari counts frames
+        return -(-frames // skip)
     while limit is None and env is not None:
         fields = getattr(env, "__dict__", {})  # wrappers pass on what they do not have themselves
         limit, env = fields.get("_max_episode_steps"), fields.get("env")
