@@ -8,7 +8,7 @@ import sys
 
 
 def offscreen() -> None:
-    """Has MuJoCo and pygame draw without a display, in this process and those that it starts, where nothing else is set.
+    """Has MuJoCo and pygame draw without a display, here and in processes begun, where nothing else is set.
 
     On Linux `MUJOCO_GL` becomes `egl` where EGL can be loaded, and `SDL_VIDEODRIVER` `dummy` where there is no display;
     `SDL_AUDIODRIVER` becomes `dummy`.

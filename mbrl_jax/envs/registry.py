@@ -123,7 +123,7 @@ LIBRARIES: dict[str, Library] = {
         host=True,
     ),
     "dm_control": Library(
-        f"{HOME}.adapters.dm_control:make", "dm_control", "the DeepMind Control Suite, steps in Python",
+        f"{HOME}.adapters.dm_control:make", "dm-control", "the DeepMind Control Suite, steps in Python",
         {
             "cartpole-swingup": About("5 numbers", "1 continuous", 1000),
             "reacher-easy": About("6 numbers", "2 continuous", 1000),
@@ -161,7 +161,7 @@ LIBRARIES: dict[str, Library] = {
 """The libraries whose environments go by "LIBRARY:NAME", with what `about` says of some."""
 
 EXTRAS: dict[str, str] = {
-    "gymnasium": "gymnasium", "atari": "ale_py", "dm_control": "dm_control", "craftax": "craftax",
+    "gymnasium": "gymnasium", "atari": "ale_py", "dm-control": "dm_control", "craftax": "craftax",
     "playground": "mujoco_playground", "brax": "brax", "games": "pgx",
 }  # fmt: skip
 """The extras of this package that bring environments, and a module of each."""

@@ -162,7 +162,10 @@ def test_a_run_with_python_steps_is_imagined(tmp_path, monkeypatch):
 
 def test_an_environment_that_fails_in_an_evaluation_is_one_line(tmp_path, capsys, monkeypatch):
     env = "gymnasium:helpers.host_envs:Hostile-v0 --env-arg max_episode_steps=50"
-    assert (trained(tmp_path, monkeypatch, f"sac --env {env} --agent.hidden 8"), capsys.readouterr().err) == (0, "")
+    assert (
+        trained(tmp_path, monkeypatch, f"sac --env {env} --agent.hidden 8 --agent.batch 16"),
+        capsys.readouterr().err,
+    ) == (0, "")
     assert main(["evaluate", "run", "--episodes", "1", "--video", "a.gif"]) == 2
     said = "Hostile-v0 cannot be drawn: one of Gymnasium needs the render mode rgb_array\n"
     assert capsys.readouterr().err.endswith(said)

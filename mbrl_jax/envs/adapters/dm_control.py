@@ -21,7 +21,7 @@ from mbrl_jax.envs.offscreen import offscreen
 if TYPE_CHECKING:
     from mbrl_jax.core.types import HostEnv
 
-INSTALL = "pip install 'mbrl_jax[dm_control]'"
+INSTALL = "pip install 'mbrl_jax[dm-control]'"
 
 
 def make(name: str, repeat: int = 1, view: View | None = None, camera: int = 0, **kwargs: Any) -> HostEnv:
