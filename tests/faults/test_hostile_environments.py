@@ -14,8 +14,8 @@ pytest.importorskip("gymnasium", reason="gymnasium is an extra")
 
 NAME = "gymnasium:helpers.host_envs:Hostile-v0"
 SMALL = (
-    f"sac --env {NAME} --env-arg max_episode_steps=50 --agent.hidden 16 16 --agent.batch 16 --steps 700 --quiet --out run"
-    " --loop.num-envs 2 --loop.inner 60 --loop.cycles 1 --loop.warmup 60 --loop.eval-episodes 1"
+    f"sac --env {NAME} --env-arg max_episode_steps=50 --agent.hidden 16 16 --agent.batch 16 --steps 700 --quiet"
+    " --out run --loop.num-envs 2 --loop.inner 60 --loop.cycles 1 --loop.warmup 60 --loop.eval-episodes 1"
 )
 SAID = {
     "nan": "the observation is NaN in 1 of 3 entries, first [1]",
