@@ -53,8 +53,7 @@ def imagine_episode(
     Raises:
       ValueError: a number below 1.
     """
-    if min(context, horizon, samples) < 1:
-        raise ValueError(f"context, horizon and samples must be at least 1, got {context}, {horizon} and {samples}")
+    _check(context, horizon, samples)
     key_reset, key_play, key_track, key_rollouts = jax.random.split(key, 4)
     state, obs = env.reset(key_reset)
 
@@ -68,6 +67,39 @@ def imagine_episode(
 
     start = tree.strip_weak_types((state, obs, agent.carry(), jnp.zeros((), bool), jnp.int32(1)))
     (*_, length), (real, action) = jax.lax.scan(play, start, jnp.arange(context + horizon))
+    return _imagined(key_track, key_rollouts, model, real, action, length, context, horizon, samples)
+
+
+def imagine_recorded(
+    key: Key, model: OpenLoopModel, real: Obs, action: Action, length: Array, context: int, horizon: int, samples: int
+) -> Imagination:
+    """The same of an episode that was played before, in an environment whose steps are Python say.
+
+    Args:
+      key: used once.
+      model: the world model.
+      real: [T, ...] observations, T = context + horizon; after the episode's end they mean nothing.
+      action: [T, ...] taken there.
+      length: [] observations until the episode ended, at most T.
+      context, horizon, samples: as for `imagine_episode`.
+    Raises:
+      ValueError: a number below 1.
+    """
+    _check(context, horizon, samples)
+    key_track, key_rollouts = jax.random.split(key)
+    return _imagined(key_track, key_rollouts, model, real, action, length, context, horizon, samples)
+
+
+def _check(context: int, horizon: int, samples: int) -> None:
+    if min(context, horizon, samples) < 1:
+        raise ValueError(f"context, horizon and samples must be at least 1, got {context}, {horizon} and {samples}")
+
+
+def _imagined(
+    key_track: Key, key_rollouts: Key, model: OpenLoopModel, real: Obs, action: Action, length: Array,
+    context: int, horizon: int, samples: int,
+) -> Imagination:  # fmt: skip
+    """What a model makes of an episode."""
     states = model.track(key_track, real, action)
 
     def rollout(key: Key) -> Array:

@@ -15,6 +15,7 @@ from mbrl_jax.envs import registry
 from mbrl_jax.envs.own import FORM
 
 PROG = "mbrl-jax envs"
+INSTALL = "pip install 'mbrl_jax[{}]'"
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
@@ -66,14 +67,25 @@ def listed() -> dict[str, list[dict[str, Any]]]:
     for name in registry.ENVS:
         known = registry.ABOUT.get(name) or registry.about(registry.make_env(name).spec)
         named.append({"name": name, **known._asdict()})
-    libraries = [
-        {
-            "library": name, "example": entry.example, "summary": entry.summary, "extra": entry.extra,
-            "installed": importlib.util.find_spec(entry.package) is not None,
-        }
-        for name, entry in registry.LIBRARIES.items()
-    ]  # fmt: skip
+    libraries = []
+    for library, entry in registry.LIBRARIES.items():
+        examples = []
+        for name, known in entry.examples.items():
+            extra, modules = registry.needs(f"{library}:{name}")
+            there = all(map(_importable, modules))
+            examples.append({"name": f"{library}:{name}", **known._asdict(), "extra": extra, "installed": there})
+        libraries.append(
+            {
+                "library": library, "summary": entry.summary, "extra": entry.extra, "steps_in_jax": not entry.host,
+                "installed": _importable(registry.EXTRAS[entry.extra]), "examples": examples,
+            }
+        )  # fmt: skip
     return {"environments": named, "libraries": libraries}
+
+
+def _importable(module: str) -> bool:
+    """Whether a module is there; it is not imported."""
+    return importlib.util.find_spec(module) is not None
 
 
 def described(name: str, check: bool = False) -> tuple[dict[str, Any], list[str] | None]:
@@ -99,7 +111,7 @@ def described(name: str, check: bool = False) -> tuple[dict[str, Any], list[str]
         "action": known.action,
         "time_limit": env.spec.time_limit if env.spec.time_limit is not None else "none",
         "terminates": "yes" if env.spec.terminates else "no, episodes end at the time limit alone",
-        "can_be_drawn": "yes" if getattr(env, "render", None) is not None else "no",
+        "can_be_drawn": "yes" if (env.render is not None if isinstance(env, Env) else env.drawable) else "no",
     }
     return found, find_faults(env) if checked else None
 
@@ -111,26 +123,28 @@ def _names(library: str) -> list[str]:
 
 def _overview() -> str:
     every = listed()
-    rows = [("name", "observation", "action", "time limit")]
-    rows += [
-        (row["name"], row["obs"], row["action"], f"{row['time_limit'] or 'none'}") for row in every["environments"]
-    ]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    rows = [("name", "observation", "action", "time limit", "")]
+    rows += [_row(row) for row in every["environments"]]
+    for library in every["libraries"]:
+        rows.append(("",) * 5)
+        rows.append((f"{library['library']}:NAME", library["summary"], "", "", ""))
+        rows += [_row(row) for row in library["examples"]]
+    widths = [max(len(row[i]) for row in rows if row[2] or i == 0) for i in range(5)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    further = [("NAME", "any other environment of gymnax, by its name", "installed")]
-    further += [("NAME-pgx", "games of pgx: connect_four-pgx", _state("pgx", "games"))]
-    further += [
-        (f"{row['library']}:NAME", f"{row['summary']}: {row['example']}", _state(entry.package, entry.extra))
-        for row, entry in zip(every["libraries"], registry.LIBRARIES.values(), strict=True)
-    ]
-    further += [("NAME-x4", "any of them with each action repeated 4 times, by any number", "")]
-    further += [(FORM, "your own", "")]
+    games = INSTALL.format("games")
+    further = [("NAME", f"any other environment of gymnax by its name, and any of {', '.join(registry.LIBRARIES)}")]
+    further += [("NAME-pgx", f"games of pgx: connect_four-pgx{'' if _importable('pgx') else f' ({games})'}")]
+    further += [("NAME-x4", "any of them with each action repeated 4 times, by any number")]
+    further += [("NAME-stack3", "the last 3 frames as one, of images and planes")]
+    further += [("LIBRARY:NAME-pixels-84-grey", "of gymnasium and dm_control: as a grey picture of 84 x 84")]
+    further += [(FORM, "your own")]
     wide = min(max(len(row[0]) for row in further[:-1]), 40)
     lines += ["", "further names:"]
-    lines += [f"  {name:<{wide}}  {text}{f' ({state})' if state else ''}" for name, text, state in further]
-    return "\n".join([*lines, "", "One of them in full, and whether it keeps the contract: mbrl-jax envs NAME"])
+    lines += [f"  {name:<{wide}}  {text}" for name, text in further]
+    lines += ["", "One of them in full, and whether it keeps the contract: mbrl-jax envs NAME"]
+    return "\n".join([*lines, "All names of a library: mbrl-jax envs LIBRARY:"])
 
 
-def _state(package: str, extra: str) -> str:
-    """Whether a library is there, or what installs it."""
-    return "installed" if importlib.util.find_spec(package) is not None else f"pip install 'mbrl_jax[{extra}]'"
+def _row(row: dict[str, Any]) -> tuple[str, ...]:
+    missing = "" if row.get("installed", True) else INSTALL.format(row["extra"])
+    return row["name"], row["obs"], row["action"], f"{row['time_limit'] or 'none'}", missing

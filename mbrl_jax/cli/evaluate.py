@@ -91,18 +91,12 @@ def _play(args: Any) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from mbrl_jax.presets.restore import load_run, need_steps_in_jax
-    from mbrl_jax.train.evaluate import evaluate
+    from mbrl_jax.core.types import HostEnv
+    from mbrl_jax.presets.restore import load_run
 
     run = load_run(args.run, args.seed)
-    need_steps_in_jax(run, "evaluate")
-    if args.video is not None and run.evaluation.render is None:
-        raise ValueError(f"--video: {run.name} cannot be drawn, as its Env has no render")
-    key, learner = jax.random.key(args.key), run.state.learner
-    play = jax.jit(lambda key, learner: evaluate(run.agent, run.evaluation, key, learner, args.episodes))
-    returns, lengths = (np.asarray(out) for out in play(key, learner))
-    if args.video is not None:
-        _film(args, run, key)
+    play = _on_host if isinstance(run.evaluation, HostEnv) else _compiled
+    returns, lengths = (np.asarray(out) for out in play(args, run, jax.random.key(args.key)))
     return {
         "run": str(args.run),
         "algo": run.algo,
@@ -116,6 +110,35 @@ def _play(args: Any) -> dict[str, Any]:
         "returns": [float(value) for value in returns],
         "lengths": [int(value) for value in lengths],
     }
+
+
+def _compiled(args: Any, run: Any, key: Any) -> tuple[Any, Any]:
+    """Returns and lengths of episodes in an environment in JAX, with the film written."""
+    import jax
+
+    from mbrl_jax.train.evaluate import evaluate
+
+    if args.video is not None and run.evaluation.render is None:
+        raise ValueError(f"--video: {run.name} cannot be drawn, as its Env has no render")
+    play = jax.jit(lambda key, learner: evaluate(run.agent, run.evaluation, key, learner, args.episodes))
+    out = play(key, run.state.learner)
+    if args.video is not None:
+        _film(args, run, key)
+    return out
+
+
+def _on_host(args: Any, run: Any, key: Any) -> tuple[Any, Any]:
+    """The same in an environment whose steps are Python."""
+    from mbrl_jax.analysis.video import write_gif
+    from mbrl_jax.train.host_evaluate import evaluate_host
+
+    shown = 0 if args.video is None else args.film_episodes
+    returns, lengths, films = evaluate_host(
+        run.agent, run.evaluation, key, run.state.learner, args.episodes, shown=shown, steps=args.film_steps
+    )
+    if args.video is not None:
+        write_gif(args.video, [frame for frames in films for frame in frames], args.fps)
+    return returns, lengths
 
 
 def _film(args: Any, run: Any, key: Any) -> None:

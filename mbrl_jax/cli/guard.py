@@ -23,7 +23,8 @@ def guarded(work: Callable[[], int], wording: Callable[[str], str] = str) -> int
       work: the command; returns its exit code, and raises ValueError or OSError for what the user can mend.
       wording: (message of a ValueError) -> the message in the command line's words.
     Returns:
-      the exit code; 2 where the command cannot be carried out, 1 where memory or disk did not suffice. SIGINT ends the
+      the exit code; 2 where the command cannot be carried out, 1 where memory or disk did not suffice or an
+      environment failed. SIGINT ends the
       process with 130, at any time from the first import on.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -50,11 +51,19 @@ def guarded(work: Callable[[], int], wording: Callable[[str], str] = str) -> int
             return 1
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
     except (MemoryError, RuntimeError) as error:
+        if _is_failed_environment(error):
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         print(f"error: out of memory: {' '.join(str(error).split())[:200]}", file=sys.stderr)
         return 1
     return 2
+
+
+def _is_failed_environment(error: BaseException) -> bool:
+    types = sys.modules.get("mbrl_jax.core.types")  # loaded, if it raised it
+    return types is not None and isinstance(error, types.EnvironmentFailed)
 
 
 @contextmanager

@@ -83,22 +83,30 @@ def _imagine(args: Any) -> None:
     import numpy as np
 
     from mbrl_jax import presets
-    from mbrl_jax.agents.open_loop import imagine_episode
+    from mbrl_jax.agents.open_loop import imagine_episode, imagine_recorded
     from mbrl_jax.analysis import imagination
+    from mbrl_jax.core.types import HostEnv
     from mbrl_jax.envs import own
-    from mbrl_jax.presets.restore import load_run, need_steps_in_jax
+    from mbrl_jax.presets.restore import load_run
+    from mbrl_jax.train.host_evaluate import record
     from mbrl_jax.train.log import write_atomic
 
     run = load_run(args.run, args.seed)
-    need_steps_in_jax(run, "imagine")
     entry = presets.algorithm(run.algo)
     if entry.open_loop_model is None:
         able = ", ".join(name for name, known in presets.AGENTS.items() if known.open_loop_model is not None)
         raise ValueError(f"run must be of an agent with a latent world model ({able}), got {run.algo}")
     seen = entry.open_loop_model(run.config, run.env.spec, run.state.learner)
     sizes = args.context, args.horizon, args.samples
-    play = jax.jit(lambda key: imagine_episode(key, run.agent, run.state.learner, run.env, seen, *sizes))
-    told = jax.device_get(play(jax.random.key(args.key)))
+    key = jax.random.key(args.key)
+    if isinstance(run.env, HostEnv):
+        key_play, key = jax.random.split(key)
+        played = record(run.agent, run.env, key_play, run.state.learner, args.context + args.horizon)
+        draw = jax.jit(lambda key, played: imagine_recorded(key, seen, played[0], played[1], played[2], *sizes))
+        told = jax.device_get(draw(key, played))
+    else:
+        play = jax.jit(lambda key: imagine_episode(key, run.agent, run.state.learner, run.env, seen, *sizes))
+        told = jax.device_get(play(key))
     length = int(told.length)
     if length <= args.context:
         raise ValueError(f"--context must be below {length}, the observations of this episode, got {args.context}")

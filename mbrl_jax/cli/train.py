@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbrl_jax.cli.guard import guarded
 from mbrl_jax.envs.own import FORM, folder_name
-from mbrl_jax.envs.registry import ENVS, PREFIXES, is_host, is_own, settle
+from mbrl_jax.envs.registry import ENVS, LIBRARIES, is_host, is_own, settle
 from mbrl_jax.presets.registry import AGENTS, import_agents
 
 if TYPE_CHECKING:
@@ -157,7 +157,6 @@ def _resume(words: list[str], prog: str, names: list[str]) -> int:
 def _run(loop: Any, job: Job, out: Path | None, base: Path, options: Any) -> int:
     """Trains in a folder, a new one after `base` where none is named; returns the exit code."""
     from mbrl_jax.analysis import curves
-    from mbrl_jax.core.types import EnvironmentFailed
     from mbrl_jax.train import trackers
     from mbrl_jax.train.folder import new_folder, remove_empty
     from mbrl_jax.train.run import run
@@ -173,9 +172,6 @@ def _run(loop: Any, job: Job, out: Path | None, base: Path, options: Any) -> int
             loop, job, out or made or base, resume=options.resume, quiet=options.quiet,
             checkpoint_seconds=options.checkpoint_seconds, draw=draw, watchers=watchers,
         )  # fmt: skip
-    except EnvironmentFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     finally:
         if made is not None:
             remove_empty(made)
@@ -253,7 +249,7 @@ def _value_of(words: list[str], flag: str, needs: str) -> str | None:
 def _overview(prog: str) -> str:
     algos = "\n".join(f"  {name:<13}{entry.summary}" for name, entry in AGENTS.items())
     envs = "\n".join(f"  {name}" for name in ENVS)
-    libraries = "\n".join(f"  {prefix}:NAME" for prefix in PREFIXES)
+    libraries = "\n".join(f"  {prefix}:NAME" for prefix in LIBRARIES)
     return f"""usage: {prog} ALGO [--env ENV] [--seeds N] [--seed K] [--steps S] [--out DIR] [--resume]
        [--agent-module FILE.py|MODULE] [...]
        {prog} --resume RUN [--steps S]
@@ -277,7 +273,7 @@ def _options(algo: str, env: str, steps: int) -> list[Option]:
 
     return [
         Option(
-            "env", str, env, f"environment: {', '.join(ENVS)}, one of gymnax's, {', '.join(PREFIXES)}:NAME, or {FORM}"
+            "env", str, env, f"environment: {', '.join(ENVS)}, one of gymnax's, {', '.join(LIBRARIES)}:NAME, or {FORM}"
         ),
         Option("env_arg", str, "", "an argument of the environment, as key=value; may be given several times"),
         Option(

@@ -383,17 +383,20 @@ class HostEnvs(NamedTuple):
     reset: Callable[[Any], Obs]  # (seeds) -> obs [N, ...]
     step: Callable[[Any, Any, Any], HostStep]
     """(actions [N, ...], seeds, active) -> HostStep. An environment whose episode ends starts the next one by itself,
-    from its seed. `active` [N] bool, or None for all: the others stay as they are, and their rows mean nothing"""
+    from its seed; with None for seeds it stays at the end. `active` [N] bool, or None for all: the others stay as they
+    are, and their rows mean nothing"""
     close: Callable[[], None]
-    render: Callable[[], Any] | None = None  # () -> [height, width, 3] uint8, a picture of the first environment
+    render: Callable[[int], Any] | None = None  # (i) -> [height, width, 3] uint8, a picture of environment i
 
 
 class HostEnv(NamedTuple):
     """An environment whose steps are Python: a simulator, a robot. The host loop trains in it."""
 
     spec: Spec
-    make: Callable[[int, int], HostEnvs]
-    """(count, workers) -> that many environments, in this process (0 workers) or divided among as many processes"""
+    make: Callable[..., HostEnvs]
+    """(count, workers=0, drawn=False) -> that many environments, in this process (0 workers) or divided among as many
+    processes; `drawn`: made so that they can be drawn, where that has to be said beforehand"""
+    drawable: bool = False  # whether `HostEnvs.render` gives pictures of environments that are made with `drawn`
 
 
 class EnvironmentFailed(RuntimeError):

@@ -1,4 +1,5 @@
 from . import adapters as adapters
+from . import cameras as cameras
 from . import cartpole as cartpole
 from . import check as check
 from . import discrete as discrete
@@ -9,6 +10,7 @@ from . import maze as maze
 from . import mdp as mdp
 from . import model as model
 from . import multitask as multitask
+from . import offscreen as offscreen
 from . import own as own
 from . import pixel_tasks as pixel_tasks
 from . import pixels as pixels

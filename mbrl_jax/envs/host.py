@@ -31,6 +31,7 @@ class One(NamedTuple):
     step: Callable[[Any], tuple[Any, float, float, bool]]  # (action) -> obs, reward, discount, last
     close: Callable[[], None]
     render: Callable[[], Any] | None = None  # () -> [height, width, 3] uint8
+    observe: Callable[[], Any] | None = None  # () -> obs after a step, in place of the one that `step` returns
 
 
 class Leaf(NamedTuple):
@@ -56,13 +57,14 @@ class Trouble(Exception):
 Rows = tuple[Any, np.ndarray, np.ndarray, np.ndarray, Any]  # the fields of a `HostStep`
 
 
-def host_env(spec: Spec, make: Callable[[], One], repeat: int = 1) -> HostEnv:
+def host_env(spec: Spec, make: Callable[[], One], repeat: int = 1, drawn: Callable[[], One] | None = None) -> HostEnv:
     """A `HostEnv` of an environment that an adapter makes one by one.
 
     Args:
       spec: of one step of the environment; actions as agents take them.
       make: () -> One. Processes need one that can be pickled: a function of a module, or a `functools.partial` of it.
       repeat: steps for which every action is repeated, at least 1; rewards are summed up to the end of the episode.
+      drawn: `make` of an environment whose `render` gives a picture; None if there is none.
     Returns:
       the environment; its time limit is divided by `repeat`, rounded up.
     Raises:
@@ -73,9 +75,14 @@ def host_env(spec: Spec, make: Callable[[], One], repeat: int = 1) -> HostEnv:
     if repeat < 1:
         raise ValueError(f"repeat must be at least 1, got {repeat}")
     plan = Plan(make, layout(spec.obs), layout(spec.action), repeat)
+    pictured = plan if drawn is None else plan._replace(make=drawn)
     limit = None if spec.time_limit is None else math.ceil(spec.time_limit / repeat)
     spec = spec._replace(time_limit=limit)
-    return HostEnv(spec, lambda count, workers=0: side_by_side(spec.name, plan, count, workers))
+
+    def side(count: int, workers: int = 0, drawn: bool = False) -> HostEnvs:
+        return side_by_side(spec.name, pictured if drawn else plan, count, workers)
+
+    return HostEnv(spec, side, drawn is not None)
 
 
 def side_by_side(name: str, plan: Plan, count: int, workers: int = 0) -> HostEnvs:
@@ -102,9 +109,10 @@ def side_by_side(name: str, plan: Plan, count: int, workers: int = 0) -> HostEnv
 
     def step(actions: Any, seeds: Any, active: Any = None) -> HostStep:
         on = [True] * count if active is None else [bool(x) for x in active]
-        return HostStep(*_named(name, lambda: group.step(np.asarray(actions), whole(seeds), on)))
+        ends = None if seeds is None else whole(seeds)
+        return HostStep(*_named(name, lambda: group.step(np.asarray(actions), ends, on)))
 
-    return HostEnvs(reset, step, group.close, lambda: _named(name, group.render))
+    return HostEnvs(reset, step, group.close, lambda i: _named(name, lambda: group.render(i)))
 
 
 def whole(seeds: Any) -> list[int]:
@@ -116,13 +124,20 @@ def layout(space: Any) -> Any:
     """The arrays of a space as `Leaf`s, in its own structure.
 
     Args:
-      space: with `shape` and `dtype`; a dict, list or tuple of such.
+      space: with `shape` and `dtype`; a dict, list or tuple of such, or a `DictSpace`.
     """
+    space = parts_of(space)
     if isinstance(space, dict):
         return {name: layout(space[name]) for name in space}
     if isinstance(space, list) or type(space) is tuple:
         return tuple(layout(part) for part in space)
     return Leaf(tuple(space.shape), np.dtype(space.dtype).name)
+
+
+def parts_of(space: Any) -> Any:
+    """The dict of a `DictSpace`; any other space unchanged."""
+    parts = getattr(space, "spaces", None)
+    return parts if isinstance(parts, dict) else space
 
 
 def _named(name: str, work: Callable[[], Any]) -> Any:
@@ -155,8 +170,8 @@ class Group:
         self.obs = [self._reset(i, seed) for i, seed in enumerate(seeds)]
         return stack(self.obs)
 
-    def step(self, actions: np.ndarray, seeds: Sequence[int], active: Sequence[bool]) -> Rows:
-        """The fields of a `HostStep`; of environments that are not active, an empty row."""
+    def step(self, actions: np.ndarray, seeds: Sequence[int] | None, active: Sequence[bool]) -> Rows:
+        """The fields of a `HostStep`; of environments that are not active, an empty row. None: nothing is reset."""
         count = len(self.ones)
         reward, discount, last = np.zeros(count, np.float32), np.ones(count, np.float32), np.zeros(count, bool)
         following = list(self.obs)
@@ -164,16 +179,16 @@ class Group:
             if active[i]:
                 following[i], reward[i], discount[i], last[i] = self._advance(i, actions[i])
         next_obs = stack(following)
-        if not last.any():
+        if seeds is None or not last.any():
             self.obs = following
             return next_obs, reward, discount, last, next_obs
         self.obs = [self._reset(i, seeds[i]) if last[i] else following[i] for i in range(count)]
         return stack(self.obs), reward, discount, last, next_obs
 
-    def render(self) -> Any:
-        """A picture of the first environment."""
-        draw = self.ones[0].render
-        return None if draw is None else self._guarded(0, "render", draw)
+    def render(self, i: int) -> Any:
+        """A picture of environment i, None where it has none."""
+        draw = self.ones[i].render
+        return None if draw is None else self._guarded(i, "render", draw)
 
     def close(self) -> None:
         """Closes all environments; what they raise then changes nothing any more."""
@@ -188,14 +203,18 @@ class Group:
     def _advance(self, i: int, action: np.ndarray) -> tuple[Any, float, float, bool]:
         """An action, repeated up to the end of the episode."""
         total, product, obs, last = 0.0, 1.0, None, False
+        observe = self.ones[i].observe
         for _ in range(self.plan.repeat):
             self.steps[i] += 1
             out = self._guarded(i, "step", lambda: self.ones[i].step(action))
-            obs = self._array(i, out[0], self.plan.obs, "the observation")
+            if observe is None:
+                obs = self._array(i, out[0], self.plan.obs, "the observation")
             reward, discount, last = self._number(i, out[1], "reward"), self._number(i, out[2], "discount"), out[3]
             total, product = total + reward, product * discount
             if last:
                 break
+        if observe is not None:  # once, however often the action is repeated: it may be dear
+            obs = self._array(i, self._guarded(i, "step", observe), self.plan.obs, "the observation")
         return obs, total, product, bool(last)
 
     def _guarded(self, i: int, what: str, work: Callable[[], Any]) -> Any:
@@ -309,16 +328,21 @@ class Processes:
         """As `Group.reset`."""
         return join(self._ask("reset", lambda share: ([seeds[i] for i in share],)))
 
-    def step(self, actions: np.ndarray, seeds: Sequence[int], active: Sequence[bool]) -> Rows:
+    def step(self, actions: np.ndarray, seeds: Sequence[int] | None, active: Sequence[bool]) -> Rows:
         """As `Group.step`."""
         self.steps += 1
-        parts = self._ask("step", lambda share: (actions[share], [seeds[i] for i in share], [active[i] for i in share]))
-        return join(parts)
 
-    def render(self) -> Any:
+        def arguments(share: list[int]) -> tuple:
+            own = None if seeds is None else [seeds[i] for i in share]
+            return actions[share], own, [active[i] for i in share]
+
+        return join(self._ask("step", arguments))
+
+    def render(self, i: int) -> Any:
         """As `Group.render`."""
-        self._send(0, "render", ())
-        return self._answer(0)
+        process = next(p for p, share in enumerate(self.shares) if i in share)
+        self._send(process, "render", (self.shares[process].index(i),))
+        return self._answer(process)
 
     def close(self) -> None:
         """Ends all processes."""
@@ -436,8 +460,8 @@ def map_obs(env: HostEnv, space: Any, change: Callable[[Any], Any]) -> HostEnv:
       change: (obs [N, ...]) -> obs [N, ...], new NumPy arrays.
     """
 
-    def make(count: int, workers: int = 0) -> HostEnvs:
-        inner = env.make(count, workers)
+    def make(count: int, workers: int = 0, drawn: bool = False) -> HostEnvs:
+        inner = env.make(count, workers, drawn)
 
         def step(actions: Any, seeds: Any, active: Any = None) -> HostStep:
             out = inner.step(actions, seeds, active)
@@ -447,6 +471,60 @@ def map_obs(env: HostEnv, space: Any, change: Callable[[Any], Any]) -> HostEnv:
         return inner._replace(reset=lambda seeds: change(inner.reset(seeds)), step=step)
 
     return env._replace(spec=env.spec._replace(obs=space), make=make)
+
+
+def frame_stack(env: HostEnv, count: int) -> HostEnv:
+    """The last frames as one image, so that velocities show: channels of the oldest first.
+
+    An episode starts with copies of its first frame.
+
+    Args:
+      env: observed as images or planes [height, width, channels].
+      count: k, number of frames, at least 1.
+    Returns:
+      the same environment with observations [height, width, k channels]; its name ends in "-stackK".
+    Raises:
+      ValueError: other observations, or a count below 1 or above an episode.
+    """
+    from mbrl_jax.core.types import Box
+
+    space, name, most = env.spec.obs, env.spec.name, env.spec.time_limit
+    if not isinstance(space, Box) or len(space.shape) != 3:
+        raise ValueError(f"frame_stack needs images [height, width, channels], {name} has {space}")
+    if count < 1 or (most is not None and count > most):
+        raise ValueError(f"env must stack from 1 frame to {most or 'any number'}, an episode of {name}, got {count}")
+    channels = space.shape[2]
+
+    def bound(value: Any) -> Any:
+        return value if np.ndim(value) == 0 else np.tile(np.broadcast_to(np.asarray(value), space.shape), count)
+
+    def first(obs: Any) -> Any:
+        return np.tile(obs, (1, 1, 1, count))
+
+    def make(size: int, workers: int = 0, drawn: bool = False) -> HostEnvs:
+        inner, frames = env.make(size, workers, drawn), np.zeros(0)
+
+        def reset(seeds: Any) -> Any:
+            nonlocal frames
+            frames = first(inner.reset(seeds))
+            return frames
+
+        def step(actions: Any, seeds: Any, active: Any = None) -> HostStep:
+            nonlocal frames
+            out = inner.step(actions, seeds, active)
+            following = np.concatenate([frames[..., channels:], out.next_obs], axis=3)
+            frames = following
+            if out.last.any() and seeds is not None:
+                frames = np.where(out.last[:, None, None, None], first(out.obs), following)
+            return out._replace(obs=frames, next_obs=following)
+
+        return inner._replace(reset=reset, step=step)
+
+    shape = (*space.shape[:2], count * channels)
+    spec = env.spec._replace(
+        obs=Box(shape, bound(space.low), bound(space.high), space.dtype), name=f"{name}-stack{count}"
+    )
+    return env._replace(spec=spec, make=make)
 
 
 def flatten(env: HostEnv) -> HostEnv:
@@ -471,20 +549,55 @@ def flatten(env: HostEnv) -> HostEnv:
 
 
 def one_hot(env: HostEnv) -> HostEnv:
-    """Numbered observations as one-hot float32 vectors.
+    """Numbered observations as one-hot float32 vectors, those of several numbers one after the other.
 
     Args:
-      env: with `Discrete` observations.
+      env: with `Discrete` or `MultiDiscrete` observations.
     Raises:
       ValueError: the observations are not discrete.
     """
-    from mbrl_jax.core.types import Box, Discrete
+    from mbrl_jax.core.types import Discrete, MultiDiscrete
 
     space = env.spec.obs
-    if not isinstance(space, Discrete):
+    if not isinstance(space, Discrete | MultiDiscrete):
         raise ValueError(f"one_hot needs discrete observations, {env.spec.name} has {space}")
-    rows = np.eye(space.n, dtype=np.float32)
-    return map_obs(env, Box((space.n,), 0.0, 1.0), lambda obs: rows[obs])
+    return map_obs(env, *_for_networks(space, False))
+
+
+def by_leaf(env: HostEnv, planes: bool = False) -> HostEnv:
+    """Observations that are a dict, each of its arrays in the form that networks take (as `wrappers.by_leaf`).
+
+    Args:
+      env: with `DictSpace` observations.
+      planes: keep planes [height, width, channels] as they are.
+    Raises:
+      ValueError: other observations.
+    """
+    from mbrl_jax.core.types import DictSpace
+
+    space = env.spec.obs
+    if not isinstance(space, DictSpace) or not space.spaces:
+        raise ValueError(f"by_leaf needs observations that are a dict of arrays, {env.spec.name} has {space}")
+    leaves = {name: _for_networks(leaf, planes) for name, leaf in space.spaces.items()}
+    new = DictSpace({name: leaf for name, (leaf, _) in leaves.items()})
+    return map_obs(env, new, lambda obs: {name: change(obs[name]) for name, (_, change) in leaves.items()})
+
+
+def _for_networks(space: Any, planes: bool) -> tuple[Any, Callable[[Any], Any]]:
+    """The space of an array as networks take it, and (array [N, ...]) -> array [N, ...] into it."""
+    from mbrl_jax.core.images import is_image
+    from mbrl_jax.core.types import Box, Discrete, MultiDiscrete
+
+    if isinstance(space, Discrete):
+        rows = np.eye(space.n, dtype=np.float32)
+        return Box((space.n,), 0.0, 1.0), lambda obs: rows[obs]
+    if isinstance(space, MultiDiscrete):
+        tables = [np.eye(n, dtype=np.float32) for n in space.nvec]
+        code = lambda obs: np.concatenate([table[obs[:, i]] for i, table in enumerate(tables)], axis=1)  # noqa: E731
+        return Box((space.size,), 0.0, 1.0), code
+    if len(space.shape) == 1 or is_image(space) or (planes and len(space.shape) == 3):
+        return space, lambda obs: obs
+    return Box((space.size,)), lambda obs: obs.reshape(len(obs), -1).astype(np.float32)
 
 
 def scaled(step: Callable[[Any], Any], low: Any, high: Any, shape: tuple[int, ...], dtype: Any) -> Callable[[Any], Any]:

@@ -97,33 +97,89 @@ ABOUT: dict[str, About] = {
 class Library(NamedTuple):
     """A library of environments, each "LIBRARY:NAME"."""
 
-    make: str  # (name) -> Env, as "module:function"; `names` in the same module lists them
-    package: str  # that is imported
+    make: str  # "module:function"; `names` in the same module lists its names
+    """(name) -> Env; where `host`, (name, repeat, view, **kwargs) -> HostEnv"""
     extra: str  # of this package, which installs it
-    example: str
     summary: str
+    examples: dict[str, About]
+    host: bool = False  # whether its steps are Python
 
 
 LIBRARIES: dict[str, Library] = {
+    "gymnasium": Library(
+        f"{HOME}.adapters.gymnasium:make", "gymnasium", "Gymnasium, steps in Python: MuJoCo's robots and others",
+        {
+            "Pendulum-v1": About("3 numbers", "1 continuous", 200),
+            "CartPole-v1": About("4 numbers", "2 discrete", 500),
+            "HalfCheetah-v5": About("17 numbers", "6 continuous", 1000),
+            "Hopper-v5": About("11 numbers", "3 continuous", 1000),
+            "Walker2d-v5": About("17 numbers", "6 continuous", 1000),
+            "Ant-v5": About("105 numbers", "8 continuous", 1000),
+            "Humanoid-v5": About("348 numbers", "17 continuous", 1000),
+            "Hopper-v5-pixels": About("image 64 x 64 x 3", "3 continuous", 1000),
+            "ALE/Pong-v5": About("image 210 x 160 x 3", "6 discrete", 27_000),
+            "ALE/Pong-v5-pixels-84-grey-stack4": About("image 84 x 84 x 4", "6 discrete", 27_000),
+        },
+        host=True,
+    ),
+    "dm_control": Library(
+        f"{HOME}.adapters.dm_control:make", "dm-control", "the DeepMind Control Suite, steps in Python",
+        {
+            "cartpole-swingup": About("5 numbers", "1 continuous", 1000),
+            "reacher-easy": About("6 numbers", "2 continuous", 1000),
+            "cheetah-run": About("17 numbers", "6 continuous", 1000),
+            "walker-walk": About("24 numbers", "6 continuous", 1000),
+            "humanoid-run": About("67 numbers", "21 continuous", 1000),
+            "cartpole-swingup-pixels": About("image 64 x 64 x 3", "1 continuous", 1000),
+        },
+        host=True,
+    ),
     "craftax": Library(
-        f"{HOME}.adapters.craftax:make", "craftax", "craftax", "craftax:Craftax-Classic-Symbolic-v1",
-        "open-ended survival, symbolic and in pixels",
+        f"{HOME}.adapters.craftax:make", "craftax", "Craftax: open-ended survival",
+        {
+            "Craftax-Classic-Symbolic-v1": About("1345 numbers", "17 discrete", 10_000),
+            "Craftax-Classic-Pixels-v1": About("image 63 x 63 x 3", "17 discrete", 10_000),
+            "Craftax-Symbolic-v1": About("8268 numbers", "43 discrete", 100_000),
+            "Craftax-Pixels-v1": About("image 130 x 110 x 3", "43 discrete", 100_000),
+        },
     ),
     "playground": Library(
-        f"{HOME}.adapters.playground:make", "mujoco_playground", "playground", "playground:CartpoleSwingup",
-        "MuJoCo Playground: robots and the control suite on MJX",
+        f"{HOME}.adapters.playground:make", "playground", "MuJoCo Playground: robots and the control suite on MJX",
+        {
+            "CartpoleSwingup": About("5 numbers", "1 continuous", 1000),
+            "CheetahRun": About("17 numbers", "6 continuous", 1000),
+        },
     ),
-    "brax": Library(f"{HOME}.adapters.brax:make", "brax", "brax", "brax:ant", "rigid bodies"),
+    "brax": Library(
+        f"{HOME}.adapters.brax:make", "brax", "Brax: rigid bodies",
+        {
+            "ant": About("27 numbers", "8 continuous", 1000),
+            "halfcheetah": About("17 numbers", "6 continuous", 1000),
+        },
+    ),
 }  # fmt: skip
-"""The libraries whose environments go by "LIBRARY:NAME"."""
+"""The libraries whose environments go by "LIBRARY:NAME", with what `about` says of some."""
+
+EXTRAS: dict[str, str] = {
+    "gymnasium": "gymnasium", "atari": "ale_py", "dm-control": "dm_control", "craftax": "craftax",
+    "playground": "mujoco_playground", "brax": "brax", "games": "pgx",
+}  # fmt: skip
+"""The extras of this package that bring environments, and a module of each."""
 
 
-PREFIXES: dict[str, str] = {
-    "gymnasium": f"{HOME}.adapters.gymnasium:make",
-    "dm_control": f"{HOME}.adapters.dm_control:make",
-}
-"""What makes the host environments of a library, by what their names begin with: "gymnasium:Hopper-v5". Each is a
-function (name, repeat, **kwargs) -> HostEnv, as "module:name"."""
+def needs(name: str) -> tuple[str, tuple[str, ...]]:
+    """The extra that brings an environment of one of `LIBRARIES`, and the modules that the environment imports.
+
+    Args:
+      name: "LIBRARY:NAME".
+    """
+    library, _, inner = name.partition(":")
+    if library == "gymnasium" and inner.startswith("ALE/"):
+        return "atari", ("gymnasium", EXTRAS["atari"])
+    extra = LIBRARIES[library].extra
+    robots = library == "gymnasium" and "-v5" in inner  # the version of those on MuJoCo alone
+    return extra, (EXTRAS[extra], "mujoco") if robots else (EXTRAS[extra],)
+
 
 EVAL_ENVS: dict[str, Callable[[], Env]] = {"TicTacToe": lambda: perfect_opponent()}
 """What evaluation episodes are played in, where that is not the environment of the training, by its spec's name."""
@@ -205,7 +261,7 @@ def task_name(name: str) -> str:
 def is_own(name: str) -> bool:
     """Whether a name leads to a reader's own environment: "module:function" or "file.py:function"."""
     base = task_name(name)
-    return ":" in base and not {name, base} & set(ENVS) and base.partition(":")[0] not in {*LIBRARIES, *PREFIXES}
+    return ":" in base and not {name, base} & set(ENVS) and base.partition(":")[0] not in LIBRARIES
 
 
 def about(spec: Spec) -> About:
@@ -266,18 +322,24 @@ def settle(name: str) -> str:
 
 
 def is_host(name: str) -> bool:
-    """Whether the steps of an environment are Python: its name begins with one of `PREFIXES`."""
-    return name.partition(":")[0] in PREFIXES and ":" in name
+    """Whether the steps of an environment are Python, as those of some of `LIBRARIES` are."""
+    library, colon, _ = name.partition(":")
+    return bool(colon) and library in LIBRARIES and LIBRARIES[library].host
 
 
 def _host_env(name: str, kwargs: dict[str, Any]) -> HostEnv:
-    """An environment of a library in `PREFIXES`."""
-    base, times = repetition(name)
-    prefix, _, inner = base.partition(":")
-    env: HostEnv = imported(PREFIXES[prefix])(inner, times, **kwargs)
+    """An environment of a library whose steps are Python."""
+    from mbrl_jax.envs import host
+    from mbrl_jax.envs.cameras import viewed
+
+    inner, frames = stacking(name)
+    base, times = repetition(inner)
+    prefix, _, rest = base.partition(":")
+    rest, view = viewed(rest)
+    env: HostEnv = imported(LIBRARIES[prefix].make)(rest, times, view, **kwargs)
     if env.spec.time_limit == 1 or times > MOST_REPEATS:
         raise ValueError(f"env must repeat an action for less than an episode of {base}, got {name!r}")
-    return env
+    return env if frames == 1 else host.frame_stack(env, frames)
 
 
 def _entry(name: str, kwargs: dict[str, Any]) -> Env:
@@ -295,16 +357,18 @@ def _entry(name: str, kwargs: dict[str, Any]) -> Env:
 def make_env(name: str | Env | Callable[[], Env], **kwargs: Any) -> Env:
     """An environment by name, or what a function makes.
 
-    A name is one of `ENVS`, any of gymnax's, a game of pgx as "NAME-pgx", "LIBRARY:NAME" with one of `LIBRARIES` or
-    `PREFIXES`, or a reader's own "module:function" or "path/to/file.py:function". Continuous actions are in [-1, 1].
+    A name is one of `ENVS`, any of gymnax's, a game of pgx as "NAME-pgx", "LIBRARY:NAME" with one of `LIBRARIES`, or a
+    reader's own "module:function" or "path/to/file.py:function". Continuous actions are in [-1, 1].
 
     "NAME-x8" is the same with each action repeated 8 times, by any number from 2 on: its steps are decisions.
     "NAME-stack3", or "NAME-x8-stack3", shows the last 3 frames of an environment that is observed as images or planes.
+    "LIBRARY:NAME-pixels", "-pixels-84" or "-pixels-84-grey" is one with Python steps seen as a picture of that size, 64
+    if none is given.
     gymnax's observations are flattened, but for numbered states and for planes [height, width, channels].
 
     Args:
-      name: as above; a function without arguments is called, and an environment returned unchanged. One of `PREFIXES`,
-        and a reader's own Gymnasium environment, give a `HostEnv`.
+      name: as above; a function without arguments is called, and an environment returned unchanged. One of Gymnasium
+        or dm_control, a reader's own too, gives a `HostEnv`.
       kwargs: arguments of the environment: `max_steps_in_episode=100` for one of gymnax's.
     Raises:
       ValueError: no environment has this name, it takes no such argument, it repeats an action for longer than an
@@ -344,7 +408,7 @@ def make_env(name: str | Env | Callable[[], Env], **kwargs: Any) -> Env:
             raise  # it may be about them
         close = difflib.get_close_matches(name, ENVS, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
-        allowed = f"env must be one of {', '.join(ENVS)}, {'NAME, '.join(f'{p}:' for p in PREFIXES)}NAME"
+        allowed = f"env must be one of {', '.join(ENVS)}, {'NAME, '.join(f'{p}:' for p in LIBRARIES)}NAME"
         allowed += " or a gymnax environment"
         raise ValueError(f"{allowed}, got {name!r}{hint}") from error
 
@@ -360,11 +424,11 @@ def _changed(name: str, base: str, count: int, what: str, wrapper: str, kwargs: 
 
     inner = make_env(base, **kwargs)
     if not hasattr(inner, "reset"):  # a `HostEnv`: a reader's own Gymnasium environment
-        from mbrl_jax.envs import own
+        from mbrl_jax.envs import host, own
 
-        if wrapper != "repeat_action":
-            raise ValueError(f"env: {base} is a Gymnasium environment, whose frames a wrapper of its own must stack")
-        return own.make(base, count)
+        host_env: Any = inner
+        changed: Any = own.make(base, count) if wrapper == "repeat_action" else host.frame_stack(host_env, count)
+        return changed
     most = inner.spec.time_limit or MOST_REPEATS
     if count > most:
         raise ValueError(f"env must {what.format(most)}, an episode of {base}, got {name!r}")

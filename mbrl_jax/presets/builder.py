@@ -65,45 +65,37 @@ def suited(algo: str, env: E) -> E:
         if not isinstance(spec.obs, Discrete):
             raise ValueError(f"env must have numbered states for {algo}, got {spec.name} with {spec.obs}")
         return env
-    if isinstance(env, HostEnv):
-        return _suited_host(algo, entry, env)
     if entry.simulator:
+        if isinstance(env, HostEnv):
+            raise ValueError(
+                f"env must be written in JAX for {algo}, which plans in the simulator itself; the state of {spec.name} "
+                "cannot be copied"
+            )
         return wrappers.reveal_state(_as_arrays(env))
-    if games.is_game(env):
+    if isinstance(env, Env) and games.is_game(env):
         return env if entry.games else suited(algo, games.unmask(env))
+    forms: Any = host if isinstance(env, HostEnv) else wrappers
     if isinstance(spec.obs, Discrete | MultiDiscrete):
-        return _as_arrays(env)
+        return forms.one_hot(env)
     if isinstance(spec.obs, DictSpace):
         if not entry.dicts:
             got = f"{spec.name} with a dict of {', '.join(sorted(spec.obs.spaces))}"
             others = _those(lambda other: other.dicts)
             raise ValueError(f"env must have one array as observation for {algo}, got {got}; {others} take a dict")
-        return wrappers.by_leaf(env, entry.planes)
+        return forms.by_leaf(env, entry.planes)
     rank = len(spec.obs.shape)
     if is_image(spec.obs):
         if entry.planes or entry.images:
             return env
         others = _those(lambda other: other.planes or other.images)
         raise ValueError(f"env must have no images as observations for {algo}, got {spec.name}; {others} take them")
-    return env if rank == 1 or (rank == 3 and entry.planes) else wrappers.flatten(env)
+    if rank == 1 or (rank == 3 and entry.planes):
+        return env
+    return forms.flatten(env)
 
 
 def _those(which: Callable[[Algorithm], bool]) -> str:
     return ", ".join(name for name, entry in AGENTS.items() if which(entry))
-
-
-def _suited_host(algo: str, entry: Algorithm, env: HostEnv) -> HostEnv:
-    """The same for an environment whose steps are Python."""
-    space = env.spec.obs
-    if entry.simulator:
-        raise ValueError(
-            f"env must be written in JAX for {algo}, which plans in the simulator itself; the state of {env.spec.name} "
-            "cannot be copied"
-        )
-    if isinstance(space, Discrete):
-        return host.one_hot(env)
-    rank = len(space.shape)
-    return env if rank == 1 or (rank == 3 and entry.planes) else host.flatten(env)
 
 
 def default_env(algo: str) -> str:

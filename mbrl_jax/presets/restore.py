@@ -10,7 +10,7 @@ import jax
 from mbrl_jax import __version__
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import flat, replace
-from mbrl_jax.core.types import Agent, HostEnv
+from mbrl_jax.core.types import Agent
 from mbrl_jax.envs.registry import make_env
 from mbrl_jax.presets import builder
 from mbrl_jax.presets.registry import AGENTS, import_agents
@@ -68,12 +68,6 @@ def load_run(folder: Path | str, seed: int = 0, checkpoint_name: str | int | Non
     evaluation = builder.evaluation_env(algo, made)
     steps = env_steps(loop_cfg, place.chunk)
     return Loaded(algo, name, config, agent, env, state, place.chunk, evaluation, steps, made)
-
-
-def need_steps_in_jax(run: Loaded, what: str) -> None:
-    """Raises ValueError where a run's environment has Python steps; `what` is what cannot be done with it."""
-    if isinstance(run.env, HostEnv):
-        raise ValueError(f"run: {what} needs an environment with steps in JAX, those of {run.name} are Python")
 
 
 def saved_configs(folder: Path, saved: dict[str, Any]) -> tuple[Any, LoopConfig]:

@@ -4,6 +4,7 @@ from . import devices as devices
 from . import driver as driver
 from . import evaluate as evaluate
 from . import host as host
+from . import host_evaluate as host_evaluate
 from . import interrupt as interrupt
 from . import log as log
 from . import loop as loop

@@ -26,6 +26,7 @@ from mbrl_jax.core.types import (
     Agent,
     Array,
     Buffer,
+    DictSpace,
     EnvironmentFailed,
     HostEnv,
     Key,
@@ -35,6 +36,7 @@ from mbrl_jax.core.types import (
     Tree,
     no_refresh,
 )
+from mbrl_jax.train import host_evaluate
 from mbrl_jax.train.driver import Note, Started, Work
 from mbrl_jax.train.interrupt import aside
 from mbrl_jax.train.loop import LoopConfig, LoopState, Report, any_nan, followed, learn
@@ -166,15 +168,7 @@ def programs(loop: HostLoop, seeds: int) -> Programs:
         learner, metrics = agent.refresh(key, learner, buffer.replay(data))
         return learner, jax.tree.map(lambda total, value: total + value, sums, metrics)
 
-    def eval_begin(key: Key) -> tuple:
-        key_reset, key_steps = jax.random.split(key)
-        return key_steps, _seeds(jax.random.split(key_reset, episodes)), tree.tile(agent.carry(), episodes)
-
-    def eval_act(learner: Tree, carry: Tree, obs: Obs, key: Key, i: Array) -> tuple:
-        keys = jax.random.split(jax.random.fold_in(key, i), (episodes, 2))
-        act = jax.vmap(lambda key, carry, obs: agent.act(key, learner, carry, obs, False))
-        action, carry, _ = act(keys[:, 0], carry, obs)
-        return action, carry
+    eval_begin, eval_act = host_evaluate.actors(agent, episodes)
 
     def over(fn: Callable, shared: int = 0, donate: tuple[int, ...] = ()) -> Callable:
         return jax.jit(over_seeds(fn, seeds, shared), donate_argnums=donate)
@@ -264,8 +258,10 @@ def observation(space: Any) -> Any:
     """The shapes of a space's observations.
 
     Args:
-      space: with `shape` and `dtype`; a dict or a tuple of such.
+      space: with `shape` and `dtype`; a dict or a tuple of such, or a `DictSpace`.
     """
+    if isinstance(space, DictSpace):
+        space = space.spaces
     if isinstance(space, dict):
         return {name: observation(part) for name, part in space.items()}
     if type(space) is tuple:
@@ -596,24 +592,11 @@ class HostDriver:
     def _evaluate(self, learner: Tree, key: Key) -> tuple[Any, Any]:
         """Complete episodes of the deterministic policy, side by side, as `train.evaluate.evaluate` counts them."""
         episodes, limit = self.cfg.eval_episodes, self.loop.eval_env.spec.time_limit
-        total, length = np.zeros((self.seeds, episodes), np.float32), np.zeros((self.seeds, episodes), np.int32)
         if episodes == 0 or limit is None:
-            return total, length
+            return np.zeros((self.seeds, episodes), np.float32), np.zeros((self.seeds, episodes), np.int32)
         if self.eval_envs is None:
             self.eval_envs = self.loop.eval_env.make(self.seeds * episodes, self.loop.workers)
-        key_steps, seeds, carry = self.parts.eval_begin(key)
-        seeds = np.asarray(seeds).reshape(-1, 2)
-        obs, done = self._shaped(self.eval_envs.reset(seeds)), np.zeros((self.seeds, episodes), bool)
-        for i in range(limit):
-            action, carry = self.parts.eval_act(learner, carry, obs, key_steps, np.int32(i))
-            flat = np.nan_to_num(np.asarray(action)).reshape(-1, *action.shape[2:])
-            step = self._shaped(self.eval_envs.step(flat, seeds, ~done.reshape(-1)))
-            total += np.where(done, np.float32(0), step.reward)
-            length += ~done
-            done, obs = done | step.last, step.obs
-            if done.all():
-                break
-        return total, length
+        return host_evaluate.play(self.parts.eval_act, learner, self.parts.eval_begin(key), self.eval_envs, limit)
 
 
 def _time_axis(*steps: np.ndarray) -> np.ndarray:

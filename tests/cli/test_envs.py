@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -39,8 +41,26 @@ assert not {"jax", "numpy", "gymnax", "brax", "mujoco", "craftax"} & set(sys.mod
     for name in registry.ABOUT:
         assert f"\n{name} " in done.stdout
     for library, entry in registry.LIBRARIES.items():
-        assert f"{library}:NAME" in done.stdout
-        assert entry.example in done.stdout
+        assert f"\n{library}:NAME " in done.stdout
+        for name, known in entry.examples.items():
+            row = next(line for line in done.stdout.splitlines() if line.startswith(f"{library}:{name} "))
+            assert all(f" {word}" in row for word in (known.obs, known.action, str(known.time_limit)))
+            extra, modules = registry.needs(f"{library}:{name}")
+            missing = any(importlib.util.find_spec(module) is None for module in modules)
+            assert row.endswith(f" pip install 'mbrl_jax[{extra}]'") == missing
+
+
+EXAMPLES = [(library, name) for library, entry in registry.LIBRARIES.items() for name in entry.examples]
+
+
+@pytest.mark.parametrize(("library", "name"), EXAMPLES)
+def test_what_the_list_says_of_libraries_is_so(library, name):
+    full = f"{library}:{name}"
+    for module in registry.needs(full)[1]:
+        pytest.importorskip(module, reason=f"{module} comes with an extra")
+    assert registry.about(registry.make_env(full).spec) == registry.LIBRARIES[library].examples[name]
+    adapter = importlib.import_module(registry.LIBRARIES[library].make.partition(":")[0])
+    assert name.partition("-pixels")[0] in adapter.names()
 
 
 def test_json_lists_the_same(capsys, monkeypatch):

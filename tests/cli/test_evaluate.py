@@ -7,10 +7,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+import mbrl_jax as mbrl
 from mbrl_jax.cli import evaluate as cli
 from mbrl_jax.cli import main, train
 from mbrl_jax.envs import drawings
@@ -121,15 +123,56 @@ def test_what_cannot_be_done_is_one_line(run, words, message, capsys, monkeypatc
     assert not (tmp_path / "a.gif").exists()
 
 
-@pytest.mark.parametrize("words", [["evaluate", "run"], ["plot", "imagine", "run", "--out", "a.png"]])
-def test_a_run_of_an_environment_with_python_steps_is_refused_in_one_line(words, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+SMALL = "--steps 35 --loop.num-envs 1 --loop.inner 5 --loop.cycles 1 --loop.warmup 30 --loop.eval-episodes 1 --quiet"
+RSSM = (
+    "--agent.net.deter 8 --agent.net.units 8 --agent.net.layers 1 --agent.batch 2 --agent.length 4 --agent.imagined 2"
+)
+
+
+def trained(folder, monkeypatch, words: str) -> int:
+    """Trains in a folder, which is the current one from then on."""
+    monkeypatch.chdir(folder)
     monkeypatch.setattr(compilation, "enable_compilation_cache", lambda: None)
-    small = ["--loop.inner", "5", "--loop.cycles", "1", "--loop.warmup", "30", "--loop.eval-episodes", "1", "--quiet"]
-    agent = "sac" if words[0] == "evaluate" else "dreamer_v2"
-    sizes = {"sac": ["--agent.hidden", "8"], "dreamer_v2": ["--agent.net.deter", "8", "--agent.net.units", "8"]}[agent]
-    env = ["--env", "gymnasium:Pendulum-v1", "--env-arg", "max_episode_steps=4", "--steps", "35", "--out", "run"]
-    assert train.main([agent, *env, *small, *sizes]) == 0
-    assert main(words) == 2
-    line = f"run: {words[0] if words[0] == 'evaluate' else 'imagine'} needs an environment with steps in JAX"
-    assert line in capsys.readouterr().err
+    return train.main([*words.split(), *SMALL.split(), "--out", "run"])
+
+
+def test_a_run_with_python_steps_is_played_filmed_and_loaded(tmp_path, capsys, monkeypatch):
+    assert trained(tmp_path, monkeypatch, "sac --env gymnasium:helpers.host_envs:Clock-v0 --agent.hidden 8") == 0
+    words = ["--episodes", "2", "--film-episodes", "2", "--video", "out.gif", "--json"]
+    assert main(["evaluate", "run", *words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["returns"], found["lengths"]) == ([10.0, 10.0], [4, 4])  # rewards 1, 2, 3 and 4
+    with Image.open("out.gif") as frames:
+        assert frames.n_frames == 10  # the first state and 4 steps, twice
+        assert frames.size == (6, 4)
+    loaded = mbrl.load("run")
+    assert isinstance(loaded.env, mbrl.HostEnv)
+    assert loaded.state.obs.shape == (1, 2)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded.state.learner.policy))
+
+
+@pytest.mark.slow
+def test_a_run_with_python_steps_is_imagined(tmp_path, monkeypatch):
+    assert trained(tmp_path, monkeypatch, f"dreamer_v2 --env gymnasium:helpers.host_envs:Clock-v0 {RSSM}") == 0
+    assert main(["plot", "imagine", "run", "--context", "2", "--horizon", "3", "--out", "a.png", "--gif", "b.gif"]) == 0
+    with Image.open("a.png") as picture, Image.open("b.gif") as moving:
+        assert picture.size[0] > 300
+        assert getattr(moving, "n_frames", 1) == 5
+
+
+def test_an_environment_that_fails_in_an_evaluation_is_one_line(tmp_path, capsys, monkeypatch):
+    env = "gymnasium:helpers.host_envs:Hostile-v0 --env-arg max_episode_steps=50"
+    assert (
+        trained(tmp_path, monkeypatch, f"sac --env {env} --agent.hidden 8 --agent.batch 16"),
+        capsys.readouterr().err,
+    ) == (0, "")
+    assert main(["evaluate", "run", "--episodes", "1", "--video", "a.gif"]) == 2
+    said = "Hostile-v0 cannot be drawn: one of Gymnasium needs the render mode rgb_array\n"
+    assert capsys.readouterr().err.endswith(said)
+    config = Path("run", "config.json")
+    kept = json.loads(config.read_text())
+    kept["env_args"] |= {"how": "nan", "at": 7}
+    config.write_text(json.dumps(kept))
+    assert main(["evaluate", "run", "--episodes", "1"]) == 1
+    line = "error: environment gymnasium:helpers.host_envs:Hostile-v0, copy 0, step 7: the observation is NaN"
+    assert capsys.readouterr().err.startswith(line)

@@ -25,7 +25,7 @@ def counting(limit: int = 4, dtype: str = "float64") -> One:
         last = state["t"] == limit
         return np.array([state["seed"], state["t"]], dtype), state["t"], float(not (last and state["seed"] % 2)), last
 
-    return One(reset, step, lambda: None, lambda: np.zeros((2, 2, 3), np.uint8))
+    return One(reset, step, lambda: None, lambda: np.full((2, 2, 3), state["seed"], np.uint8))
 
 
 SPEC = Spec(Box((2,)), Discrete(2), 4, name="counting")
@@ -52,8 +52,30 @@ def test_rows_are_those_of_the_single_environments(workers):
     assert (out.obs.dtype, out.reward.dtype, out.discount.dtype, out.last.dtype) == ("f4", "f4", "f4", "?")
     out = envs.step(np.zeros(3, np.int32), seeds(7, 8, 9), [True, False, True])
     np.testing.assert_array_equal(out.next_obs, [[4, 1], [5, 0], [6, 1]])  # the second one stayed as it was
-    assert envs.render().shape == (2, 2, 3)
+    assert [int(envs.render(i)[0, 0, 0]) for i in range(3)] == [4, 5, 6]
     envs.close()
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, id="2-processes")])
+def test_without_seeds_no_next_episode_begins(workers):
+    envs = host.host_env(SPEC, counting).make(2, workers)
+    envs.reset(seeds(1, 2))
+    for t in range(1, 5):
+        out = envs.step(np.zeros(2, np.int32), None, None)
+        np.testing.assert_array_equal(out.obs, [[1, t], [2, t]])
+    np.testing.assert_array_equal(out.last, True)
+    envs.close()
+
+
+def test_environments_to_be_drawn_are_made_for_it():
+    blank = lambda: counting()._replace(render=None)  # noqa: E731
+    env = host.flatten(host.host_env(SPEC, blank, drawn=counting))
+    for drawn in (False, True):
+        envs = env.make(1, 0, drawn)
+        envs.reset(seeds(7))
+        assert (envs.render(0) is not None) == drawn
+    assert env.drawable
+    assert not host.host_env(SPEC, counting).drawable
 
 
 @pytest.mark.parametrize(("repeat", "rewards", "limit"), [(1, [1, 2, 3, 4], 4), (3, [6, 4], 2), (5, [10], 1)])

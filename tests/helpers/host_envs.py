@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 from typing import Any
@@ -78,6 +79,83 @@ class Hostile(gymnasium.Env):
         return obs, reward, False, self.count % 50 == 0, {}
 
 
+class Clock(gymnasium.Env):
+    """Episodes of 4 steps, the reward of each its number; the picture's first pixel is the step, its second the seed.
+
+    Args:
+      render_mode: "rgb_array", or nothing.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None):
+        self.observation_space = gymnasium.spaces.Box(0.0, 300.0, (2,))
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+        self.render_mode, self.time, self.seed = render_mode, 0, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.time, self.seed = 0, int(self.np_random.integers(256))
+        return np.float32([self.time, self.seed]), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.time += 1
+        return np.float32([self.time, self.seed]), float(self.time), False, self.time == 4, {}
+
+    def render(self) -> np.ndarray:
+        picture = np.zeros((4, 6, 3), np.uint8)
+        picture[0, 0], picture[0, 1] = self.time, self.seed
+        return picture
+
+
+spaces = gymnasium.spaces
+SPACES: dict[str, gymnasium.Space] = {
+    "vector": spaces.Box(-3.0, 3.0, (2,), np.float64),
+    "scalar": spaces.Box(-3.0, 3.0, ()),
+    "matrix": spaces.Box(-3.0, 3.0, (2, 3)),
+    "integers": spaces.Box(-5, 5, (3,), np.int64),
+    "image": spaces.Box(0, 255, (32, 32, 3), np.uint8),
+    "number": spaces.Discrete(4, start=-1),
+    "numbers": spaces.MultiDiscrete([[2, 3], [4, 2]], start=[[0, 5], [-1, 0]]),
+    "bits": spaces.MultiBinary(3),
+}
+SPACES["dict"] = spaces.Dict({"image": SPACES["image"], "pose": SPACES["vector"], "gear": SPACES["number"]})
+SPACES["tuple"] = spaces.Tuple((SPACES["matrix"], SPACES["numbers"]))
+SPACES["nested"] = spaces.Dict({"robot": spaces.Dict({"arm": SPACES["vector"], "hand": SPACES["bits"]}),
+                                "far": spaces.Tuple((SPACES["scalar"], SPACES["integers"]))})  # fmt: skip
+
+
+class Parts(gymnasium.Env):
+    """Observations and actions of any space; everything follows from the actions, and nothing from a seed.
+
+    An episode has 3 steps and is truncated.
+
+    Args:
+      obs, action: names in `SPACES`.
+    """
+
+    def __init__(self, obs: str = "dict", action: str = "numbers"):
+        self.observation_space, self.action_space = copy.deepcopy(SPACES[obs]), copy.deepcopy(SPACES[action])
+        self.time, self.sum = 0, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        self.time, self.sum = 0, 0
+        return self.seen(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        assert self.action_space.contains(action), action
+        flat = np.ravel(action).astype(np.float64)
+        reward = float(flat @ (1 + np.arange(flat.size)))
+        self.time, self.sum = self.time + 1, self.sum + round(8 * reward)
+        return self.seen(), reward, False, self.time == 3, {}
+
+    def seen(self) -> Any:
+        self.observation_space.seed(1000 * self.time + self.sum % 1000)
+        return self.observation_space.sample()
+
+
+gymnasium.register("Parts-v0", Parts, max_episode_steps=3)
+gymnasium.register("Clock-v0", Clock, max_episode_steps=4)
 gymnasium.register("Scripted-v0", Scripted)
 gymnasium.register("Hostile-v0", Hostile)
 
@@ -86,7 +164,7 @@ def host_of(env: Env) -> HostEnv:
     """A JAX environment as a host environment; it gives its steps one and the same key."""
     reset, step, key = jax.jit(env.reset), jax.jit(env.step), jax.random.key(0)
 
-    def make(count: int, workers: int = 0) -> HostEnvs:
+    def make(count: int, workers: int = 0, drawn: bool = False) -> HostEnvs:
         states: list[Any] = [None] * count
 
         def start(i: int, seed: Any) -> Any:
@@ -100,7 +178,7 @@ def host_of(env: Env) -> HostEnv:
                 rows.append([np.asarray(part) for part in row])
             next_obs, reward, discount, last = map(np.stack, zip(*rows, strict=True))
             obs = next_obs.copy()
-            for i in np.flatnonzero(last):
+            for i in np.flatnonzero(last) if seeds is not None else ():
                 obs[i] = start(i, seeds[i])
             return HostStep(obs, reward, discount, last, next_obs)
 

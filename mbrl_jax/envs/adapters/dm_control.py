@@ -14,20 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mbrl_jax.envs.cameras import View, check_drawn, space_of, through
 from mbrl_jax.envs.host import One, host_env, scaled
+from mbrl_jax.envs.offscreen import offscreen
 
 if TYPE_CHECKING:
     from mbrl_jax.core.types import HostEnv
 
-INSTALL = "pip install 'mbrl_jax[dm_control]'"
+INSTALL = "pip install 'mbrl_jax[dm-control]'"
 
 
-def make(name: str, repeat: int = 1, **kwargs: Any) -> HostEnv:
+def make(name: str, repeat: int = 1, view: View | None = None, camera: int = 0, **kwargs: Any) -> HostEnv:
     """A task of the suite.
 
     Args:
       name: "cartpole-swingup", domain and task.
       repeat: steps for which every action is repeated.
+      view: pictures in place of the observation; None for the vector.
+      camera: which of the task's cameras draws it.
       kwargs: of the task: `time_limit` in seconds and its own.
     Returns:
       the environment, with actions in [-1, 1].
@@ -45,25 +49,40 @@ def make(name: str, repeat: int = 1, **kwargs: Any) -> HostEnv:
             raise ValueError(f"env must have actions with finite bounds, those of {name} are in [{low}, {high}]")
         size = sum(int(np.prod(entry.shape)) for entry in entries.values())
         limit = env._step_limit  # steps; infinite where there is none
-        repeated = f"-x{repeat}" if repeat > 1 else ""
+        suffix = ("" if view is None else view.suffix) + (f"-x{repeat}" if repeat > 1 else "")
         spec = Spec(
-            obs=Box((size,)),
+            obs=Box((size,)) if view is None else space_of(view),
             action=Box((int(np.prod(action.shape)),), -1.0, 1.0),
             time_limit=math.ceil(limit) if math.isfinite(limit) else None,
             terminates=_terminates(env.task),
-            name=f"dm_control:{name}{repeated}",
+            name=f"dm_control:{name}{suffix}",
         )
     finally:
         env.close()
-    return host_env(spec, partial(make_one, name, kwargs), repeat)
+    one = partial(make_one, name, kwargs, camera)
+    if view is not None:
+        one = partial(through, partial(make_one, name, kwargs, camera, (view.size, view.size)), view, False)
+        check_drawn(one, spec.name)
+    return host_env(spec, one, repeat, one)
 
 
-def make_one(name: str, kwargs: dict[str, Any]) -> One:
+def names() -> list[str]:
+    """The names of the suite's tasks.
+
+    Raises:
+      ValueError: dm_control is not installed, or does not work with the mujoco there is.
+    """
+    return sorted(f"{domain}-{task}" for domain, task in _suite().ALL_TASKS)
+
+
+def make_one(name: str, kwargs: dict[str, Any], camera: int = 0, size: tuple[int, int] = (240, 320)) -> One:
     """A task as a `One`.
 
     Args:
       name: domain and task, as for `make`.
       kwargs: of the task.
+      camera: that draws it.
+      size: height and width of its pictures.
     """
     env = _load(name, kwargs)
     action, names = env.action_spec(), list(env.observation_spec())
@@ -80,7 +99,7 @@ def make_one(name: str, kwargs: dict[str, Any]) -> One:
         return vector(timestep), timestep.reward, timestep.discount, timestep.last()
 
     def render() -> Any:
-        return env.physics.render(240, 320, camera_id=0)
+        return env.physics.render(*size, camera_id=camera)
 
     return One(reset, scaled(step, action.minimum, action.maximum, action.shape, action.dtype), env.close, render)
 
@@ -103,6 +122,7 @@ def _suite() -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # where there is no display it tries the next way to draw
+            offscreen()  # how to draw is settled at import
             return importlib.import_module("dm_control.suite")  # optional
     except ImportError as error:
         raise ValueError(f"dm_control's tasks need the dm_control package: {INSTALL}") from error

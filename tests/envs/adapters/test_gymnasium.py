@@ -7,14 +7,18 @@ import jax
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from helpers.host_envs import Hostile, Scripted
+from helpers import contract
+from helpers.host_envs import Hostile, Parts, Scripted
 
+from mbrl_jax import presets
 from mbrl_jax.buffers.uniform import uniform
-from mbrl_jax.core import Agent, Box, Discrete, Transition
+from mbrl_jax.core import Agent, Box, Discrete, EnvironmentFailed, Transition
+from mbrl_jax.core.config import replace
 from mbrl_jax.envs.adapters import gymnasium as adapter
 from mbrl_jax.envs.registry import make_env
 from mbrl_jax.train.host import HostDriver, make_host_loop
 from mbrl_jax.train.loop import LoopConfig
+from mbrl_jax.train.run import Job
 
 SCALE = 0.25
 """The agent's action is its step of the episode, times this."""
@@ -35,10 +39,10 @@ def counter() -> Agent:
     return Agent(lambda key: jax.numpy.zeros(()), lambda: jax.numpy.float32(0), act, update, follow=follow)
 
 
-def rows_of(env, num_envs, workers=0):
+def rows_of(env, num_envs, workers=0, agent=None):
     """The rows [T, N, ...] that the host loop stores in a chunk, and the chunk's report."""
     cfg = LoopConfig(num_envs=num_envs, unroll=2, inner=7, cycles=2, warmup=0, eval_episodes=0, capacity=200)
-    loop = make_host_loop(counter(), env, uniform(200), cfg, workers=workers)
+    loop = make_host_loop(agent or counter(), env, uniform(200), cfg, workers=workers)
     driver = HostDriver(loop, jax.random.split(jax.random.key(3), 1))
     work = driver.start(None).work
     work, report = driver.piece(work)
@@ -48,12 +52,12 @@ def rows_of(env, num_envs, workers=0):
     return jax.tree.map(lambda leaf: leaf.reshape(-1, num_envs, *leaf.shape[1:]), rows), report
 
 
-def steps_of(env, num_envs):
+def steps_of(env, num_envs, draw=None):
     """The same rows from the environments themselves, without a loop."""
     envs, rng, steps, rows = env.make(num_envs, 0), np.random.default_rng(0), np.zeros(num_envs, np.float32), []
     obs = envs.reset(rng.integers(2**32, size=(num_envs, 2), dtype=np.uint32))
     for _ in range(28):
-        action = -1 + SCALE * steps[:, None]
+        action = -1 + SCALE * steps[:, None] if draw is None else draw(rng)
         out = envs.step(action, rng.integers(2**32, size=(num_envs, 2), dtype=np.uint32), None)
         extras = {"steps": steps}
         rows.append(Transition(obs, action, out.reward, out.discount, out.next_obs, out.last, extras))
@@ -191,8 +195,14 @@ SMALL = gymnasium.spaces.Box(-1.0, 1.0, (2,))
     ("obs", "action", "text"),
     [
         (SMALL, UNBOUNDED, "must have actions with finite bounds.*give its action space bounds"),
-        (SMALL, gymnasium.spaces.Tuple((SMALL, SMALL)), "must have Box or Discrete actions, mine has Tuple"),
-        (gymnasium.spaces.Text(3), SMALL, "must have Box, Discrete or MultiBinary observations, mine has Text"),
+        (
+            SMALL,
+            gymnasium.spaces.Tuple((SMALL, SMALL)),
+            "must have Box, Discrete, MultiDiscrete or MultiBinary actions, mine has Tuple",
+        ),
+        (gymnasium.spaces.Text(3), SMALL, "must have observations of Box, .* mine has Text"),
+        (gymnasium.spaces.Dict({"a": gymnasium.spaces.Text(3)}), SMALL, "must have observations .* mine, a has Text"),
+        (gymnasium.spaces.Dict({}), SMALL, "must have an observation, that of mine is an empty Dict"),
     ],
 )
 def test_spaces_that_cannot_be_handled(obs, action, text):
@@ -216,3 +226,141 @@ def test_spaces_are_turned_into_those_of_agents():
     np.testing.assert_array_equal(wide.taken, [[0, 2], [4, 4]])
     images = Spaces(gymnasium.spaces.Box(0, 255, (4, 4, 3), np.uint8), SMALL)
     assert adapter.from_env(lambda: images, "mine").spec.obs.dtype == np.uint8
+
+
+def drawer(space) -> Agent:
+    """Draws its actions from a space."""
+
+    def act(key, learner, carry, obs, explore):
+        return space.sample(key), carry, {"steps": carry}
+
+    return counter()._replace(act=act)
+
+
+MATRIX = np.array([[0, 5], [-1, 0]])  # where the entries of "numbers" start
+
+OBS = {
+    "vector": lambda o: np.float32(o),
+    "scalar": lambda o: np.float32(o),
+    "matrix": lambda o: np.float32(o),
+    "integers": lambda o: np.float32(o),
+    "image": lambda o: o,
+    "number": lambda o: np.int32(o + 1),
+    "numbers": lambda o: np.int32([o[0, 0], o[0, 1] - 5, o[1, 0] + 1, o[1, 1]]),
+    "bits": lambda o: np.float32(o),
+    "dict": lambda o: {"image": o["image"], "pose": np.float32(o["pose"]), "gear": np.int32(o["gear"] + 1)},
+    "tuple": lambda o: {"0": np.float32(o[0]), "1": OBS["numbers"](o[1])},
+    "nested": lambda o: {
+        "robot/arm": np.float32(o["robot"]["arm"]), "robot/hand": np.float32(o["robot"]["hand"]),
+        "far/0": np.float32(o["far"][0]), "far/1": np.float32(o["far"][1]),
+    },
+}  # fmt: skip
+ACTIONS = {
+    "vector": lambda a: 3.0 * a.astype(np.float64),
+    "number": lambda a: a - 1,
+    "numbers": lambda a: np.array([[a[0], a[1] + 5], [a[2] - 1, a[3]]], np.int64),
+    "bits": lambda a: a.astype(np.int8),
+}
+"""What a kind of space of the environment is for agents, and the other way round, each written out."""
+
+
+def check_parts(rows, num_envs, obs, action):
+    """The rows are those of the environment by hand, given the actions."""
+    assert len(np.unique(rows.action.reshape(-1, num_envs, *rows.action.shape[2:]), axis=0)) > 1
+    for e in range(num_envs):
+        own = jax.tree.map(lambda leaf: leaf[:, e], rows)  # noqa: B023
+        env, seen = Parts(obs, action), None
+        for t in range(len(own.reward)):
+            seen = env.reset()[0] if seen is None else seen
+            now, reward, _, truncated, _ = env.step(ACTIONS[action](own.action[t]))
+            want = (OBS[obs](seen), np.float32(reward), OBS[obs](now), truncated, 1.0)
+            have = jax.tree.map(lambda leaf: leaf[t], (own.obs, own.reward, own.next_obs, own.last, own.discount))  # noqa: B023
+            jax.tree.map(np.testing.assert_array_equal, have, want)
+            assert [leaf.dtype for leaf in jax.tree.leaves(have[0])] == [x.dtype for x in jax.tree.leaves(want[0])]
+            seen = None if truncated else now
+
+
+KINDS = [(obs, "numbers") for obs in OBS] + [("vector", action) for action in ACTIONS if action != "numbers"]
+
+
+@pytest.mark.parametrize(("obs", "action"), KINDS)
+def test_rows_of_every_kind_of_space(obs, action):
+    env = make_env("gymnasium:helpers.host_envs:Parts-v0", obs=obs, action=action)
+    rows, _ = rows_of(env, 2, agent=drawer(env.spec.action))
+    check_parts(rows, 2, obs, action)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED], ids=lambda mode: mode.name)
+@pytest.mark.parametrize(("obs", "action"), [("dict", "numbers"), ("nested", "bits"), ("tuple", "number")])
+def test_vector_environments_of_every_kind_of_space(obs, action, mode):
+    def vector(count):
+        return SyncVectorEnv([lambda: Parts(obs, action)] * count, autoreset_mode=mode)
+
+    env = adapter.from_vector(vector, "mine")
+    rows = steps_of(env, 2, lambda rng: np.stack([rng.integers(2, size=env.spec.action.shape) for _ in range(2)]))
+    check_parts(rows, 2, obs, action)
+
+
+def test_an_observation_without_a_part_that_the_space_has_is_named():
+    class Less(Parts):
+        def seen(self):
+            return {"image": super().seen()["image"]}
+
+    envs = adapter.from_env(Less, "mine").make(1)
+    with pytest.raises(
+        EnvironmentFailed, match="the observation must have gear, as the space says, got the entries im"
+    ):
+        envs.reset(np.zeros((1, 2), np.uint32))
+
+
+def learned(algo, obs, action):
+    """An agent's chunk of a few steps with learning; its metrics."""
+    env = make_env("gymnasium:helpers.host_envs:Parts-v0", obs=obs, action=action)
+    small = contract.settings(algo) if algo != "dreamer_v3" else replace(contract.settings(algo), {"net.depth": 2})
+    loop = presets.build(algo, env, small, contract.LOOP)
+    driver = loop.driver(Job(algo, "parts", small, contract.LOOP, 100))
+    work, report = driver.start(None).work, None
+    before = jax.tree.map(np.asarray, work.state.learner)
+    while report is None:
+        work, report = driver.piece(work)
+    driver.close()
+    moved = [not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (before, work.state.learner)), strict=True)]
+    assert np.mean(moved) > 0.6
+    assert all(np.isfinite(value).all() for value in report.metrics.values())
+
+
+def kinds(algo):
+    """The kinds of spaces that an agent takes."""
+    entry = presets.AGENTS[algo]
+    dicts = ("dict", "tuple", "nested")
+    seen = [
+        obs for obs in OBS if (obs not in dicts or entry.dicts) and (obs != "image" or entry.images or entry.planes)
+    ]
+    return [(algo, obs, "number" if algo == "ppo" else "vector") for obs in seen] + [
+        (algo, "vector", action) for action in ACTIONS if action not in ("numbers", "bits") or entry.factored
+    ]
+
+
+QUICK = [("ppo", "nested", "number"), ("ppo", "vector", "numbers")]
+EVERY = [case for algo in ("ppo", "sac", "dreamer_v3") for case in kinds(algo)]
+
+
+@pytest.mark.parametrize(
+    ("algo", "obs", "action"), [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in EVERY]
+)
+def test_agents_learn_from_every_kind_of_space(algo, obs, action):
+    learned(algo, obs, action)
+
+
+@pytest.mark.parametrize(
+    ("obs", "action", "text"),
+    [
+        ("dict", "vector", "env must have one array as observation for sac, got .* with a dict of gear, image, pose"),
+        ("image", "vector", "env must have no images as observations for sac"),
+        ("vector", "bits", "env must have discrete or continuous actions for sac, got .* with MultiDiscrete"),
+    ],
+)
+def test_what_an_agent_does_not_take_is_refused(obs, action, text):
+    env = make_env("gymnasium:helpers.host_envs:Parts-v0", obs=obs, action=action)
+    with pytest.raises(ValueError, match=text):
+        presets.suited("sac", env)
