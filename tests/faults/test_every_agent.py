@@ -11,15 +11,17 @@ import pytest
 from helpers.contract import CASES, NAMES
 
 TESTS = Path(__file__).parents[1]
-CHEAP = ("q_learning-discrete", "ppo-discrete")
+CHEAP = ("q_learning-discrete-1", "q_learning-discrete-2", "ppo-discrete-1")
 ALL = [
-    pytest.param(algo, kind.__name__, id=name, marks=() if name in CHEAP else pytest.mark.slow)
+    pytest.param(
+        algo, kind.__name__, wave, id=f"{name}-{wave}", marks=[pytest.mark.slow] * (f"{name}-{wave}" not in CHEAP)
+    )
     for (algo, kind), name in zip(CASES, NAMES, strict=True)
+    for wave in (1, 2)
 ]
 
 
-@pytest.mark.parametrize("wave", [1, 2])
-@pytest.mark.parametrize(("algo", "made"), ALL)
+@pytest.mark.parametrize(("algo", "made", "wave"), ALL)
 def test_killed_and_resumed_equals_unbroken(tmp_path, algo, made, wave):
     environment = {
         **os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "JAX_PLATFORMS": "cpu",

@@ -78,7 +78,7 @@ def test_the_largest_array_of_a_loop_within_a_loop_counts_for_all_seeds_at_once(
     ("algo", "env", "agent", "loop", "rest", "field"),
     [
         ("sac", "Pendulum-v1", {}, {"capacity": 2_000_000_000}, {}, "loop.capacity"),
-        ("sac", "Pendulum-v1", {"batch": 999_999_999}, {"capacity": 1_000_000_000}, {}, "agent.batch"),
+        ("sac", "Pendulum-v1", {"batch": 999_999_999}, {"capacity": 1_000_000_000}, {}, "loop.capacity"),  # the first
         ("sac", "Pendulum-v1", {"batch": 90_000_000}, {"capacity": 90_000_000}, {}, "agent.batch"),
         ("sac", "Pendulum-v1", {"hidden": (100_000, 100_000)}, {}, {}, "agent.hidden"),
         ("sac", "Pendulum-v1", {}, {"num_envs": 100_000_000, "capacity": 100_000_000}, {}, "loop.num_envs"),
