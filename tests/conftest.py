@@ -22,36 +22,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(f"{item.path}:{part}{kind}"))
 
 
-QUICK = {"contract", "testing", "planners", "scripts", "models", "envs", "buffers", "cli", "dreamer"}
-QUICK |= {
+SLOW_AND_QUICK = {"contract", "testing", "planners", "scripts", "models", "envs", "buffers", "cli", "dreamer"}
+SLOW_AND_QUICK |= {
     f"test_{name}.py"
-    for name in (
-        "docs",
-        "readme",
-        "open_loop_models",
-        "dyna_dqn",
-        "driver",
-        "mbpo",
-        "pets",
-        "sac",
-        "nan_planning",
-        "integer_observations",
-        "shapes",
-        "host",
-    )
+    for name in ("open_loop_models", "dyna_dqn", "mbpo", "pets", "sac", "nan_planning", "integer_observations")
 }
-"""Folders and files of tests that do little but compile."""
+"""Folders and files whose slow tests do little but compile, as those of the default run do everywhere."""
+
+
+def quick(item: pytest.Item) -> bool:
+    """Whether a test does next to nothing but compile: all of the default run, but for those marked `optimized`."""
+    if item.get_closest_marker("optimized"):
+        return False
+    return not item.get_closest_marker("slow") or bool(SLOW_AND_QUICK & set(item.path.parts))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Compiling takes a third less where tests do next to nothing else, in the programs they start too.
+    """Compiling takes half as long where tests do next to nothing else, in the programs they start too.
 
     A hook and not a fixture, for it must come before the fixtures of a module, which train what its tests look at.
     """
-    quick = bool(QUICK & set(item.path.parts))
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))
-    jax.config.update("jax_disable_most_optimizations", quick)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick(item)))
+    jax.config.update("jax_disable_most_optimizations", quick(item))
 
 
 @pytest.fixture(autouse=True)

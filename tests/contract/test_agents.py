@@ -16,10 +16,10 @@ from helpers.contract import (
     FIRST_CASES,
     LEARNS_NOTHING,
     LOOP,
+    LOOP_CASES,
     NAMES,
     PLANNING,
     SMALL,
-    SMALL_CASES,
     build,
     case,
     compiled,
@@ -39,7 +39,7 @@ from mbrl_jax.testing.faults import differences, numbers
 
 every = pytest.mark.parametrize(("algo", "kind"), CASES, ids=NAMES)
 every_first = pytest.mark.parametrize(("algo", "kind"), FIRST_CASES)
-every_small = pytest.mark.parametrize(("algo", "kind"), SMALL_CASES)
+every_kind = pytest.mark.parametrize(("algo", "kind"), LOOP_CASES)
 
 
 def whole(algo, kind):
@@ -99,7 +99,7 @@ def test_chunk_keeps_structure_shapes_and_types_and_compiles_once(algo, kind):
     assert [*agents.structure_faults(whole(algo, kind))] == []
 
 
-@every_small
+@every_kind
 def test_train_equals_run_bitwise_and_evaluation_changes_nothing(algo, kind):
     """`train` evaluates and the chunks here do not: all that is learned and measured is the same to the bit."""
     assert [*agents.train_faults(whole(algo, kind))] == []
@@ -136,7 +136,7 @@ def is_key(leaf):
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-@every_small
+@every_kind
 def test_vmapped_traced_settings_equal_the_single_run(algo, kind):
     """One program over two learning rates and two seeds: its first row is the plain run."""
     if algo in LEARNS_NOTHING:
