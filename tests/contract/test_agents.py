@@ -22,6 +22,7 @@ from helpers.contract import (
     SMALL,
     build,
     case,
+    check_keys,
     compiled,
     jit,
     loop_settings,
@@ -163,8 +164,13 @@ def test_a_key_used_twice_would_be_noticed():
         draw = lambda total, key: (total + jax.random.normal(key), None)  # noqa: E731
         return jax.lax.scan(draw, 0.0, keys)[0] + jax.lax.scan(draw, 0.0, keys)[0]
 
-    with jax.debug_key_reuse(True), pytest.raises(jax.errors.KeyReuseError):
-        jax.eval_shape(jax.jit(twice), jax.random.key(0))
+    def twice_within(key):
+        draw = jax.jit(lambda key: jax.random.normal(key) + jax.random.uniform(key))
+        return jax.lax.scan(lambda total, _: (total + draw(jax.random.fold_in(key, 1)), None), 0.0, length=3)[0]
+
+    for fn in (twice, twice_within):
+        with pytest.raises(jax.errors.KeyReuseError):
+            check_keys(fn, jax.random.key(0))
 
 
 @every_first

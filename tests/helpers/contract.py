@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import pytest
+from jax.extend.core import jaxpr_as_fun
 
 from mbrl_jax import presets
 from mbrl_jax.core import Agent, Discrete, Env
@@ -143,6 +144,17 @@ def compiled(algo: str, kind: type) -> tuple[Any, Any]:
     """`init` and `chunk` without evaluation, jitted as `run` jits them."""
     loop = build(algo, kind, eval_episodes=0)
     return jit(loop.init, algo), jit(loop.chunk, algo, donate_argnums=0)
+
+
+def check_keys(fn: Any, *args: Any) -> None:
+    """Raises `jax.errors.KeyReuseError` where a function uses a key twice; nothing runs.
+
+    Traced first, and then checked as a whole: with the flag on, every function that is traced within another is checked
+    again with each that it stands in.
+    """
+    closed = jax.make_jaxpr(fn)(*args)
+    with jax.debug_key_reuse(True):
+        jax.eval_shape(jax.jit(jaxpr_as_fun(closed)), *jax.tree.leaves(args))
 
 
 def jit(fn: Any, algo: str, **how: Any) -> Any:
