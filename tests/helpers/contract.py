@@ -99,6 +99,11 @@ def params(fast: list[bool]) -> list[Any]:
     return [pytest.param(*case, marks=m, id=name) for case, m, name in zip(CASES, marks, NAMES, strict=True)]
 
 
+# The largest programs: some properties of these are left to the slow tests.
+LARGE = {
+    "mbpo", "dyna_dqn", "alphazero", "muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3", "world_models", "tdmpc2",
+}  # fmt: skip
+
 # One agent for each kind of replay and of learning stands for the loop around them: tables from the last step, networks
 # from the last trajectory and from stored steps, a fit by `refresh`. The programs of the others are compiled once less.
 FOR_THE_LOOP = ("q_learning", "ppo", "sac", "pets")
