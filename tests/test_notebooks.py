@@ -17,6 +17,7 @@ def code(path: Path) -> list[tuple[int, str]]:
     return [(i, "".join(cell["source"])) for i, cell in enumerate(cells) if cell["cell_type"] == "code"]
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     "path",
     [pytest.param(path, marks=() if path is NOTEBOOKS[0] else pytest.mark.slow, id=path.stem) for path in NOTEBOOKS],

@@ -6,6 +6,7 @@ import importlib
 import subprocess
 import sys
 import time
+from functools import cache
 
 import jax
 import numpy as np
@@ -23,16 +24,19 @@ HEAVY = (
 )  # fmt: skip
 
 
-def loaded_by(code: str) -> set[str]:
-    """The libraries that a fresh process has loaded after running the code."""
-    ask = f"{code}\nimport sys\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
-    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
+@cache
+def loaded_by(*codes: str) -> list[set[str]]:
+    """The libraries that a fresh process has loaded after running each of some pieces of code."""
+    ask = "import sys\nprint(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(f"{code}\n{ask}" for code in codes)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
+    return [set(line.split()) for line in done.stdout.splitlines()]
 
 
 def test_importing_loads_no_jax_and_is_quick():
-    found = loaded_by("import mbrl_jax")
+    (found,) = loaded_by("import mbrl_jax")
     assert {"jax", "numpy", "flax", "optax", *HEAVY} & found == set()
 
     def seconds(code: str) -> float:
@@ -73,19 +77,17 @@ def test_every_name_of_the_package_is_there():
 @pytest.mark.parametrize("room", ["ops", "nets", "models", "planners"])
 def test_rooms_of_equations_load_no_environments_pictures_or_command_lines(room):
     code = (
-        f"import mbrl_jax.{room} as room\n"
         "import importlib, pkgutil\n"
         "for name in room.__all__: getattr(room, name)\n"
         "for found in pkgutil.walk_packages(room.__path__, room.__name__ + '.'): importlib.import_module(found.name)"
     )
     allowed = {"evosax"} if room == "ops" else set()  # `ops.evolution` is its one home, and imports it when it is used
-    theirs = loaded_by("import jax, flax.linen, optax, chex, distrax")  # flax brings rich
+    (theirs,) = loaded_by("import jax, flax.linen, optax, chex, distrax")  # flax brings rich
     assert {"gymnax", "matplotlib", "orbax", "tyro"} & theirs == set()
     allowed |= theirs
-    found = loaded_by(code)
+    plain, found = loaded_by(f"import mbrl_jax.{room} as room", code)
     assert set(HEAVY) & found <= allowed
     assert "jax" in found
-    plain = loaded_by(f"import mbrl_jax.{room} as room")
     assert set(HEAVY) & plain <= theirs
 
 

@@ -159,6 +159,7 @@ def test_advantages_and_returns_of_a_trajectory():
     np.testing.assert_allclose(returns, estimates + v, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.optimized  # clips to the same bits
 @kinds
 def test_what_is_acted_is_what_is_learned_from(kind):
     """`act` gives the environment the clipped action and remembers the sampled one with its log-probability."""

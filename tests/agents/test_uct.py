@@ -17,6 +17,7 @@ from mbrl_jax.planners.mcts import UCT
 from mbrl_jax.train.evaluate import evaluate
 
 
+@pytest.mark.optimized
 def test_uct_finds_the_way_over_the_frozen_lake():
     env = frozen_lake(slippery=False)
     agent = uct_agent.make(
@@ -28,6 +29,7 @@ def test_uct_finds_the_way_over_the_frozen_lake():
     np.testing.assert_array_equal(lengths, 6)  # the shortest there is
 
 
+@pytest.mark.optimized
 def test_uct_wins_and_parries_in_one_move():
     """In positions where a move wins at once or where all but one lose at once, by the solution of the game."""
 

@@ -16,12 +16,13 @@ from helpers.contract import (
     FIRST_CASES,
     LEARNS_NOTHING,
     LOOP,
+    LOOP_CASES,
     NAMES,
     PLANNING,
     SMALL,
-    SMALL_CASES,
     build,
     case,
+    check_keys,
     compiled,
     jit,
     loop_settings,
@@ -39,7 +40,7 @@ from mbrl_jax.testing.faults import differences, numbers
 
 every = pytest.mark.parametrize(("algo", "kind"), CASES, ids=NAMES)
 every_first = pytest.mark.parametrize(("algo", "kind"), FIRST_CASES)
-every_small = pytest.mark.parametrize(("algo", "kind"), SMALL_CASES)
+every_kind = pytest.mark.parametrize(("algo", "kind"), LOOP_CASES)
 
 
 def whole(algo, kind):
@@ -99,7 +100,7 @@ def test_chunk_keeps_structure_shapes_and_types_and_compiles_once(algo, kind):
     assert [*agents.structure_faults(whole(algo, kind))] == []
 
 
-@every_small
+@every_kind
 def test_train_equals_run_bitwise_and_evaluation_changes_nothing(algo, kind):
     """`train` evaluates and the chunks here do not: all that is learned and measured is the same to the bit."""
     assert [*agents.train_faults(whole(algo, kind))] == []
@@ -136,7 +137,7 @@ def is_key(leaf):
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-@every_small
+@every_kind
 def test_vmapped_traced_settings_equal_the_single_run(algo, kind):
     """One program over two learning rates and two seeds: its first row is the plain run."""
     if algo in LEARNS_NOTHING:
@@ -163,8 +164,13 @@ def test_a_key_used_twice_would_be_noticed():
         draw = lambda total, key: (total + jax.random.normal(key), None)  # noqa: E731
         return jax.lax.scan(draw, 0.0, keys)[0] + jax.lax.scan(draw, 0.0, keys)[0]
 
-    with jax.debug_key_reuse(True), pytest.raises(jax.errors.KeyReuseError):
-        jax.eval_shape(jax.jit(twice), jax.random.key(0))
+    def twice_within(key):
+        draw = jax.jit(lambda key: jax.random.normal(key) + jax.random.uniform(key))
+        return jax.lax.scan(lambda total, _: (total + draw(jax.random.fold_in(key, 1)), None), 0.0, length=3)[0]
+
+    for fn in (twice, twice_within):
+        with pytest.raises(jax.errors.KeyReuseError):
+            check_keys(fn, jax.random.key(0))
 
 
 @every_first

@@ -47,8 +47,8 @@ def label(case: LossCase) -> str:
 
 
 def call(case: LossCase) -> Any:
-    """The loss as a function of its parameters alone, compiled."""
-    return jax.jit(lambda params: case.loss(params, *case.args, **case.kwargs))
+    """The loss as a function of its parameters alone."""
+    return lambda params: case.loss(params, *case.args, **case.kwargs)
 
 
 def moved(params: Any, direction: Any, size: float) -> Any:
@@ -82,22 +82,22 @@ def difference(value: Any, params: Any, direction: Any, slope: float) -> float:
 
 def faults(case: LossCase) -> list[str]:
     """What a loss breaks of the contract."""
-    fn = call(case)
-    loss, metrics = fn(case.params)
+    form, _ = jax.eval_shape(call(case), case.params)
+    if form.shape != () or form.dtype != jnp.float32:
+        return [f"the loss is {form.dtype}{form.shape}, not a float32 scalar"]
+    fn = jax.jit(jax.value_and_grad(call(case), has_aux=True))  # one program for all
+    (loss, metrics), grads = fn(case.params)
     found = []
-    if loss.shape != () or loss.dtype != jnp.float32:
-        found.append(f"the loss is {loss.dtype}{loss.shape}, not a float32 scalar")
     if not isinstance(metrics, dict) or not all(isinstance(name, str) for name in metrics):
         return [*found, "the metrics are no dict by name"]
     found += [f"metric {name} is no finite scalar" for name, x in metrics.items() if not _finite_scalar(x)]
-    grads = jax.jit(jax.grad(lambda params: case.loss(params, *case.args, **case.kwargs)[0]))(case.params)
     if not all(np.isfinite(np.asarray(g)).all() for g in jax.tree.leaves(grads)) or not np.isfinite(float(loss)):
         return [*found, "the loss or its gradient is not finite"]
     length = np.sqrt(dot(grads, grads))
     if length < 1e-7:
         return [*found, "the gradient is zero"]
     if case.smooth:
-        found += _slopes(case, lambda params: fn(params)[0], grads, length)
+        found += _slopes(case, lambda params: fn(params)[0][0], grads, length)
     return found
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.contract import check_keys
 
 from mbrl_jax.core import Model, StepOut, Transition, WorldModel
 from mbrl_jax.envs.mdp import MDP, as_env, value_iteration
@@ -136,12 +137,10 @@ def test_no_key_is_used_twice():
         value=lambda key, s: jax.random.normal(key),
         prior=lambda key, s: jax.random.normal(key, (3,)),
     )
-    with jax.debug_key_reuse(True):
-        for make in SEARCHES.values():
-            planner = make(as_env(process()).spec)
-            jax.jit(jax.vmap(lambda key: planner.plan(key, model, jnp.int32(0), ())[0]))(  # noqa: B023
-                jax.random.split(jax.random.key(0), 2)
-            )
+    for make in SEARCHES.values():
+        planner = make(as_env(process()).spec)
+        plans = jax.vmap(lambda key: planner.plan(key, model, jnp.int32(0), ())[0])  # noqa: B023
+        check_keys(plans, jax.random.split(jax.random.key(0), 2))
 
 
 def test_floats_may_be_traced():

@@ -48,7 +48,7 @@ def commands() -> Iterator[Any]:
                 yield pytest.param(algo, some, id=f"{algo}{'-state' * slow}", marks=[pytest.mark.slow] * slow)
 
 
-@pytest.mark.parametrize(("algo", "sizes"), list(commands()))
+@pytest.mark.parametrize(("algo", "sizes"), [*commands()])
 def test_a_size_that_no_machine_holds_is_refused_by_its_flag(algo, sizes, tmp_path, capsys):
     for flag, value in sizes.items():
         assert main([algo, flag, value, "--quiet"]) == 2, (flag, value)

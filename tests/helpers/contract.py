@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import pytest
+from jax.extend.core import jaxpr_as_fun
 
 from mbrl_jax import presets
 from mbrl_jax.core import Agent, Discrete, Env
@@ -91,11 +92,6 @@ CASES = [(algo, kind) for algo, made in presets.AGENTS.items() for kind in made.
 NAMES = [f"{algo}-{kind.__name__.lower()}" for algo, kind in CASES]
 FIRST = [kind is presets.AGENTS[algo].actions[0] for algo, kind in CASES]
 
-# The largest programs: that loop and settings work from outside as they do with the others is left to the slow tests.
-LARGE = {
-    "mbpo", "dyna_dqn", "alphazero", "muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3", "world_models", "tdmpc2",
-}  # fmt: skip
-
 
 def params(fast: list[bool]) -> list[Any]:
     """All cases, but for the fast ones marked slow."""
@@ -103,9 +99,18 @@ def params(fast: list[bool]) -> list[Any]:
     return [pytest.param(*case, marks=m, id=name) for case, m, name in zip(CASES, marks, NAMES, strict=True)]
 
 
+# The largest programs: some properties of these are left to the slow tests.
+LARGE = {
+    "mbpo", "dyna_dqn", "alphazero", "muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3", "world_models", "tdmpc2",
+}  # fmt: skip
+
+# One agent for each kind of replay and of learning stands for the loop around them: tables from the last step, networks
+# from the last trajectory and from stored steps, a fit by `refresh`. The programs of the others are compiled once less.
+FOR_THE_LOOP = ("q_learning", "ppo", "sac", "pets")
+
 # Dreamer v1 shares its parts with v2.
 FIRST_CASES = params([first and algo != "dreamer_v1" for first, (algo, _) in zip(FIRST, CASES, strict=True)])
-SMALL_CASES = params([first and algo not in LARGE for first, (algo, _) in zip(FIRST, CASES, strict=True)])
+LOOP_CASES = params([first and algo in FOR_THE_LOOP for first, (algo, _) in zip(FIRST, CASES, strict=True)])
 
 
 @cache
@@ -146,9 +151,20 @@ def compiled(algo: str, kind: type) -> tuple[Any, Any]:
     return jit(loop.init, algo), jit(loop.chunk, algo, donate_argnums=0)
 
 
+def check_keys(fn: Any, *args: Any) -> None:
+    """Raises `jax.errors.KeyReuseError` where a function uses a key twice; nothing runs.
+
+    Traced first, and then checked as a whole: with the flag on, every function that is traced within another is checked
+    again with each that it stands in.
+    """
+    closed = jax.make_jaxpr(fn)(*args)
+    with jax.debug_key_reuse(True):
+        jax.eval_shape(jax.jit(jaxpr_as_fun(closed)), *jax.tree.leaves(args))
+
+
 def jit(fn: Any, algo: str, **how: Any) -> Any:
     """As users compile it, where two programs are held to the same bits: see the flag in tests/conftest.py."""
-    return jax.jit(fn, compiler_options=None if algo in LARGE else EMITTERS, **how)
+    return jax.jit(fn, compiler_options=EMITTERS if algo in FOR_THE_LOOP else None, **how)
 
 
 @cache

@@ -14,8 +14,8 @@ import os
 os.sched_getaffinity = lambda pid: {0, 1, 2}
 from mbrl_jax.train.devices import devices_for, settle_devices
 settle_devices(%r)
-import gymnax  # makes an array, which fixes the devices of the process
 import jax
+jax.numpy.zeros(1)  # an array, as importing gymnax makes, fixes the devices of the process
 print(jax.device_count(), devices_for(0, 4), devices_for(0, 6), devices_for(1, 4))
 """
 

@@ -56,7 +56,7 @@ def first_two() -> list[LossCase]:
         nets = dreamer_v1_v2.networks(cfg, SPEC, gaussian=agent is v1)
         policy = actor_critic_v1_v2.one_hot_policy(ACTIONS)
         heads = actor_critic_v1_v2.actor_critic(cfg, nets.rssm.size, policy)
-        model, actor, critic = (moved(rng, net.init(KEY)) for net in (nets, heads.actor, heads.critic))
+        model, actor, critic = (moved(rng, jax.jit(net.init)(KEY)) for net in (nets, heads.actor, heads.critic))
         scales = {"nets": nets, "kl_scale": 1.0, "free": 0.0, "cont_scale": 1.0} | weights
         windows = states(rng, nets.rssm, B), rows(rng)
         out.append(LossCase(name, agent.model_loss, model, (KEY, *windows), scales, smooth=agent is v1))
@@ -79,7 +79,7 @@ def third() -> list[LossCase]:
     cfg = dreamer_v3.DreamerV3NetConfig(deter=4, units=4, stoch=2, classes=3, blocks=2, bins=11)
     nets = dreamer_v3.dreamer_v3(cfg, SPEC)
     r2 = dreamer_v3.dreamer_v3(dreamer_v3.DreamerV3NetConfig(**(vars(cfg) | {"decoder": False})), SPEC)
-    params, r2_params = moved(rng, nets.init(KEY)), moved(rng, r2.init(KEY))
+    params, r2_params = moved(rng, jax.jit(nets.init)(KEY)), moved(rng, jax.jit(r2.init)(KEY))
     windows = KEY, states(rng, nets.rssm, B), rows(rng)
     scales = {"weights": jnp.array([1.0, 0.5]), "gamma": 0.9, "free": 0.0}
     step = actor_critic_v3.ImaginedStep(floats(rng, N, nets.rssm.size), jnp.arange(N) % ACTIONS)
@@ -103,6 +103,6 @@ def third() -> list[LossCase]:
 def explorer() -> list[LossCase]:
     rng = np.random.default_rng(2)
     net = plan2explore.predictor(plan2explore.Plan2ExploreConfig(hidden=(4,)), 4 + 6, ACTIONS, 6)
-    ensemble = plan2explore.init_ensemble(KEY, net, 3)
+    ensemble = jax.jit(lambda key: plan2explore.init_ensemble(key, net, 3))(KEY)
     replayed = Latent(floats(rng, T, B, 4), floats(rng, T, B, 2, 3)), rows(rng)
     return [LossCase("dreamer_v3", plan2explore.ensemble_loss, ensemble, replayed, {"net": net})]

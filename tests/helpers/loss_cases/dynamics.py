@@ -35,20 +35,20 @@ def case(agent: str, loss: Any, params: Any, constants: tuple[str, ...], spec: S
 
 
 def of_gaussian(agent: str, spec: Spec) -> LossCase:
-    params = gaussian(GaussianConfig(hidden=(8,)), spec).init(jax.random.key(0))
+    params = jax.jit(gaussian(GaussianConfig(hidden=(8,)), spec).init)(jax.random.key(0))
     nets = common.networks(spec, (8,), "silu", 2)
     return case(agent, nll_loss, params, ("scales",), spec, nets=nets, termination_weight=1.0, **WEIGHTS)
 
 
 def of_deterministic(agent: str, spec: Spec) -> LossCase:
-    params = deterministic(DeterministicConfig(hidden=(8,)), spec).init(jax.random.key(0))
+    params = jax.jit(deterministic(DeterministicConfig(hidden=(8,)), spec).init)(jax.random.key(0))
     nets = common.networks(spec, (8,), "silu", 1)
     return case(agent, mse_loss, params, ("scales",), spec, nets=nets, weight_decay=1e-3, termination_weight=1.0)
 
 
 def of_inverse(spec: Spec) -> LossCase:
     cfg = InverseConfig(hidden=(8,))
-    params = inverse(cfg, spec).init(jax.random.key(0))
+    params = jax.jit(inverse(cfg, spec).init)(jax.random.key(0))
     return case("", inverse_loss, params, ("inputs", "actions"), spec, nets=networks(cfg, spec), **WEIGHTS)
 
 

@@ -28,7 +28,7 @@ def batch(spec: Spec) -> Transition:
 
 def of_sac(spec: Spec) -> list[LossCase]:
     cfg, rows, key = sac.SACConfig(hidden=(8,), target_entropy=0.5), batch(spec), jax.random.key(1)
-    nets, learner = sac.networks(cfg, spec), sac.make(cfg, spec).init(jax.random.key(0))
+    nets, learner = sac.networks(cfg, spec), jax.jit(sac.make(cfg, spec).init)(jax.random.key(0))
     acting: dict[str, Any] = {"nets": nets, "critic": learner.critic, "alpha": jnp.float32(0.3)}
     return [
         LossCase("sac", sac.critic_loss, learner.critic, (rows,), {"nets": nets, "targets": jnp.arange(4.0)}),
@@ -38,7 +38,7 @@ def of_sac(spec: Spec) -> list[LossCase]:
 
 def of_ppo(spec: Spec) -> list[LossCase]:
     cfg, rows = ppo.PPOConfig(hidden=(8,)), batch(spec)
-    nets, learner = ppo.networks(cfg, spec), ppo.make(cfg, spec).init(jax.random.key(0))
+    nets, learner = ppo.networks(cfg, spec), jax.jit(ppo.make(cfg, spec).init)(jax.random.key(0))
     log_prob = jax.vmap(lambda row: nets.dist(learner.policy, row.obs).log_prob(row.action))(rows)
     data = ppo.Row(rows.obs, rows.action, log_prob + 0.1, jnp.arange(4.0), rows.reward)
     weights: dict[str, Any] = {"nets": nets, "clip": 0.2, "value_weight": 0.5, "entropy_weight": 0.01}
@@ -52,7 +52,7 @@ def of_ppo(spec: Spec) -> list[LossCase]:
 def of_dqn(spec: Spec) -> LossCase:
     rows = batch(spec)
     net = dqn.network(spec.obs, (8,), spec.num_actions)
-    q = net.init(jax.random.key(0))
+    q = jax.jit(net.init)(jax.random.key(0))
     targets = dqn.td_targets(q, q, rows, net=net, gamma=0.9, double=True)
     return LossCase("dqn", dqn.q_loss, q, (rows,), {"net": net, "targets": targets, "huber": 1.0})
 

@@ -32,10 +32,13 @@ def cases() -> list[LossCase]:
     weight = jnp.array([1.0, 0.5, 0.0])
 
     heads = alphazero.heads(replace(alphazero.AlphaZeroConfig(), {"hidden": (6,), "support": 3}), SPEC)
-    guide = {"policy": heads.policy.init(jax.random.key(0)), "value": heads.value.init(jax.random.key(1))}
+    guide = {
+        "policy": jax.jit(heads.policy.init)(jax.random.key(0)),
+        "value": jax.jit(heads.value.init)(jax.random.key(1)),
+    }
 
     nets = muzero(MuZeroNetConfig(latent=5, hidden=(6,), support=3, project=3), SPEC)
-    params = shaken(rng, nets.init(jax.random.key(2)))
+    params = shaken(rng, jax.jit(nets.init)(jax.random.key(2)))
     ones = lambda *shape: jnp.ones(shape)  # noqa: E731
     targets = Targets(
         jnp.asarray(rng.integers(0, ACTIONS, (B, K)), jnp.int32), policy(B, K + 1), draw(B, K + 1), draw(B, K),

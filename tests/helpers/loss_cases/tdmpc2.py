@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,7 @@ def cases() -> list[LossCase]:
     rng = np.random.default_rng(0)
     # No layer is left at 0, as those of rewards and values are at first.
     noisy = lambda leaf: leaf + jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32)  # noqa: E731
-    params = jax.tree.map(noisy, nets.init(jax.random.key(0)))
+    params = jax.tree.map(noisy, jax.jit(nets.init)(jax.random.key(0)))
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
     last = np.zeros((H + 1, B), bool)
     last[1, 1] = True
@@ -33,7 +35,8 @@ def cases() -> list[LossCase]:
     )  # fmt: skip
     batch = Window(steps, jnp.arange(B, dtype=jnp.int32), jnp.ones(B))
     pair = jax.tree.map(lambda leaf: leaf[:2], params.world.values)
-    targets = tdmpc2.td_targets(params, jax.random.key(1), batch, nets=nets, target_values=pair, gamma=0.95)
+    td_targets = partial(tdmpc2.td_targets, nets=nets, target_values=pair, gamma=0.95)
+    targets = jax.jit(td_targets)(params, jax.random.key(1), batch)
     latents = Latent(jax.nn.softmax(draw(B, H + 1, 8)), jnp.zeros((B, H + 1, 0)), None)
     key = jax.random.key(2)
     of_policy = {"nets": nets, "values": params.world.values, "scale": jnp.ones(())}

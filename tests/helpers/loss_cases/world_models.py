@@ -31,11 +31,13 @@ def cases() -> list[LossCase]:
     )  # fmt: skip
     window = jax.tree.map(lambda leaf: leaf[:, 0], rows)
     key = jax.random.key(1)
-    params = jax.tree.map(lambda leaf: leaf + 0.2, dynamics.init(jax.random.key(0)))
+    params = jax.tree.map(lambda leaf: leaf + 0.2, jax.jit(dynamics.init)(jax.random.key(0)))
     params = params._replace(bounds=jnp.array([-9.0, 9.0]))
     of_vae = {"model": autoencoder, "tolerance": 0.0}
     return [
-        LossCase("world_models", vae.vae_loss, autoencoder.init(jax.random.key(0)), (key, draw(B, OBS)), of_vae),
+        LossCase(
+            "world_models", vae.vae_loss, jax.jit(autoencoder.init)(jax.random.key(0)), (key, draw(B, OBS)), of_vae
+        ),
         # The scale of rewards, part of the parameters, has no gradient.
         LossCase("world_models", mdn_rnn.window_loss, params, (window,), {"model": dynamics}, False),
         LossCase("world_models", mdn_rnn.mdn_rnn_loss, params, (rows, jnp.ones(B)), {"model": dynamics}, False),
