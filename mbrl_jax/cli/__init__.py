@@ -12,6 +12,7 @@ __all__ = ["main"]
 
 COMMANDS = {
     "train": ("mbrl_jax.cli.train", "train an agent, or resume a run"),
+    "sweep": ("mbrl_jax.cli.sweep", "train an agent with many settings, and rank them"),
     "evaluate": ("mbrl_jax.cli.evaluate", "play episodes with what a run has learned, and film them"),
     "envs": ("mbrl_jax.cli.envs", "list the environments, or describe and check one"),
     "report": ("mbrl_jax.cli.report", "write one HTML page on runs: curves, tables, settings, times and models"),

@@ -53,14 +53,14 @@ def _in_flags(message: str, names: list[str]) -> str:
 
 def _train(words: list[str], prog: str, names: list[str]) -> int:
     """Trains as a command line says; adds the names of all its settings to `names`."""
-    algo, env, module, rest = _first_words(words)
+    algo, env, module, rest = first_words(words)
     if algo is None:
         print(_overview(prog))
         return 0
 
     from mbrl_jax.train.devices import devices_for, settle_devices
 
-    rest, env_args = _env_args(rest)
+    rest, env_args = split_env_args(rest)
     hosted = is_host(env)
     settle_devices([] if hosted else rest)
     from mbrl_jax import presets
@@ -101,7 +101,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
         env_args=env_args,
     )  # fmt: skip
     base = _base(algo, env, options.seed)
-    out = _folder(options.out) if options.out else _newest(base) if options.resume else None
+    out = named_folder(options.out) if options.out else _newest(base) if options.resume else None
     if options.resume and out is not None:
         check_resumable(out, algo, agent, loop_cfg)
     if out is not None:
@@ -136,7 +136,7 @@ def _resume(words: list[str], prog: str, names: list[str]) -> int:
     args = parser.parsed(words)
     if isinstance(args, int):
         return args
-    folder = _folder(args.resume)
+    folder = named_folder(args.resume)
     saved = saved_settings(folder)
     settle_devices([] if is_host(saved["env"]) else ["--seeds", str(saved["seeds"])])
     for name, least in (("steps", 1), ("devices", 0), ("env_workers", 0), ("checkpoint_seconds", 0)):
@@ -180,19 +180,24 @@ def _run(loop: Any, job: Job, out: Path | None, base: Path, options: Any) -> int
     return 0 if result.finished else 130
 
 
-def _folder(out: str) -> Path:
-    """A run's folder, "~" resolved."""
+def named_folder(out: str) -> Path:
+    """The folder that `out` names, "~" resolved; ValueError where nobody has such a home."""
     try:
         return Path(out).expanduser()
     except RuntimeError as error:
         raise ValueError(f"--out {out} is in the home of a user who does not exist") from error
 
 
-def _first_words(words: list[str]) -> tuple[str | None, str, str | None, list[str]]:
+def first_words(words: list[str]) -> tuple[str | None, str, str | None, list[str]]:
     """The algorithm, the environment, the module of the user's agents and the other words.
 
     There is no algorithm where only help is asked for; the environment is "" where none is named. The module is
     imported, so that its agents are known.
+
+    Args:
+      words: after the program's name.
+    Raises:
+      ValueError: there is no such algorithm, or a flag without its value.
     """
     if not words or words[0] in ("-h", "--help"):
         if words:
@@ -211,8 +216,14 @@ def _first_words(words: list[str]) -> tuple[str | None, str, str | None, list[st
     return algo, env, module, rest
 
 
-def _env_args(words: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """The words without every `--env-arg key=value`, and the arguments of the environment that those give."""
+def split_env_args(words: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The words without every `--env-arg key=value`, and the arguments of the environment that those give.
+
+    Args:
+      words: of the command line.
+    Raises:
+      ValueError: one is not of that form.
+    """
     rest, found = [], {}
     flags = ("--env-arg", "--env_arg")
     while words:

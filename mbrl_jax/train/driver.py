@@ -99,11 +99,11 @@ class CompiledDriver:
 
     Args:
       loop: one seed's loop.
-      keys: of the seeds, [seeds].
+      keys: of the seeds, [seeds]; or a tree [seeds, ...] of whatever `loop.init` takes.
       wave, devices, groups: as in `over_seeds`.
     """
 
-    def __init__(self, loop: Loop, keys: Key, wave: int, devices: int, groups: int | None = None):
+    def __init__(self, loop: Loop, keys: Key | Tree, wave: int, devices: int, groups: int | None = None):
         self.loop, self.keys, self.wave, self.devices = loop, keys, wave, devices
         self.pieces = pieces_of(loop)
         self.pace = Pace(self.pieces.units, self.pieces.blocks)
@@ -111,7 +111,7 @@ class CompiledDriver:
         self.program: Any = None
         self.bounds: Any = None
         self._alive: Any = None  # `alive` on the devices
-        self.groups, self.alive = groups, np.ones(len(keys), bool)
+        self.groups, self.alive = groups, np.ones(jax.tree.leaves(keys)[0].shape[0], bool)
         self._init = jax.jit(lambda keys: tree.strip_weak_types(over_seeds(loop.init, wave, devices, groups)(keys)))
         self._gather = jax.jit(over_seeds(self.pieces.gather, wave, devices, groups))
 

@@ -227,6 +227,7 @@ def run(
     checkpoint_seconds: float = 30.0,
     draw: Callable[[Path], Any] | None = None,
     watchers: Sequence[Watcher] = (),
+    progress: Progress | None = None,
 ) -> Result:
     """Trains all seeds of a job and writes its files to a folder.
 
@@ -243,6 +244,7 @@ def run(
       draw: (out) -> None, called at the end to draw the learning curve.
       watchers: called after every chunk; one that returns True ends the run. What one raises ends it too, with what was
         learned saved.
+      progress: where the run shows how far it is; a line of its own if None.
     Returns:
       the state of all seeds, the summary, and whether the run reached its last chunk.
     Raises:
@@ -255,7 +257,7 @@ def run(
         if resume:
             job = divided(job, folder)
         try:
-            return _run(loop, job, folder, resume, quiet, checkpoint_seconds, draw, watchers)
+            return _run(loop, job, folder, resume, quiet, checkpoint_seconds, draw, watchers, progress)
         except OSError as error:
             if isinstance(error.filename, str) and folder.absolute() in Path(error.filename).absolute().parents:
                 raise DiskError(error, error.filename, _left(job, folder)) from error
@@ -280,12 +282,13 @@ def _run(
     checkpoint_seconds: float,
     draw: Callable[[Path], Any] | None,
     watchers: Sequence[Watcher],
+    progress: Progress | None = None,
 ) -> Result:
     # Long because it names each step of a run once, in order.
     chunks = chunks_for(job.loop, job.steps)
     record = Record(out, range(job.seed, job.seed + job.seeds))
     driver = driver_of(loop, job)
-    progress = Progress(f"{job.algo} {job.env}", env_steps(job.loop, chunks), job.seeds, quiet)
+    progress = progress or Progress(f"{job.algo} {job.env}", env_steps(job.loop, chunks), job.seeds, quiet)
     found = _Begun(None, 0, uuid.uuid4().hex, 0.0)
     compiling = 0.0
     try:
@@ -573,6 +576,26 @@ def _print_summary(job: Job, out: Path, summary: dict[str, Any], finished: bool,
 
 NOT_SAVED = {"--env-workers": 1, "--checkpoint-seconds": 1, "--devices": 1, "--quiet": 0}
 """Flags that are no settings of a run, with the number of their values: a resumed one takes them from its command."""
+
+
+def leave(job: Job, record: Record, done: int, state: Tree, compile_seconds: float) -> dict[str, Any]:
+    """Writes the files of a run that was computed elsewhere, as part of a larger one: it can be resumed from them.
+
+    Args:
+      job: what was run.
+      record: its rows; they go to the record's folder.
+      done: chunks.
+      state: [seeds, ...] after them.
+      compile_seconds: what compiling took.
+    Returns:
+      the summary, which is written last.
+    """
+    identity, out = uuid.uuid4().hex, record.folder
+    _write_config(job, out, False, identity)
+    _Saver(record, identity, record.wall_seconds - time.monotonic(), 0, (0, 0)).save(done, Work(state))
+    summary = _summary(job, record, done, compile_seconds, out, idle=False)
+    write_json(out / "summary.json", summary)
+    return summary
 
 
 def resume_command(command: str, out: Path | str) -> str:

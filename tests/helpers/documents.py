@@ -18,6 +18,7 @@ from mbrl_jax.cli import evaluate, plot
 from mbrl_jax.cli import export as export_command
 from mbrl_jax.cli import main as program
 from mbrl_jax.cli import report as report_command
+from mbrl_jax.cli import sweep as sweep_command
 from mbrl_jax.cli import train as train_command
 from mbrl_jax.envs.registry import ENVS
 from mbrl_jax.presets import api, preset, restore
@@ -125,6 +126,7 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
             "envs": envs_command.main,
             "report": report_command.main,
             "export": export_command.main,
+            "sweep": sweep_command.main,
         }
         called = known.get(words[0]) if words else None
         if called is None:

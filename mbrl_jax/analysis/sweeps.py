@@ -1,0 +1,254 @@
+"""The trials of a sweep: ranked, as a table, and drawn over each setting."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mbrl_jax.analysis.statistics import bootstrap_interval, interquartile_mean
+from mbrl_jax.train.log import RECENT, cell, write_atomic
+from mbrl_jax.train.run_files import read_json
+
+MOST = 25
+"""Trials in the text table; the CSV has all."""
+
+COLOUR, BEST, LOST = "#0072B2", "#D55E00", "#555555"
+
+
+class Trial(NamedTuple):
+    """What a trial came to."""
+
+    name: str  # of its folder
+    values: dict[str, Any]  # of the settings that the sweep varies
+    scores: np.ndarray  # [S'] of the seeds that did not diverge: mean return of the last `RECENT` evaluations
+    seeds: int  # those that diverged included
+
+    @property
+    def middle(self) -> float:
+        """The interquartile mean over seeds, NaN where no seed has a score."""
+        return float(interquartile_mean(self.scores)) if len(self.scores) else np.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % bootstrap interval of `middle`; NaN where there are fewer than two scores."""
+        return bootstrap_interval(self.scores) if len(self.scores) > 1 else (np.nan, np.nan)
+
+
+def read(folder: Path | str) -> list[Trial]:
+    """The trials of a sweep that have come to their end, in the order of their names.
+
+    In a run without evaluation the score is the mean training return of the last chunks.
+
+    Args:
+      folder: of the sweep.
+    Raises:
+      ValueError: there is no sweep in the folder, or a file cannot be read.
+    """
+    folder = Path(folder)
+    found, sweep = [], read_json(folder / "sweep.json")
+    for name, values in sweep["trials"].items():
+        path = folder / name / "summary.json"
+        if not path.exists():
+            continue
+        told = read_json(path)
+        if told["env_steps"] < sweep["asked"]["steps"]:  # stopped before its end
+            continue
+        evaluated = any(score is not None for score in told["recent_eval_return"])
+        scores = told["recent_eval_return" if evaluated else "training_return"]
+        kept = [x for x, fate in zip(scores, told["diverged"], strict=True) if fate is None and x is not None]
+        found.append(Trial(name, values, np.asarray(kept, np.float64), told["seeds"]))
+    return found
+
+
+def ranked(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials from the best to the worst by their interquartile mean; those with diverged seeds come last.
+
+    Args:
+      trials: in any order.
+    """
+
+    def key(trial: Trial) -> tuple[int, float]:
+        return trial.seeds - len(trial.scores), -trial.middle if len(trial.scores) else np.inf
+
+    return sorted(trials, key=key)
+
+
+def improvement(better: Any, worse: Any) -> float:
+    """The probability of improvement (Agarwal et al. 2021): that a seed of one trial scores above one of another.
+
+    It is Mann and Whitney's U over the number of pairs; ties count a half.
+
+    Args:
+      better: [A] scores of the one.
+      worse: [B] scores of the other.
+    Returns:
+      in [0, 1], NaN where one has no scores.
+    """
+    if not len(better) or not len(worse):
+        return np.nan
+    from scipy.stats import mannwhitneyu
+
+    with np.errstate(all="ignore"):  # of the p-value, where all scores are the same
+        found: Any = mannwhitneyu(better, worse, method="asymptotic")
+    return float(found.statistic) / (len(better) * len(worse))
+
+
+def _rows(order: Sequence[Trial]) -> tuple[list[str], list[list[Any]]]:
+    """The table's head, and its rows as numbers and text."""
+    names = list(order[0].values) if order else []
+    head = ["rank", "trial", *names, "seeds", "diverged", "iqm", "low", "high", "better_than_next"]
+    rows = []
+    for i, trial in enumerate(order):
+        chance = improvement(trial.scores, order[i + 1].scores) if i + 1 < len(order) else np.nan
+        values = [trial.values[name] for name in names]
+        lost = trial.seeds - len(trial.scores)
+        rows.append([i + 1, trial.name, *values, trial.seeds, lost, trial.middle, *trial.interval, chance])
+    return head, rows
+
+
+def as_csv(order: Sequence[Trial]) -> str:
+    """The ranked trials as CSV: settings, interquartile mean, its interval, probability of improvement over the next.
+
+    Args:
+      order: as `ranked` returns them.
+    """
+
+    def written(value: Any) -> str:
+        if isinstance(value, list):
+            return "x".join(map(str, value))
+        if isinstance(value, bool | str):
+            return str(value).lower() if isinstance(value, bool) else value
+        return "" if isinstance(value, float) and np.isnan(value) else cell(value)
+
+    file = io.StringIO()
+    head, rows = _rows(order)
+    csv.writer(file, lineterminator="\n").writerows([head, *([written(value) for value in row] for row in rows)])
+    return file.getvalue()
+
+
+def table(order: Sequence[Trial]) -> str:
+    """The ranked trials as text, at most `MOST` of them.
+
+    Args:
+      order: as `ranked` returns them.
+    """
+    if not order:
+        return "no trial has come to its end"
+    head, rows = _rows(order)
+    names = head[2:-6]
+    lines = [["rank", "trial", *names, "seeds", "IQM", "95% interval", "P(better than next)"]]
+    for row in rows[:MOST]:
+        seeds, lost, middle, low, high, chance = row[-6:]
+        lines.append(
+            [
+                str(row[0]),
+                row[1],
+                *(_shown(value) for value in row[2:-6]),
+                f"{seeds - lost} of {seeds}" if lost else str(seeds),
+                "diverged" if np.isnan(middle) else f"{middle:.1f}",
+                "-" if np.isnan(low) else f"{low:.1f} to {high:.1f}",
+                "-" if np.isnan(chance) else f"{chance:.2f}",
+            ]
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    out = ["  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    if len(rows) > MOST:
+        out.append(f"... and {len(rows) - MOST} more in table.csv")
+    return "\n".join(out)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return "x".join(map(str, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def picture(order: Sequence[Trial], title: str) -> bytes:
+    """A PNG of the return over each setting: a point for each trial with its interval, the best one in another colour.
+
+    Args:
+      order: as `ranked` returns them, at least one.
+      title: of the picture.
+    Returns:
+      the PNG's bytes.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(order[0].values)
+    columns = min(3, len(names))
+    lines = -(-len(names) // columns)
+    figure = Figure(figsize=(max(6.0, 4.2 * columns), 3.6 * lines + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for i, panel in enumerate(panels.flat):
+        if i >= len(names):
+            panel.set_axis_off()
+            continue
+        _response(panel, order, names[i])
+        if i % columns == 0:
+            panel.set_ylabel(f"return, last {RECENT} evaluations\ninterquartile mean, 95% interval", fontsize=10)
+    figure.suptitle(title, fontsize=13)
+    marks = panels[0, 0].get_legend_handles_labels()
+    unique = dict(zip(marks[1], marks[0], strict=True))
+    figure.legend(list(unique.values()), list(unique), loc="outside lower center", ncols=3, frameon=False, fontsize=10)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
+    return file.getvalue()
+
+
+def _response(panel: Any, order: Sequence[Trial], name: str) -> None:
+    """One setting's panel: numbers on an axis, logarithmic over wide spans; anything else side by side."""
+    values = [trial.values[name] for trial in order]
+    numbers = all(type(value) in (int, float) for value in values)
+    labels = [] if numbers else sorted({_shown(value) for value in values})
+    at = np.asarray(values if numbers else [labels.index(_shown(value)) for value in values], np.float64)
+    bottom = min((trial.middle for trial in order if len(trial.scores)), default=0.0)
+    for i in reversed(range(len(order))):
+        trial, best = order[i], i == 0 and len(order[0].scores) > 0
+        if len(trial.scores) < trial.seeds:
+            mean = trial.middle if len(trial.scores) else bottom
+            panel.plot(at[i], mean, "x", color=LOST, markersize=8, markeredgewidth=2, label="with diverged seeds")
+            continue
+        low, high = trial.interval
+        known = not np.isnan(low)
+        bars = [[max(0.0, trial.middle - low)], [max(0.0, high - trial.middle)]] if known else None
+        colour, label = (BEST, f"best: {trial.name}") if best else (COLOUR, "trial")
+        panel.errorbar(at[i], trial.middle, bars, fmt="o", color=colour, markersize=6, elinewidth=1.1, label=label)
+    if numbers and min(at) > 0 and max(at) > 10 * min(at):
+        panel.set_xscale("log")
+    elif numbers and len({*at}) <= 6:
+        panel.set_xticks(sorted({*at}), [_shown(value) for value in sorted({*values})])
+        panel.margins(x=0.2)
+    elif not numbers:
+        panel.set_xticks(range(len(labels)), labels)
+        panel.set_xlim(-0.5, len(labels) - 0.5)
+    panel.set_xlabel(name, fontsize=11)
+    panel.grid(alpha=0.25)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def report(folder: Path | str) -> str:
+    """Writes `table.csv` and `response.png` of the trials that have come to their end.
+
+    Args:
+      folder: of the sweep.
+    Returns:
+      the text table.
+    Raises:
+      ValueError: as `read`.
+    """
+    folder = Path(folder)
+    order = ranked(read(folder))
+    if order:
+        asked = read_json(folder / "sweep.json")["asked"]
+        seeds = f"{asked['seeds']} seed{'s' * (asked['seeds'] > 1)}"
+        write_atomic(folder / "table.csv", as_csv(order))
+        title = f"{asked['algo']} on {asked['env']}: {len(order)} trials, {seeds} each"
+        write_atomic(folder / "response.png", picture(order, title))
+    return table(order)

@@ -1,0 +1,298 @@
+"""`mbrl-jax sweep`: many trials of one agent, and a ranked table of them."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mbrl_jax.cli.guard import guarded
+from mbrl_jax.cli.train import first_words, named_folder, split_env_args
+from mbrl_jax.envs.registry import ENVS, is_host, is_own, settle
+from mbrl_jax.presets.registry import AGENTS
+
+if TYPE_CHECKING:
+    from mbrl_jax.cli.flags import Option
+    from mbrl_jax.presets.sweep import Range, Sweep
+
+PROG = "mbrl-jax sweep"
+
+WIDE = 10
+"""A span whose ends are farther apart than this factor is drawn from uniformly in the logarithm."""
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Runs a sweep as a command line says.
+
+    Args:
+      argv: the words after the program's name; those of this process where None.
+      prog: how the program is called, for its help and for the command that resumes a sweep.
+    Returns:
+      the exit code: 0 done, 1 an environment failed, 2 a command that cannot be carried out, 130 stopped by a signal.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    names: list[str] = ["env", "agent_module"]
+    return guarded(lambda: _sweep(words, prog, names), lambda message: _in_flags(message, names))
+
+
+def _in_flags(message: str, names: list[str]) -> str:
+    from mbrl_jax.cli.flags import flagged
+
+    own = message.startswith(("--set", "--sample", "trial-"))  # they name the settings as they were given
+    return message if own else flagged(message, names)
+
+
+def _sweep(words: list[str], prog: str, names: list[str]) -> int:
+    """Runs a sweep as a command line says; adds the names of all its settings to `names`."""
+    algo, env, module, rest = first_words(words)
+    if algo is None:
+        print(_overview(prog))
+        return 0
+    rest, given = _split(rest)
+    rest, env_args = split_env_args(rest)
+
+    from mbrl_jax.train.devices import devices_for, settle_devices
+
+    hosted = is_host(env)
+    settle_devices([] if hosted else ["--seeds", "2"])  # rows of trials and seeds, in any case more than one
+    from mbrl_jax import presets
+    from mbrl_jax.cli.flags import parse
+    from mbrl_jax.core.types import HostEnv
+    from mbrl_jax.envs.registry import make_env
+    from mbrl_jax.models.dynamics.known import settled
+    from mbrl_jax.presets import sweep as sweeps
+    from mbrl_jax.presets.checks import names_and_values
+    from mbrl_jax.train.compilation import enable_compilation_cache
+    from mbrl_jax.train.run import Job
+
+    env = settle(env) if env else presets.default_env(algo)
+    made: Any = make_env(env, **env_args)
+    hosted = isinstance(made, HostEnv)
+    known = presets.preset(algo, made if hosted or env_args or is_own(env) else env)
+    flags = _options(env, known.steps)
+    names += [*(flag.name for flag in flags), *names_and_values(known.agent, known.loop)]
+    options = parse(
+        flags,
+        {"agent": known.agent, "loop": known.loop},
+        rest,
+        prog=f"{prog} {algo}",
+        description=f"Trains {algo} ({AGENTS[algo].summary}) on {env} with many settings.",
+    )
+    if options is None:
+        return 0
+    if not options.out:
+        raise ValueError("--out must name the sweep's folder")
+    if options.seed + options.seeds > 2**32:
+        raise ValueError(f"seed must be at most 2**32 - seeds = {2**32 - options.seeds}, got {options.seed}")
+    agent = settled(options.agent)
+    grid, ranges = read_flags(given, agent, options.loop)
+    trials = sweeps.draw(grid, ranges, options.trials, options.seed)
+    base = Job(
+        algo, env, agent, options.loop, options.steps, options.seed, options.seeds,
+        options.wave or presets.default_wave(agent), 1 if hosted else devices_for(0, options.seeds),
+        threshold=known.threshold if math.isfinite(known.threshold) else None, agent_module=module, env_args=env_args,
+    )  # fmt: skip
+    sweep = sweeps.Sweep(base, known, made, trials, _asked(base, given, options.trials))
+    enable_compilation_cache()
+    again = f"{prog} {shlex.join([*(word for word in words if word != '--resume'), '--resume'])}"
+    return _run(sweep, named_folder(options.out), options, again)
+
+
+def _asked(base: Any, given: list[tuple[str, str]], trials: int) -> dict[str, Any]:
+    """What decides a sweep's numbers, as `sweep.json` holds it."""
+    from mbrl_jax.train.run import settings
+
+    told = settings(base)
+    nested = {f"{part}.{name}": value for part in ("agent", "loop") for name, value in told[part].items()}
+    kept = ("algo", "env", "agent_module", "env_args", "seed", "seeds", "steps", "wave")
+    each = {flag: [text for other, text in given if other == flag] for flag in ("set", "sample")}
+    return {**{name: told[name] for name in kept}, "trials": trials, **each, **nested}
+
+
+def _run(sweep: Sweep, out: Path, options: Any, again: str) -> int:
+    """Runs the trials, prints the ranked table of those that have ended, and returns the exit code."""
+    from mbrl_jax.analysis import sweeps as pictures
+    from mbrl_jax.core.types import EnvironmentFailed
+    from mbrl_jax.presets import sweep as sweeps
+
+    try:
+        done = sweeps.run(
+            sweep, out, resume=options.resume, quiet=options.quiet, checkpoint_seconds=options.checkpoint_seconds,
+            workers=options.env_workers,
+        )  # fmt: skip
+    except EnvironmentFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    table = pictures.report(out)
+    if not options.quiet:
+        print(table)
+        print(f"results in {out}: table.csv, response.png, and a run's folder for each trial" if done else "stopped")
+        if not done:
+            print(f"resume with: {again}")
+    return 0 if done else 130
+
+
+def _split(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The words without every `--set` and `--sample`, and those as pairs of flag and text."""
+    rest, given = [], []
+    while words:
+        word, words = words[0], words[1:]
+        flag, equals, value = word.partition("=")
+        if flag not in ("--set", "--sample"):
+            rest.append(word)
+            continue
+        if not equals:
+            value, words = (words[0], words[1:]) if words and not words[0].startswith("--") else ("", words)
+        given.append((flag[2:], value))
+    return rest, given
+
+
+def read_flags(
+    given: Sequence[tuple[str, str]], agent: Any, loop: Any
+) -> tuple[dict[str, list[Any]], dict[str, Range]]:
+    """What `--set` and `--sample` ask for.
+
+    Args:
+      given: pairs of "set" or "sample" and the text after it: "agent.lr=1e-4,3e-4", "agent.gamma=0.9..0.999".
+      agent, loop: the settings of which some are varied.
+    Returns:
+      the values of each setting on the grid; the ranges of those that are drawn.
+    Raises:
+      ValueError: names the flag, and what is wrong with it.
+    """
+    from mbrl_jax.cli.flags import like
+    from mbrl_jax.presets.checks import names_and_values
+
+    known = names_and_values(agent, loop)
+    grid: dict[str, list[Any]] = {}
+    ranges: dict[str, Any] = {}
+    for flag, text in given:
+        form = "agent.NAME=VALUE,VALUE,..." if flag == "set" else "agent.NAME=LOW..HIGH"
+        name, equals, values = text.partition("=")
+        name = name.strip().removeprefix("--").replace("-", "_")
+        if not equals or not values:
+            raise ValueError(f"--{flag} needs {form}, got {text!r}")
+        where = f"--{flag} {text}"
+        if name not in known:
+            ends = [full for full in known if full.rpartition(".")[2] == name.rpartition(".")[2]]
+            near = f" (did you mean {ends[0]}?)" if ends else like(name, list(known))
+            raise ValueError(f"{where}: {name} is no setting{near}; the flags of train list them")
+        if name in grid or name in ranges:
+            raise ValueError(f"{where}: {name} is varied already")
+        if flag == "set":
+            grid[name] = [
+                _allowed(where, name, _value(where, word, known[name]), agent, loop) for word in values.split(",")
+            ]
+            if len({*map(repr, grid[name])}) < len(grid[name]):
+                raise ValueError(f"{where}: a value stands there twice")
+        else:
+            ranges[name] = _range(where, values, known[name])
+            for end in (ranges[name].low, ranges[name].high):
+                _allowed(where, name, end, agent, loop)
+    if not given:
+        raise ValueError("--set or --sample must be given: what is to be varied")
+    return grid, ranges
+
+
+def _allowed(where: str, name: str, value: Any, agent: Any, loop: Any) -> Any:
+    """The value, if its setting may have it."""
+    from mbrl_jax.core.config import check
+    from mbrl_jax.presets.sweep import changed
+
+    new_agent, new_loop = changed(agent, loop, {name: value})
+    try:
+        check(new_agent, "agent.")
+        check(new_loop, "loop.")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return value
+
+
+def _value(where: str, word: str, usual: Any) -> Any:
+    """A word as a value of the type of the usual one."""
+    word = word.strip()
+    try:
+        if isinstance(usual, bool):
+            return {"true": True, "false": False}[word.lower()]
+        if isinstance(usual, tuple):
+            return tuple(int(item) for item in word.split("x"))
+        if isinstance(usual, int | float):
+            value = type(usual)(word)
+            if not math.isfinite(value):
+                raise ValueError
+            return value
+    except (ValueError, KeyError) as error:
+        kind = (
+            "true or false" if isinstance(usual, bool) else "a whole number" if isinstance(usual, int)
+            else "whole numbers as in 64x64" if isinstance(usual, tuple) else "a finite number"
+        )  # fmt: skip
+        raise ValueError(f"{where}: takes {kind}, got {word!r}") from error
+    return word
+
+
+def _range(where: str, text: str, usual: Any) -> Range:
+    """A span as `LOW..HIGH`, with `:log` or `:linear` where its width is not to decide."""
+    from mbrl_jax.presets.sweep import Range
+
+    if isinstance(usual, bool) or not isinstance(usual, int | float):
+        raise ValueError(f"{where}: only numbers can be drawn; --set takes values one by one")
+    span, colon, scale = text.partition(":")
+    ends = span.split("..")
+    if len(ends) != 2 or (colon and scale not in ("log", "linear")):
+        raise ValueError(f"{where}: needs LOW..HIGH, and after it :log, :linear or nothing")
+    low, high = (_value(where, end, usual) for end in ends)
+    if not low < high:
+        raise ValueError(f"{where}: the first number must be below the second")
+    if scale == "log" and low <= 0:
+        raise ValueError(f"{where}: with :log both numbers must be above 0")
+    return Range(low, high, scale == "log" or (not colon and low > 0 and high > WIDE * low), isinstance(usual, int))
+
+
+def _overview(prog: str) -> str:
+    return f"""usage: {prog} ALGO --env ENV --out DIR [--seeds N] [--trials T] [--steps S] [--resume]
+       [--set agent.NAME=VALUE,VALUE,...]... [--sample agent.NAME=LOW..HIGH[:log|:linear]]... [...]
+
+Trains an agent with many settings, trials of the same shapes in one program, and ranks them. Every trial leaves the
+folder of a run; the sweep leaves sweep.json, table.csv and response.png.
+
+  --set     values to try, crossed with those of every other --set; numbers, true and false, words, or 64x64
+  --sample  a range to draw from for each of --trials; logarithmic where its ends are farther apart than a factor of 10
+
+algorithms: {", ".join(AGENTS)}
+
+All options, with their defaults for an environment: {prog} ALGO --env ENV --help"""
+
+
+def _options(env: str, steps: int) -> list[Option]:
+    """The options that are no settings of agent or loop."""
+    from mbrl_jax.cli.flags import Option
+
+    return [
+        Option("env", str, env, f"environment: {', '.join(ENVS)}, or any other that train takes"),
+        Option("env_arg", str, "", "an argument of the environment, as key=value; may be given several times"),
+        Option("set", str, "", "values to try, as agent.NAME=VALUE,VALUE,...; may be given several times"),
+        Option(
+            "sample", str, "", "a range to draw from, as agent.NAME=LOW..HIGH, with :log or :linear after it; may be "
+            "given several times",
+        ),
+        Option("trials", int, 0, "how many to draw; 0 takes each point of --set once", {"low": 0, "high": 100_000}),
+        Option("seeds", int, 1, "seeds of each trial", {"low": 1}),
+        Option("seed", int, 0, "first seed of each trial; --sample draws with it too", {"low": 0, "high": 2**32 - 1}),
+        Option("steps", int, steps, "real environment steps of each seed, random ones included", {"low": 1}),
+        Option("out", str, "", "the sweep's folder, new or empty"),
+        Option("resume", bool, False, "go on with the sweep in --out, which was begun with the same flags"),
+        Option("agent_module", str, "", "Python file or module that registers agents of your own, imported first"),
+        Option("quiet", bool, False, "print nothing but errors"),
+        Option("wave", int, 0, "rows under vmap at once on a device; 0 chooses by the networks' width", {"low": 0}),
+        Option(
+            "env_workers", int, 0, "processes that share environments whose steps are Python; 0 steps them in this one",
+            {"low": 0},
+        ),
+        Option(
+            "checkpoint_seconds", float, 30.0, "least seconds between checkpoints; 0 saves one after every chunk",
+            {"low": 0},
+        ),
+    ]  # fmt: skip
