@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mbrl_jax.core.types import Array, Box, Key, ObsSpace
 
@@ -58,7 +57,7 @@ def resize(image: Any, height: int, width: int) -> Any:
         raise ValueError(f"height and width must be at least 1, got {height} and {width}")
     xp = image.__array_namespace__()
     rows, columns = _areas(xp, image.shape[0], height), _areas(xp, image.shape[1], width)
-    how: dict[str, Any] = {"optimize": True} if xp is np else {}  # NumPy would sum over all axes at once
+    how: dict[str, Any] = {} if xp is jnp else {"optimize": True}  # NumPy would sum over all axes at once
     return _as(image, xp.einsum("hH,HWc,wW->hwc", rows, image.astype(xp.float32), columns, **how))
 
 

@@ -146,7 +146,7 @@ def test_the_name_and_the_actions_are_settled_and_x2_repeats():
         ("my_walk.py:fails", "my_walk.py:fails raised ZeroDivisionError: "),
         ("my_walk.py:fails", "(line 48 of my_walk.py)"),
         ("my_walk.py:leaky", "--env: leaky has 1 fault: 1. discount must be 0, 1 or -1, got 0.9"),
-        ("my_walk.py:Robot", "env must have Box or Discrete actions, "),
+        ("my_walk.py:Robot", "env must have Box, Discrete, MultiDiscrete or MultiBinary actions, "),
         ("broken_walk.py:make", "--env: importing broken_walk.py raised TypeError: "),
         ("broken_walk.py:make", "(line 3 of broken_walk.py)"),
         ("half_walk.py:make", "--env: importing half_walk.py raised SyntaxError: "),

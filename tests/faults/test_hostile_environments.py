@@ -25,12 +25,10 @@ SAID = {
     "die": "its process ended by signal SIGKILL",
 }
 CASES = [(how, workers) for workers in (0, 2) for how in SAID if workers or how != "die"]
-QUICK = [("nan", 0)]
 
 
-@pytest.mark.parametrize(
-    ("how", "workers"), [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "workers"), CASES)
 def test_a_hostile_environment_ends_in_one_line_and_goes_on(how, workers, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compilation, "enable_compilation_cache", lambda: None)

@@ -86,6 +86,9 @@ def test_steps_are_those_of_brax(name):
         assert float(discount) == 1.0 - float(want.done) * (1.0 - float(want.info["truncation"]))
         if last:
             break
+        # Contacts are chaotic: two programs part within 50 steps, so each step starts from the same physics.
+        same = jax.tree.map(lambda new, old: new.astype(old.dtype), want.pipeline_state, state.inner.pipeline_state)
+        state = state._replace(inner=state.inner.replace(pipeline_state=same))
     assert bool(last)
 
 
