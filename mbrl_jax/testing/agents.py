@@ -115,7 +115,7 @@ def find_faults(
         return subject(entry, cfg, spec, loop, compiled=False).loop
 
     parts: dict[str, Callable[[], Iterator[str]]] = {
-        "train": lambda: train_faults(it),
+        "train": lambda: train_faults(it, rtol=2e-3, atol=2e-4),
         "resume": resumed,
         "seeds": lambda: seed_faults(it),
         "settings": lambda: sweep_faults(it, cfg, again),
@@ -221,24 +221,26 @@ def structure_faults(it: Subject) -> Iterator[str]:
     compiled = getattr(it.chunk, "_cache_size", lambda: 0)()
     if compiled > 1:  # 0 where a long session has dropped it
         yield "the second chunk compiles anew"
-    if it.loop.pieces is not None:
-        for name, value in jax.eval_shape(it.loop.pieces.gather, state).iterations.items():
-            if value.shape[2:] != ():  # after [cycles, inner]
-                yield f"metric {name} must be a scalar, got {value.dtype}{list(value.shape[2:])}"
     for name, value in report.metrics.items():
         if name != "return" and not np.isfinite(float(value)):
             yield f"metric {name} is not finite: {float(value)}"
 
 
-def train_faults(it: Subject) -> Iterator[str]:
-    """Whether `train` equals `init` and chunks to the bit, and evaluation changes nothing."""
+def train_faults(it: Subject, rtol: float = 0.0, atol: float = 0.0) -> Iterator[str]:
+    """Whether `train` equals `init` and chunks, and evaluation changes nothing.
+
+    Args:
+      it: what is held to it.
+      rtol, atol: tolerances of floats, which two programs may round differently; both 0 for the same bits.
+    """
     state, reports = it.init(jax.random.key(3)), []
     for _ in range(2):
         state, report = it.chunk(state)
         reports.append(report.metrics)
     trained, stacked = it.compile(it.loop.train, static_argnums=1)(jax.random.key(3), 2)
-    yield from differences(state, trained, "train with evaluation beside chunks without it")
-    yield from differences(tree.stack(reports), stacked.metrics, "metrics of train beside those of chunks")
+    close = {"rtol": rtol, "atol": atol}
+    yield from differences(state, trained, "train with evaluation beside chunks without it", **close)
+    yield from differences(tree.stack(reports), stacked.metrics, "metrics of train beside those of chunks", **close)
 
 
 def resume_faults(it: Subject, folder: Path) -> Iterator[str]:

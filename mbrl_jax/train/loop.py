@@ -364,13 +364,18 @@ def learn(key: Key, state: LoopState, agent: Agent, buffer: Buffer, cfg: LoopCon
     Returns:
       the state with the learner and the buffer updated; the updates' mean metrics.
     Raises:
-      ValueError: the agent gives feedback and the buffer has no `revise`.
+      ValueError: a metric is no scalar, or the agent gives feedback and the buffer has no `revise`.
     """
 
     def update(at: tuple[Tree, Tree], key: Key) -> tuple[tuple[Tree, Tree], Metrics]:
         learner, revised = at
         data = state.buffer if buffer.revise is None else revised
         learner, metrics, feedback = agent.update(key, learner, buffer.replay(data))
+        for name, value in metrics.items():
+            if jnp.shape(value) != ():
+                raise ValueError(
+                    f"metric {name} must be a scalar, got {jnp.result_type(value)}{list(jnp.shape(value))}"
+                )
         if buffer.revise is not None:
             revised = buffer.revise(data, feedback)
         elif jax.tree.leaves(feedback):

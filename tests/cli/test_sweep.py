@@ -93,6 +93,7 @@ def test_a_sweep_leaves_a_table_a_picture_and_the_folder_of_a_run_for_each_trial
     assert [float(row["iqm"]) for row in table] == pytest.approx(sorted(scores.values(), reverse=True))
 
 
+@pytest.mark.slow
 def test_a_trial_has_the_numbers_of_a_plain_run(tmp_path):
     """To rounding: in the program of several trials a setting is an array, and float32 before anything is computed."""
     small = ["--loop.warmup", "20", "--agent.batch", "8", "--agent.hidden", "8", "8"]

@@ -96,6 +96,7 @@ VALUES: dict[tuple[str, str], Any] = {
     ("*", "search.gumbel.considered"): 1,
     ("*", "rollouts"): 12,
     ("*", "*.layer_norm"): False,
+    ("*", "*drawn"): 1,
     ("ppo", "minibatches"): 4,
     ("dreamer_v1", "net.deter"): 16,
     ("dreamer_v2", "net.deter"): 16,

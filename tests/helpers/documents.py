@@ -98,8 +98,13 @@ def commands(page: Path) -> list[Command]:
     return [Command(name(page), line) for line in lines if re.search(r"(mbrl-jax|scripts/\w+\.py)", line)]
 
 
-LIBRARIES = ("dm_control", "craftax", "brax")
-"""Of environments, which are not installed where the tests run."""
+LIBRARIES = {
+    r"dm_control:\S+": ("dm_control", "gymnasium:Pendulum-v1"),
+    r"gymnasium:\S+-v5": ("mujoco", "gymnasium:Pendulum-v1"),
+    r"craftax:\S+": ("craftax", "Pendulum-v1"),
+    r"brax:\S+": ("brax", "Pendulum-v1"),
+}
+"""Names of environments, the library that each needs, which may be absent here, and what stands for it."""
 
 
 def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> None:
@@ -145,10 +150,10 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
         assert called(words) == 0, line
         return
 
-    library = next((name for name in LIBRARIES if f"--env {name}:" in " ".join(words)), None)
-    if library is not None and importlib.util.find_spec(library) is None:
-        # Flags are read after the environment: one that needs no library stands for it.
-        words = re.sub(rf"{library}:\S+", "Pendulum-v1", " ".join(words)).split()
+    for pattern, (library, instead) in LIBRARIES.items():
+        if re.search(rf"--env {pattern}", " ".join(words)) and importlib.util.find_spec(library) is None:
+            # Flags are read after the environment: one that needs no library stands for it.
+            words = re.sub(pattern, instead, " ".join(words)).split()
 
     files: dict[str, str] = {}
     for part, file, function in re.findall(
