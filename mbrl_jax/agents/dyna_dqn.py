@@ -30,7 +30,7 @@ from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Key, Metrics, Obs, Replay, Spec, Tree, WorldModel
 from mbrl_jax.models.dynamics.deterministic import DeterministicConfig, deterministic
 from mbrl_jax.models.dynamics.fit import FitConfig, FitState, trainer
-from mbrl_jax.models.dynamics.known import KnownConfig, RewardFn, TerminationFn, chosen, with_known
+from mbrl_jax.models.dynamics.known import KnownConfig, RewardFn, TerminationFn, member_of
 
 
 @config
@@ -155,8 +155,7 @@ def make(
     check(cfg)
     imagined_replay.check_rollouts(cfg.rollouts, cfg.fit.elites)
     policy = dqn.make(cfg.policy, spec)
-    member, reward, termination = chosen(cfg.known, member, reward, termination, spec)
-    member = with_known(deterministic(cfg.model, spec) if member is None else member, reward, termination)
+    member = member_of(cfg.known, lambda: deterministic(cfg.model, spec), spec, member, reward, termination)
     model = trainer(member, cfg.fit)
     if cfg.planning == 0:
         return policy
@@ -190,6 +189,5 @@ def learned_model(cfg: DynaDQNConfig, spec: Spec, learner: Learner) -> LearnedMo
     """
     if cfg.planning == 0:
         raise ValueError("planning must be above 0 for a model to be learned, got 0")
-    own, reward, termination = chosen(cfg.known, None, None, None, spec)
-    member = with_known(deterministic(cfg.model, spec) if own is None else own, reward, termination)
+    member = member_of(cfg.known, lambda: deterministic(cfg.model, spec), spec)
     return ensemble_model(member, learner.model, cfg.fit.members)

@@ -29,7 +29,7 @@ from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Key, Metrics, Obs, Replay, Spec, Tree, WorldModel
 from mbrl_jax.models.dynamics.fit import FitConfig, FitState, trainer
 from mbrl_jax.models.dynamics.gaussian import GaussianConfig, gaussian
-from mbrl_jax.models.dynamics.known import KnownConfig, RewardFn, TerminationFn, chosen, with_known
+from mbrl_jax.models.dynamics.known import KnownConfig, RewardFn, TerminationFn, member_of
 
 
 @config
@@ -151,8 +151,7 @@ def make(
     check(cfg)
     _check_together(cfg)
     policy = sac.make(cfg.policy, spec)
-    member, reward, termination = chosen(cfg.known, member, reward, termination, spec)
-    member = with_known(gaussian(cfg.model, spec) if member is None else member, reward, termination)
+    member = member_of(cfg.known, lambda: gaussian(cfg.model, spec), spec, member, reward, termination)
     model = trainer(member, cfg.fit)
 
     def init(key: Key) -> Learner:
@@ -190,6 +189,5 @@ def learned_model(cfg: MBPOConfig, spec: Spec, learner: Learner) -> LearnedModel
       spec: of the environment.
       learner: what was learned.
     """
-    own, reward, termination = chosen(cfg.known, None, None, None, spec)
-    member = with_known(gaussian(cfg.model, spec) if own is None else own, reward, termination)
+    member = member_of(cfg.known, lambda: gaussian(cfg.model, spec), spec)
     return ensemble_model(member, learner.model, cfg.fit.members)

@@ -39,7 +39,7 @@ from mbrl_jax.core.types import (
 from mbrl_jax.models.dynamics.ensemble import bind, ensemble
 from mbrl_jax.models.dynamics.fit import FitConfig, FitState, trainer
 from mbrl_jax.models.dynamics.gaussian import GaussianConfig, gaussian
-from mbrl_jax.models.dynamics.known import KnownConfig, RewardFn, TerminationFn, chosen, with_known
+from mbrl_jax.models.dynamics.known import KnownConfig, RewardFn, TerminationFn, chosen, member_of, with_known
 from mbrl_jax.planners.mpc.choice import PlannerConfig, make_planner
 
 
@@ -142,6 +142,5 @@ def learned_model(cfg: PETSConfig, spec: Spec, learner: FitState) -> LearnedMode
       spec: of the environment.
       learner: what was learned.
     """
-    own, reward, termination = chosen(cfg.known, None, None, None, spec)
-    member = with_known(gaussian(cfg.model, spec) if own is None else own, reward, termination)
+    member = member_of(cfg.known, lambda: gaussian(cfg.model, spec), spec)
     return ensemble_model(member, learner, cfg.fit.members)

@@ -101,4 +101,6 @@ def probability_of_improvement(scores: Any, others: Any) -> float:
     scores, others = np.asarray(scores, np.float64), np.asarray(others, np.float64)
     if not scores.size or not others.size:
         raise ValueError("both groups must have scores")
-    return float(mannwhitneyu(scores, others, method="asymptotic").statistic / (scores.size * others.size))
+    with np.errstate(all="ignore"):  # of the p-value, where all scores are the same
+        found: Any = mannwhitneyu(scores, others, method="asymptotic")
+    return float(found.statistic / (scores.size * others.size))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mbrl_jax.analysis.statistics import bootstrap_interval, interquartile_mean
+from mbrl_jax.analysis.statistics import bootstrap_interval, interquartile_mean, probability_of_improvement
 from mbrl_jax.train.log import RECENT, cell, write_atomic
 from mbrl_jax.train.run_files import read_json
 
@@ -79,9 +79,7 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def improvement(better: Any, worse: Any) -> float:
-    """The probability of improvement (Agarwal et al. 2021): that a seed of one trial scores above one of another.
-
-    It is Mann and Whitney's U over the number of pairs; ties count a half.
+    """The probability that a seed of one trial scores above one of another; see `probability_of_improvement`.
 
     Args:
       better: [A] scores of the one.
@@ -89,13 +87,7 @@ def improvement(better: Any, worse: Any) -> float:
     Returns:
       in [0, 1], NaN where one has no scores.
     """
-    if not len(better) or not len(worse):
-        return np.nan
-    from scipy.stats import mannwhitneyu
-
-    with np.errstate(all="ignore"):  # of the p-value, where all scores are the same
-        found: Any = mannwhitneyu(better, worse, method="asymptotic")
-    return float(found.statistic) / (len(better) * len(worse))
+    return probability_of_improvement(better, worse) if len(better) and len(worse) else np.nan
 
 
 def _rows(order: Sequence[Trial]) -> tuple[list[str], list[list[Any]]]:

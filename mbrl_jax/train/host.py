@@ -38,6 +38,7 @@ from mbrl_jax.core.types import (
 )
 from mbrl_jax.train import host_evaluate
 from mbrl_jax.train.driver import Note, Started, Work
+from mbrl_jax.train.host_evaluate import episode_seeds
 from mbrl_jax.train.interrupt import aside
 from mbrl_jax.train.loop import LoopConfig, LoopState, Report, any_nan, followed, learn
 from mbrl_jax.train.run import ALONGSIDE, Job, seed_keys
@@ -140,11 +141,18 @@ def programs(loop: HostLoop, seeds: int) -> Programs:
         learner = tree.strip_weak_types(agent.init(key_learner))
         key_iterations, key_held = (key_warmup, key_warmup) if cfg.hold == 1 else jax.random.split(key_warmup)
         keys = jax.random.split(key_iterations, cfg.warmup)
-        return learner, buffer.init(item), key_run, _seeds(jax.random.split(key_reset, count)), keys, key_held
+        return (
+            learner,
+            buffer.init(item),
+            key_run,
+            episode_seeds(jax.random.split(key_reset, count)),
+            keys,
+            key_held,
+        )
 
     def again(state: HostState, i: Array) -> tuple:
         data = state.buffer if buffer.truncate is None else buffer.truncate(state.buffer, state.obs)
-        return data, _seeds(jax.random.split(jax.random.fold_in(state.key, i), count))
+        return data, episode_seeds(jax.random.split(jax.random.fold_in(state.key, i), count))
 
     def cycle(key: Key, i: Array) -> tuple:
         _, key_cycles, _ = jax.random.split(key, 3)
@@ -195,7 +203,7 @@ def actors(loop: HostLoop) -> tuple[Callable, Callable]:
                 carry, extras = followed(agent, key_act, learner, carry, obs, action)
             else:
                 action, carry, extras = agent.act(key_act, learner, carry, obs, True)
-            return jnp.asarray(action, space.dtype), carry, extras, _seeds(key_reset)
+            return jnp.asarray(action, space.dtype), carry, extras, episode_seeds(key_reset)
 
         keys = jax.random.split(key, cfg.num_envs)
         held = None if key_held is None else jax.random.split(key_held, cfg.num_envs)
@@ -232,11 +240,6 @@ def over_seeds(fn: Callable, seeds: int, shared: int) -> Callable:
         return jax.tree.map(lambda leaf: leaf[None], fn(*own, *args[len(args) - shared :]))
 
     return single
-
-
-def _seeds(keys: Key) -> Array:
-    """Keys [...] as seeds of episodes, [..., 2] uint32."""
-    return jax.random.key_data(keys)[..., :2]
 
 
 def row(loop: HostLoop) -> Transition:

@@ -25,6 +25,11 @@ class Recorded(NamedTuple):
     length: int  # observations until the episode ended, at most T
 
 
+def episode_seeds(keys: Key) -> Array:
+    """Keys [...] as seeds of episodes, [..., 2] uint32."""
+    return jax.random.key_data(keys)[..., :2]
+
+
 def actors(agent: Agent, episodes: int) -> tuple[Callable, Callable]:
     """The compiled parts of an evaluation, of one learner.
 
@@ -38,8 +43,7 @@ def actors(agent: Agent, episodes: int) -> tuple[Callable, Callable]:
 
     def begin(key: Key) -> tuple:
         key_reset, key_steps = jax.random.split(key)
-        seeds = jax.random.key_data(jax.random.split(key_reset, episodes))[..., :2]
-        return key_steps, seeds, tree.tile(agent.carry(), episodes)
+        return key_steps, episode_seeds(jax.random.split(key_reset, episodes)), tree.tile(agent.carry(), episodes)
 
     def act(learner: Tree, carry: Tree, obs: Obs, key: Key, i: Array) -> tuple:
         keys = jax.random.split(jax.random.fold_in(key, i), (episodes, 2))

@@ -99,6 +99,19 @@ def observe_step(key: Key, params: Any, carry: ActorCarry, token: Array, *, rssm
     return tree.take(tracked, 0)
 
 
+def carry_after(
+    key: Key, params: Any, carry: ActorCarry, token: Array, action: Action, *, rssm: RSSM, space: Space
+) -> ActorCarry:
+    """An actor's carry after a given action.
+
+    Args:
+      key, params, carry, token, rssm: as in `observe_step`.
+      action: that is taken at the observation.
+      space: of the actions.
+    """
+    return ActorCarry(observe_step(key, params, carry, token, rssm=rssm).states, action_code(space, action))
+
+
 def batch_model_inputs(steps: Step, *, rssm: RSSM, space: Space, context: bool) -> tuple[Latent, Rows]:
     """`model_inputs` of B windows.
 

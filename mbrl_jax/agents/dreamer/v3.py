@@ -50,6 +50,7 @@ from mbrl_jax.agents.dreamer.common import (
     ActorCarry,
     Policy,
     batch_model_inputs,
+    carry_after,
     initial_carry,
     observe_step,
     rssm_learned_model,
@@ -370,8 +371,8 @@ def make(cfg: DreamerV3Config, spec: Spec) -> Agent:
     def follow(key: Key, learner: Learner, carry: ActorCarry, obs: Obs, action: Action) -> tuple[ActorCarry, Tree]:
         key_latent, _ = jax.random.split(key)
         token = nets.encoder.apply(learner.params.encoder, obs)
-        latent: Latent = observe_step(key_latent, learner.params.rssm, carry, token, rssm=nets.rssm).states
-        return ActorCarry(latent, action_code(spec.action, action)), latent if cfg.context else ()
+        after = carry_after(key_latent, learner.params.rssm, carry, token, action, rssm=nets.rssm, space=spec.action)
+        return after, after.latent if cfg.context else ()
 
     def update_from_replay(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
         key_explorer = key

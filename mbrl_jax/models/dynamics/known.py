@@ -83,6 +83,26 @@ def chosen(
     return member, reward, termination or named_part(cfg.termination, "termination")
 
 
+def member_of(
+    cfg: KnownConfig,
+    learned: Callable[[], WorldModel],
+    spec: Spec,
+    member: WorldModel | None = None,
+    reward: RewardFn | None = None,
+    termination: TerminationFn | None = None,
+) -> WorldModel:
+    """The ensemble's member with what is known of the environment: given, named in the settings, or else learned.
+
+    Args:
+      cfg, spec, member, reward, termination: as in `chosen`.
+      learned: makes the agent's own member, where there is no other.
+    Raises:
+      ValueError: as in `chosen`.
+    """
+    member, reward, termination = chosen(cfg, member, reward, termination, spec)
+    return with_known(learned() if member is None else member, reward, termination)
+
+
 def with_known(
     member: WorldModel, reward: RewardFn | None = None, termination: TerminationFn | None = None
 ) -> WorldModel:
