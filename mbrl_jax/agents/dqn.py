@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mbrl_jax.agents.standardized import standardized
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Key, Metrics, Obs, Params, Replay, Spec, Transition, Tree
 from mbrl_jax.nets.conv import network
@@ -63,6 +64,8 @@ class DQNConfig:
     decay_updates: int = setting(
         default=2_000, low=1, help="updates over which the probability of a random action falls, linearly"
     )
+    normalize_obs: bool = setting(default=False, help="observations scaled to mean 0 and deviation 1, see standardized")
+    scale_rewards: bool = setting(default=False, help="rewards divided by their running root mean square")
 
 
 class Learner(NamedTuple):
@@ -185,4 +188,5 @@ def make(cfg: DQNConfig, spec: Spec) -> Agent:
         metrics |= {"epsilon": epsilon(learner.updates)}
         return Learner(q, target, opt, learner.updates + 1), metrics, ()
 
-    return Agent(init, lambda: (), act, update)
+    agent = Agent(init, lambda: (), act, update)
+    return standardized(agent, spec, obs=cfg.normalize_obs, rewards=cfg.scale_rewards)

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mbrl_jax.agents.standardized import standardized
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import (
@@ -76,6 +77,8 @@ class PPOConfig:
     entropy_weight: float = setting(default=0.01, low=0, help="weight of the entropy bonus, in units of loss per nat")
     value_weight: float = setting(default=0.5, low=0, help="weight of the value loss")
     max_grad_norm: float = setting(default=0.5, above=0, help="norm to which longer gradients are scaled down")
+    normalize_obs: bool = setting(default=False, help="observations scaled to mean 0 and deviation 1, see standardized")
+    scale_rewards: bool = setting(default=False, help="rewards divided by the running deviation of discounted returns")
 
 
 class Learner(NamedTuple):
@@ -280,7 +283,8 @@ def make(cfg: PPOConfig, spec: Spec) -> Agent:
         learner, metrics = jax.lax.scan(epoch, learner, jax.random.split(key_epochs, cfg.epochs))
         return learner, jax.tree.map(jnp.mean, metrics), ()
 
-    return Agent(init, lambda: (), act, update, follow=follow)
+    agent = Agent(init, lambda: (), act, update, follow=follow)
+    return standardized(agent, spec, obs=cfg.normalize_obs, rewards=cfg.scale_rewards, returns=cfg.gamma)
 
 
 def _value(cfg: PPOConfig, spec: Spec) -> Net:

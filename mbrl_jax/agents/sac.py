@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mbrl_jax.agents.standardized import standardized
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Discrete, Key, Metrics, Obs, Params, Replay, Spec, Transition, Tree
 from mbrl_jax.envs.spaces import unit_action_size, vector_size
@@ -64,6 +65,8 @@ class SACConfig:
     policy_q: str = setting(
         default="min", choices=("min", "mean"), help="what of all critics the policy climbs; mean in REDQ"
     )
+    normalize_obs: bool = setting(default=False, help="observations scaled to mean 0 and deviation 1, see standardized")
+    scale_rewards: bool = setting(default=False, help="rewards divided by their running root mean square")
 
 
 class Learner(NamedTuple):
@@ -270,7 +273,8 @@ def make(cfg: SACConfig, spec: Spec) -> Agent:
         opt = (opt_policy, opt_critic, opt_alpha)
         return Learner(policy, critic, target, log_alpha, opt), of_critic | of_policy | of_alpha, ()
 
-    return Agent(init, lambda: (), act, update)
+    agent = Agent(init, lambda: (), act, update)
+    return standardized(agent, spec, obs=cfg.normalize_obs, rewards=cfg.scale_rewards)
 
 
 def _continuous(cfg: SACConfig, spec: Spec) -> Networks:

@@ -7,7 +7,8 @@ checkpoints, signals and progress between them. `CompiledDriver` drives the comp
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -16,9 +17,9 @@ import numpy as np
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.types import Array, Key, Tree
-from mbrl_jax.train.interrupt import aside
+from mbrl_jax.train.interrupt import aside, begin
 from mbrl_jax.train.loop import Loop, Pieces, Report
-from mbrl_jax.train.sweep import over_seeds, place
+from mbrl_jax.train.sweep import over_seeds, place, placed_shapes
 
 SECONDS = 20.0
 """No call into compiled code should last longer, after the first of its kind and where its parts can be divided."""
@@ -120,14 +121,22 @@ class CompiledDriver:
         return Work(state, jax.eval_shape(self._gather, state))
 
     def start(self, work: Work | None) -> Started:
-        began, running = time.monotonic(), 0.0
-        if work is None:
-            init = aside(self._init.lower(self.keys).compile)
-            running -= time.monotonic()
-            work = Work(aside(lambda: jax.block_until_ready(init(self.keys))))
-            running += time.monotonic()
+        """Compiles a chunk, beside it the warm-up where that is still to come, and runs the latter."""
+        began = time.monotonic()
+        init = begin(self._init.lower(self.keys).compile) if work is None else None
+        program = begin(partial(_timed, self._lowered(self.shapes()).compile))
+        if init is not None:
+            warm_up = init()
+            work = Work(aside(lambda: jax.block_until_ready(warm_up(self.keys))))
+        assert work is not None
         state = place(work.state, self.devices)
         self.gathered = self._gather(state) if work.position == 0 else place(work.part, self.devices)
+        self.program, compiled = program()
+        part = self.gathered if work.position else ()
+        return Started(Work(state, part, work.position), compiled - began, time.monotonic() - compiled)
+
+    def _lowered(self, work: Work) -> Any:
+        """The program of a chunk's pieces, traced from shapes."""
         self.bounds = (jnp.int32(0), jnp.int32(self.pieces.units))  # of most calls
 
         def step(
@@ -136,11 +145,9 @@ class CompiledDriver:
             return *self.pieces.advance(*at[:2], start, jnp.where(any_alive, stop, start)), at[2]
 
         each = over_seeds(step, self.wave, self.devices, self.groups, lambda at: jnp.any(at[2]))
-        alive = place(jnp.asarray(self.alive), self.devices)
-        lowered = jax.jit(each, donate_argnums=0).lower((state, self.gathered, alive), *self.bounds)
-        self.program = aside(lowered.compile)
-        part = self.gathered if work.position else ()
-        return Started(Work(state, part, work.position), time.monotonic() - began - running, running)
+        alive = jax.eval_shape(lambda: jnp.asarray(self.alive))
+        shapes = placed_shapes((work.state, work.part, alive), self.devices)
+        return jax.jit(each, donate_argnums=0).lower(shapes, *self.bounds)
 
     def piece(self, work: Work) -> tuple[Work, Report | None]:
         start = work.position
@@ -184,6 +191,11 @@ class CompiledDriver:
         done = max(0, unit - 1) * block  # in this cycle
         doing = f"iteration {done + 1} of {self.pieces.blocks * block}, cycle" if unit else "refresh"
         return Note(cycle * self.pieces.blocks * block + done, f"{doing} {cycle + 1} of {cycles}")
+
+
+def _timed(fn: Callable[[], Any]) -> tuple[Any, float]:
+    """What a function returns, and when it was done."""
+    return fn(), time.monotonic()
 
 
 def pieces_of(loop: Loop) -> Pieces:

@@ -39,7 +39,7 @@ from mbrl_jax.core.types import (
 from mbrl_jax.train import host_evaluate
 from mbrl_jax.train.driver import Note, Started, Work
 from mbrl_jax.train.host_evaluate import episode_seeds
-from mbrl_jax.train.interrupt import aside
+from mbrl_jax.train.interrupt import aside, begin
 from mbrl_jax.train.loop import LoopConfig, LoopState, Report, any_nan, followed, learn
 from mbrl_jax.train.run import ALONGSIDE, Job, seed_keys
 
@@ -384,31 +384,31 @@ class HostDriver:
         key, keys, _ = jax.eval_shape(parts.cycle, self.keys, number)
         lead = (self.seeds, cfg.unroll, cfg.num_envs)
         rows = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), row(self.loop))
-        parts = parts._replace(
-            act=parts.act.lower(*given, keys, number, number).compile(),
-            learn=parts.learn.lower(learner, data, sums.iterations, rows, keys, number).compile(),
-            cycle=parts.cycle.lower(self.keys, number).compile(),
-            end=parts.end.lower(self.keys, learner).compile(),
-        )
-        if warm_up:
-            parts = parts._replace(begin=parts.begin.lower(self.keys).compile())
-        if warm_up and cfg.warmup:
-            warm, held = jax.eval_shape(self.parts.begin, self.keys)[4:]
-            parts = parts._replace(
-                random=parts.random.lower(*given, warm, held, number, number).compile(),
-                fill=parts.fill.lower(data, rows).compile(),
-            )
+        pending: dict[str, Callable[[], Any]] = {}
+
+        def compile_(name: str, *args: Any) -> None:
+            """Beside the others: while one compiles, the next is traced."""
+            pending[name] = begin(getattr(parts, name).lower(*args).compile)
+
+        compile_("learn", learner, data, sums.iterations, rows, keys, number)
+        compile_("act", *given, keys, number, number)
         if self.loop.agent.refresh is not no_refresh:
-            parts = parts._replace(refresh=parts.refresh.lower(learner, data, sums.refreshes, key).compile())
+            compile_("refresh", learner, data, sums.refreshes, key)
+        if warm_up:
+            compile_("begin", self.keys)
+        if warm_up and cfg.warmup:
+            warm, held = jax.eval_shape(parts.begin, self.keys)[4:]
+            compile_("random", *given, warm, held, number, number)
+            compile_("fill", data, rows)
+        compile_("cycle", self.keys, number)
+        compile_("end", self.keys, learner)
         if cfg.eval_episodes:
             key, _, carry = jax.eval_shape(parts.eval_begin, self.keys)
             lead = (self.seeds, cfg.eval_episodes)
             obs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape[2:]), leaf.dtype), state.obs)
-            parts = parts._replace(
-                eval_begin=parts.eval_begin.lower(self.keys).compile(),
-                eval_act=parts.eval_act.lower(learner, carry, obs, key, number).compile(),
-            )
-        return parts
+            compile_("eval_begin", self.keys)
+            compile_("eval_act", learner, carry, obs, key, number)
+        return parts._replace(**{name: wait() for name, wait in pending.items()})
 
     def _sums(self, learner: Tree, data: Tree) -> Sums:
         """The shapes of the sums, from those of learner and buffer."""

@@ -8,6 +8,40 @@ from collections.abc import Callable
 from typing import Any
 
 
+def begin(fn: Callable[[], Any]) -> Callable[..., Any]:
+    """Calls `fn` on another thread.
+
+    Args:
+      fn: what to call.
+    Returns:
+      what waits for its end, and returns what it returned or raises what it raised; on the main thread, Python handles
+      signals at once meanwhile. It takes a function without arguments, called about once a second.
+    """
+    box: dict[str, Any] = {}
+
+    def call() -> None:
+        try:
+            box["value"] = fn()
+        except BaseException as error:
+            box["error"] = error
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+
+    def wait(meanwhile: Callable[[], None] | None = None) -> Any:
+        turns = 0
+        while thread.is_alive():
+            thread.join(0.05)
+            turns += 1
+            if meanwhile is not None and turns % 20 == 0:
+                meanwhile()
+        if "error" in box:
+            raise box["error"]
+        return box["value"]
+
+    return wait
+
+
 def aside(fn: Callable[[], Any], meanwhile: Callable[[], None] | None = None) -> Any:
     """Calls `fn` on another thread and returns what it returns.
 
@@ -19,25 +53,7 @@ def aside(fn: Callable[[], Any], meanwhile: Callable[[], None] | None = None) ->
     """
     if threading.current_thread() is not threading.main_thread():
         return fn()
-    box: dict[str, Any] = {}
-
-    def call() -> None:
-        try:
-            box["value"] = fn()
-        except BaseException as error:
-            box["error"] = error
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    turns = 0
-    while thread.is_alive():
-        thread.join(0.05)
-        turns += 1
-        if meanwhile is not None and turns % 20 == 0:
-            meanwhile()
-    if "error" in box:
-        raise box["error"]
-    return box["value"]
+    return begin(fn)(meanwhile)
 
 
 class Stop:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -159,6 +159,10 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env:
             f"got {cfg.overlap}"
         )
     env, eval_env = narrow_env(env), narrow_env(env if eval_env is None else eval_env)
+    # Compiled for themselves these would be no faster; but each is traced once for all the places that call it.
+    agent = agent._replace(act=jax.jit(agent.act, static_argnums=4))
+    one = jax.jit(lambda key, state: iteration(key, state, agent, env, buffer, cfg))
+    refresh = jax.jit(lambda key, learner, data: agent.refresh(key, learner, buffer.replay(data)))
     if cfg.eval_episodes and eval_env.spec.time_limit is None:
         raise ValueError(f"loop.eval_episodes must be 0: {eval_env.spec.name} has no time limit to end an episode")
 
@@ -168,25 +172,29 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env:
     def chunk(state: LoopState) -> tuple[LoopState, Report]:
         key, key_cycles, key_evaluate = jax.random.split(state.key, 3)
         state, metrics = jax.lax.scan(
-            lambda state, key: cycle(key, state, agent, env, buffer, cfg),
+            lambda state, key: cycle(key, state, one, refresh, cfg),
             state,
             jax.random.split(key_cycles, cfg.cycles),
         )
-        returns, lengths = evaluate(agent, eval_env, key_evaluate, state.learner, cfg.eval_episodes)
-        faults = not_finite(state, metrics[0])
-        return state._replace(key=key), Report(summarize(*metrics), returns, lengths, faults)
+        return state._replace(key=key), finish(key_evaluate, state, Gathered(*metrics))
+
+    @jax.jit
+    def finish(key: Key, state: LoopState, gathered: Gathered) -> Report:
+        returns, lengths = evaluate(agent, eval_env, key, state.learner, cfg.eval_episodes)
+        return Report(summarize(*gathered), returns, lengths, not_finite(state, gathered.iterations))
 
     def train(key: Key, chunks: int) -> tuple[LoopState, Report]:
         return jax.lax.scan(lambda state, _: chunk(state), init(key), None, length=chunks)
 
     def piece(state: LoopState, gathered: Gathered, start: Array, stop: Array) -> tuple[LoopState, Gathered, Report]:
-        return advance(state, gathered, start, stop, agent, env, buffer, eval_env, cfg)
+        return advance(state, gathered, start, stop, one, refresh, finish, cfg)
 
     def gather(state: LoopState) -> Gathered:
-        found = jax.eval_shape(lambda state: cycle(state.key, state, agent, env, buffer, cfg)[1], state)
+        learner, refreshed = jax.eval_shape(refresh, state.key, state.learner, state.buffer)
+        _, iterated = jax.eval_shape(one, state.key, state._replace(learner=learner))
         zeros = lambda shape, leaf: jnp.zeros(shape, leaf.dtype)  # noqa: E731
-        iterations = jax.tree.map(partial(zeros, (cfg.cycles, cfg.inner)), found[0])
-        return Gathered(iterations, jax.tree.map(partial(zeros, (cfg.cycles,)), found[1]))
+        iterations = jax.tree.map(partial(zeros, (cfg.cycles, cfg.inner)), iterated)
+        return Gathered(iterations, jax.tree.map(partial(zeros, (cfg.cycles,)), refreshed))
 
     block = iterations_at_once(cfg)
     blocks = cfg.inner // block
@@ -389,23 +397,31 @@ def learn(key: Key, state: LoopState, agent: Agent, buffer: Buffer, cfg: LoopCon
     return state, jax.tree.map(jnp.mean, metrics)
 
 
+Iteration: TypeAlias = Callable[[Key, LoopState], tuple[LoopState, Metrics]]
+"""(key, state) -> state, metrics: `iteration` of one agent, environment and buffer."""
+
+Refresh: TypeAlias = Callable[[Key, Tree, Tree], tuple[Tree, Metrics]]
+"""(key, learner, data of the buffer) -> learner, metrics: the agent's `refresh`."""
+
+
 def cycle(
-    key: Key, state: LoopState, agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig
+    key: Key, state: LoopState, iteration: Iteration, refresh: Refresh, cfg: LoopConfig
 ) -> tuple[LoopState, tuple[Metrics, Metrics]]:
     """One call of the agent's `refresh`, then `cfg.inner` iterations of `collect` and `learn`.
 
     Args:
       key: used once.
       state: of the run.
-      agent, env, buffer, cfg: as in `make_loop`.
+      iteration, refresh: of the run.
+      cfg: as in `make_loop`.
     Returns:
       the state; the metrics of the iterations [inner] and those of the refresh [].
     """
 
     key_refresh, key_iterations = jax.random.split(key)
-    learner, refreshed = agent.refresh(key_refresh, state.learner, buffer.replay(state.buffer))
+    learner, refreshed = refresh(key_refresh, state.learner, state.buffer)
     state, metrics = jax.lax.scan(
-        lambda state, key: iteration(key, state, agent, env, buffer, cfg),
+        lambda state, key: iteration(key, state),
         state._replace(learner=learner),
         jax.random.split(key_iterations, cfg.inner),
     )
@@ -435,10 +451,9 @@ def advance(
     gathered: Gathered,
     start: Array,
     stop: Array,
-    agent: Agent,
-    env: Env,
-    buffer: Buffer,
-    eval_env: Env,
+    iteration: Iteration,
+    refresh: Refresh,
+    finish: Callable[[Key, LoopState, Gathered], Report],
     cfg: LoopConfig,
 ) -> tuple[LoopState, Gathered, Report]:
     """A part of a chunk: its units (see `Pieces`) from `start` to below `stop`.
@@ -451,7 +466,9 @@ def advance(
       state: of the run; its key is that of the chunk's beginning until the last unit has run.
       gathered: the metrics of the units before.
       start, stop: [] int32, in 0 <= start <= stop <= units.
-      agent, env, buffer, eval_env, cfg: as in `make_loop`.
+      iteration, refresh: of the run.
+      finish: (key of the evaluation, state, all metrics) -> the chunk's report.
+      cfg: as in `make_loop`.
     Returns:
       the state; the metrics so far; the chunk's report where the last unit has run, else zeros.
     """
@@ -466,20 +483,20 @@ def advance(
         key_refresh, key_iterations = jax.random.split(jax.lax.dynamic_index_in_dim(keys, c, keepdims=False))
         keys_iterations = jax.random.split(key_iterations, cfg.inner)
 
-        def refresh(_: Array, at: tuple[Tree, Metrics]) -> tuple[Tree, Metrics]:
-            learner, metrics = agent.refresh(key_refresh, at[0], buffer.replay(state.buffer))
+        def refreshed(_: Array, at: tuple[Tree, Metrics]) -> tuple[Tree, Metrics]:
+            learner, metrics = refresh(key_refresh, at[0], state.buffer)
             return learner, _put(at[1], jax.tree.map(lambda one: one[None], metrics), c)
 
         def some(i: Array, at: tuple[LoopState, Metrics]) -> tuple[LoopState, Metrics]:
             state, metrics = jax.lax.scan(
-                lambda state, key: iteration(key, state, agent, env, buffer, cfg),
+                lambda state, key: iteration(key, state),
                 at[0],
                 jax.lax.dynamic_slice_in_dim(keys_iterations, i * block, block),
             )
             return state, _put(at[1], jax.tree.map(lambda row: row[None], metrics), c, i * block)
 
         once = ((first == 0) & (last > 0)).astype(jnp.int32)
-        learner, refreshes = jax.lax.fori_loop(jnp.int32(0), once, refresh, (state.learner, refreshes))
+        learner, refreshes = jax.lax.fori_loop(jnp.int32(0), once, refreshed, (state.learner, refreshes))
         bounds = jnp.maximum(first, 1) - 1, jnp.maximum(last, 1) - 1
         state, iterations = jax.lax.fori_loop(*bounds, some, (state._replace(learner=learner), iterations))
         return state, Gathered(iterations, refreshes)
@@ -487,14 +504,10 @@ def advance(
     end = jnp.minimum((stop + width - 1) // width, cfg.cycles)
     state, gathered = jax.lax.fori_loop(start // width, end, one_cycle, (state, gathered))
 
-    def finish() -> Report:
-        returns, lengths = evaluate(agent, eval_env, key_evaluate, state.learner, cfg.eval_episodes)
-        faults = not_finite(state, gathered.iterations)
-        return Report(summarize(*gathered), returns, lengths, faults)
-
     ended = stop > cfg.cycles * width
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(finish))
-    report = jax.lax.fori_loop(jnp.int32(0), ended.astype(jnp.int32), lambda *_: finish(), nothing)
+    done = (key_evaluate, state, gathered)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(finish, *done))
+    report = jax.lax.fori_loop(jnp.int32(0), ended.astype(jnp.int32), lambda *_: finish(*done), nothing)
     return state._replace(key=jnp.where(ended, key, state.key)), gathered, report
 
 

@@ -165,6 +165,19 @@ def place(seeds: A, devices: int) -> A:
     return jax.device_put(seeds, NamedSharding(_mesh(devices), P("seed"))) if devices > 1 else seeds
 
 
+def placed_shapes(seeds: Tree, devices: int) -> Tree:
+    """The shapes of what `place` gives for a tree of shapes, to compile a program for it before it is there.
+
+    Args:
+      seeds: a tree of `jax.ShapeDtypeStruct` with a leading seed axis.
+      devices: how many.
+    """
+    if devices == 1:
+        return seeds
+    where = NamedSharding(_mesh(devices), P("seed"))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), seeds)
+
+
 def _mesh(devices: int) -> Mesh:
     return jax.make_mesh((devices,), ("seed",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
 

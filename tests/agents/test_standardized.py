@@ -1,0 +1,107 @@
+"""Agents behind scaled observations and rewards: the same as the agent on rows that were scaled by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mbrl_jax.agents import dqn, ppo, sac
+from mbrl_jax.agents.standardized import Standardized, discounted_sums, has_units, standardized
+from mbrl_jax.core.types import Agent, Box, Discrete, Replay, Spec, Transition
+
+LOW, HIGH = np.array([-50.0, -3.0], np.float32), np.array([50.0, 3.0], np.float32)
+SPEC = Spec(Box((2,), LOW, HIGH), Discrete(3))
+RNG = np.random.default_rng(1)
+
+
+def batch(shape: tuple[int, ...], action: Any) -> Transition:
+    obs = RNG.normal([20.0, 1.0], [9.0, 0.2], (*shape, 2)).astype(np.float32)
+    next_obs = RNG.normal([21.0, 1.0], [9.0, 0.2], (*shape, 2)).astype(np.float32)
+    reward = RNG.normal(3_000.0, 400.0, shape).astype(np.float32)
+    last = RNG.random(shape) < 0.2
+    rows = (obs, action, reward, np.where(last, 0.0, 1.0).astype(np.float32), next_obs, last)
+    return Transition(*(jnp.asarray(row) for row in rows))
+
+
+def replay(rows: Transition) -> Replay:
+    return Replay(lambda key, n: rows, lambda index: rows, jnp.int32(8), 8)
+
+
+@pytest.mark.parametrize("module", [sac, dqn])
+def test_updates_are_those_on_rows_scaled_by_hand(module: Any) -> None:
+    config = {sac: sac.SACConfig, dqn: dqn.DQNConfig}[module]
+    sizes = {"hidden": (8,), "batch": 16} | ({"target_entropy": 0.5} if module is sac else {})
+    plain = module.make(config(**sizes), SPEC)
+    scaled = module.make(config(**sizes, normalize_obs=True, scale_rewards=True), SPEC)
+    learner, by_hand = scaled.init(jax.random.key(0)), plain.init(jax.random.key(0))
+    mean, std = np.zeros(2), np.ones(2)
+    seen_obs, seen_rewards = [], []
+    for i in range(3):
+        rows = batch((16,), RNG.integers(3, size=16).astype(np.int32))
+        seen_obs.append(np.asarray(rows.obs))
+        seen_rewards.append(np.asarray(rows.reward))
+        rms = np.sqrt(np.mean(np.square(np.concatenate(seen_rewards).astype(np.float64))))
+        hand = rows._replace(
+            obs=jnp.asarray(np.clip((rows.obs - mean) / std, -10, 10), jnp.float32),
+            next_obs=jnp.asarray(np.clip((rows.next_obs - mean) / std, -10, 10), jnp.float32),
+            reward=jnp.asarray(rows.reward / rms, jnp.float32),
+        )
+        learner, metrics, _ = scaled.update(jax.random.key(i), learner, replay(rows))
+        by_hand, expected, _ = plain.update(jax.random.key(i), by_hand, replay(hand))
+        mean, std = np.concatenate(seen_obs).mean(0), np.concatenate(seen_obs).std(0)
+        np.testing.assert_allclose(metrics.pop("reward_scale"), rms, rtol=1e-5)
+        for name, value in expected.items():
+            np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=f"{name} of update {i}")
+    obs = jnp.array([30.0, 0.5])
+    same = jnp.asarray((obs - mean) / std, jnp.float32)
+    for seed in range(5):
+        action, *_ = scaled.act(jax.random.key(seed), learner, (), obs, True)
+        np.testing.assert_array_equal(action, plain.act(jax.random.key(seed), by_hand, (), same, True)[0])
+
+
+def test_ppo_learns_from_the_observations_that_it_acted_on() -> None:
+    """The stored log-probability is of the policy on observations as they were scaled then: the first ratio is 1."""
+    sizes: dict[str, Any] = {"hidden": (8,), "epochs": 1, "minibatches": 1}
+    agent = ppo.make(ppo.PPOConfig(**sizes, normalize_obs=True, scale_rewards=True), SPEC)
+    learner = agent.init(jax.random.key(0))
+    for i in range(3):
+        rows = batch((6, 4), np.zeros((6, 4), np.int32))
+        act = jax.vmap(jax.vmap(agent.act, (0, None, None, 0, None)), (0, None, None, 0, None))
+        action, _, extras = act(jax.random.split(jax.random.key(i), (6, 4)), learner, (), rows.obs, True)
+        rows = rows._replace(action=action, extras=extras)
+        learner, metrics, _ = agent.update(jax.random.key(i), learner, replay(rows))
+        np.testing.assert_allclose(metrics["kl"], 0.0, atol=1e-6)
+    assert float(metrics["reward_scale"]) > 100.0
+
+
+def test_discounted_sums_restart_with_the_episode() -> None:
+    rows = batch((4, 1), np.zeros((4, 1), np.int32))
+    rows = rows._replace(reward=jnp.array([[1.0], [2.0], [3.0], [4.0]]), last=jnp.array([[0], [1], [0], [0]], bool))
+    np.testing.assert_allclose(discounted_sums(rows, 0.5)[:, 0], [1.0, 2.5, 3.0, 5.5])
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        (Box((2,), LOW, HIGH), True),
+        (Box((2,), -np.inf, np.inf), True),
+        (Box((2,), -1.0, 1.0), False),
+        (Box((4,), 0.0, 1.0), False),
+        (Box((8, 8, 3), 0, 255, jnp.uint8), False),
+        (Discrete(5), False),
+    ],
+)
+def test_what_has_units(space: Any, expected: bool) -> None:
+    assert has_units(SPEC._replace(obs=space)) is expected
+
+
+def test_asking_for_nothing_gives_the_agent_itself() -> None:
+    agent = sac.make(sac.SACConfig(hidden=(8,), target_entropy=0.5), SPEC)
+    assert standardized(agent, SPEC, obs=False, rewards=False) is agent
+    inside: Agent = standardized(agent, SPEC._replace(obs=Box((2,), 0.0, 1.0)), obs=True, rewards=False)
+    assert inside is agent
+    assert isinstance(standardized(agent, SPEC, obs=True, rewards=False).init(jax.random.key(0)), Standardized)
