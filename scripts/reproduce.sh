@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Makes a table of results anew: scripts/reproduce.sh [learning | dm_control | mujoco | pendulum]
+# Makes a table of results anew: scripts/reproduce.sh [learning | dm_control | mujoco | pendulum | general]
 #   learning    every learning run of the library's own tasks, with its pictures (the default); hours on two cores
 #   dm_control  TD-MPC2, DreamerV3 and SAC at 100,000 frames, beside their authors' scores
 #   mujoco      SAC, REDQ and MBPO on Gymnasium's MuJoCo tasks
+#   general     SAC, DQN and PPO with their general settings on tasks without a preset, beside those of before
 #   pendulum    agents on Gymnasium's Pendulum in the host loop, beside gymnax's in the compiled one
 # A run that is finished is skipped, and one that was interrupted goes on where it stopped.
 set -euo pipefail
@@ -16,6 +17,12 @@ train() {
   [ ! -d "$out/checkpoints" ] || resume=--resume
   "$python" scripts/train.py "$@" --seeds "$seeds" --out "$out" $resume
 }
+
+# What SAC's and DQN's general settings were when some runs on record were made.
+plain_sac="--agent.no-normalize-obs --agent.no-scale-rewards --agent.alpha 1"
+plain_ppo="--agent.no-normalize-obs --agent.no-scale-rewards"
+plain_dqn="--agent.no-normalize-obs --agent.no-scale-rewards --agent.lr 1e-3 --agent.tau 5e-3 --agent.batch 64
+  --agent.epsilon 0.1 --agent.decay-updates 2000 --agent.huber 1"
 
 dm_control() {
   local agent task
@@ -32,8 +39,9 @@ dm_control() {
 
 mujoco() {
   seeds=4
-  train hopper-sac sac --env gymnasium:Hopper-v5 --steps 100000 --loop.cycles 100
-  train inverted-pendulum-mbpo mbpo --env gymnasium:InvertedPendulum-v5 --steps 5000
+  train hopper-sac sac --env gymnasium:Hopper-v5 --steps 100000 --loop.cycles 100 $plain_sac
+  train inverted-pendulum-mbpo mbpo --env gymnasium:InvertedPendulum-v5 --steps 5000 \
+    ${plain_sac//agent./agent.policy.}
   train hopper-redq sac --env gymnasium:Hopper-v5 --steps 125000 --loop.cycles 100 --loop.updates 20 \
     --agent.critics 10 --agent.drawn 2 --agent.policy-q mean
   train hopper-mbpo mbpo --env gymnasium:Hopper-v5 --steps 125000
@@ -52,10 +60,33 @@ pendulum() {
   done
 }
 
+general() {
+  local task
+  seeds=4
+  for task in pendulum pendulum_centi pendulum_kilo; do
+    train "general/sac-${task/_/-}" sac --env "scripts/general_tasks.py:$task" --steps 5000
+    train "general/sac-${task/_/-}-before" sac --env "scripts/general_tasks.py:$task" --steps 5000 $plain_sac
+    train "general/ppo-${task/_/-}" ppo --env "scripts/general_tasks.py:$task" --steps 300000
+    train "general/ppo-${task/_/-}-before" ppo --env "scripts/general_tasks.py:$task" --steps 300000 $plain_ppo \
+      --agent.epochs 4 --agent.entropy-weight 0.01
+  done
+  for task in cartpole cartpole_centi cartpole_kilo; do
+    train "general/dqn-${task/_/-}" dqn --env "scripts/general_tasks.py:$task" --steps 20000
+    train "general/dqn-${task/_/-}-before" dqn --env "scripts/general_tasks.py:$task" --steps 20000 $plain_dqn
+    train "general/ppo-${task/_/-}" ppo --env "scripts/general_tasks.py:$task" --steps 150000
+    train "general/ppo-${task/_/-}-before" ppo --env "scripts/general_tasks.py:$task" --steps 150000 $plain_ppo
+  done
+  train general/dqn-acrobot dqn --env Acrobot-v1 --steps 30000
+  train general/dqn-acrobot-before dqn --env Acrobot-v1 --steps 30000 $plain_dqn
+  train general/ppo-acrobot ppo --env Acrobot-v1 --steps 200000
+  train general/ppo-acrobot-before ppo --env Acrobot-v1 --steps 200000 $plain_ppo
+  "$python" scripts/figures.py general
+}
+
 case ${1:-learning} in
   learning) ;;
-  dm_control | mujoco | pendulum) "$1"; exit ;;
-  *) echo "TABLE must be learning, dm_control, mujoco or pendulum, got $1" >&2; exit 2 ;;
+  dm_control | mujoco | pendulum | general) "$1"; exit ;;
+  *) echo "TABLE must be learning, dm_control, mujoco, pendulum or general, got $1" >&2; exit 2 ;;
 esac
 train pendulum-mbpo mbpo --env Pendulum-v1
 train pendulum-sac sac --env Pendulum-v1 --steps 10000
@@ -91,8 +122,8 @@ train tictactoe-alphazero alphazero --env TicTacToe
 train pendulum-tdmpc2 tdmpc2 --env Pendulum-v1
 train mountaincar-tdmpc2 tdmpc2 --env MountainCarContinuous-v0-x8
 train continuous-cartpole-tdmpc2 tdmpc2 --env ContinuousCartPole-x2
-train continuous-cartpole-sac-x2 sac --env ContinuousCartPole-x2 --steps 5000 --agent.hidden 64 64 --agent.lr 1e-3
-train mountaincar-sac sac --env MountainCarContinuous-v0-x8 --steps 2500
+train continuous-cartpole-sac-x2 sac --env ContinuousCartPole-x2 --steps 5000 --agent.hidden 64 64 --agent.lr 1e-3 $plain_sac
+train mountaincar-sac sac --env MountainCarContinuous-v0-x8 --steps 2500 $plain_sac
 seeds=4
 small="muzero --env Catch-bsuite --steps 25000 --loop.capacity 20000"
 train catch-muzero-puct $small --agent.search.kind puct
@@ -102,7 +133,7 @@ train cartpole-dreamer-v3 dreamer_v3 --env CartPole-v1 --steps 10000
 train cartpole-dreamer-v3-x2 dreamer_v3 --env CartPole-v1-x2
 train cartpole-r2-dreamer dreamer_v3 --env CartPole-v1-x2 --agent.net.no-decoder
 train cartpole-hidden-r2-dreamer dreamer_v3 --env CartPole-hidden-x2 --agent.net.no-decoder
-train cartpole-hidden-dqn-x2 dqn --env CartPole-hidden-x2 --steps 6000
+train cartpole-hidden-dqn-x2 dqn --env CartPole-hidden-x2 --steps 6000 $plain_dqn
 train mountaincar-dreamer-v3 dreamer_v3 --env MountainCarContinuous-v0-x8
 train mountaincar-plan2explore dreamer_v3 --env MountainCarContinuous-v0-x8 --agent.explorer plan2explore
 train pendulum-dreamer-v3 dreamer_v3 --env Pendulum-v1 --steps 6000
@@ -121,7 +152,7 @@ train reach-seen-ppo ppo --env Reach-seen
 train breakout-muzero muzero --env Breakout-MinAtar --steps 170000
 train breakout-dreamer-v3 dreamer_v3 --env Breakout-MinAtar
 train memory-dreamer-v3 dreamer_v3 --env MemoryChain-bsuite
-train cartpole-hidden-dqn dqn --env CartPole-hidden --steps 12000
+train cartpole-hidden-dqn dqn --env CartPole-hidden --steps 12000 $plain_dqn
 
 plot() { "$python" scripts/plot.py curves "$@"; }
 plot results/pendulum-{mbpo,sac,sac-30} --labels MBPO "SAC, 1 update per step" "SAC, 30 updates per step" \

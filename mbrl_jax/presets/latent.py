@@ -94,7 +94,11 @@ WORLD_MODELS: dict[str, dict[str, Any]] = {
         "generations": 25,
     },
     "Pendulum-v1": SMALL_DREAM | {"population": 64, "generations": 60, "tries": 3, "temperature": 1.0},
+    "": SMALL_DREAM | {"population": 64, "generations": 40},
 }
+
+IMAGE_DREAM: dict[str, Any] = {"vision.latent": 16, "vision_rate": 1e-3, "vision_updates": 300, "batch": 16}
+"""What World Models' general settings have for images and planes instead."""
 
 # TD-MPC2 --------------------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ PETS: dict[str, dict[str, Any]] = {
         "planner.shooting.population": 450,
         "planner.shooting.particles": 5,
     },
+    "": SMALL_PLAN,  # the paper's 500 candidates and members of four layers take a second for each step
 }
 
 # Equal budgets of model steps for every planner: 360 candidates per step of the horizon.

@@ -9,9 +9,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from mbrl_jax.core.types import Discrete, Spec
-from mbrl_jax.presets.latent import DREAMER_V1, DREAMER_V2, DREAMER_V3, TDMPC2, WORLD_MODELS
-from mbrl_jax.presets.model_free import DQN, DYNA_DQN, MBPO, PPO, SAC
+from mbrl_jax.core.types import Box, Discrete, Spec
+from mbrl_jax.presets.latent import DREAMER_V1, DREAMER_V2, DREAMER_V3, IMAGE_DREAM, TDMPC2, WORLD_MODELS
+from mbrl_jax.presets.model_free import DQN, DYNA_DQN, MBPO, PPO, PPO_CONTINUOUS, SAC
 from mbrl_jax.presets.planning import MPC, PETS
 from mbrl_jax.presets.tabular import DYNA_Q, DYNA_Q_PLUS, TABLE
 from mbrl_jax.presets.tree_search import ALPHAZERO, MUZERO, UCT
@@ -77,8 +77,11 @@ def agent_settings(algo: str, env: str, spec: Spec) -> Changes:
       env: the environment's name.
       spec: of the environment in the form that the agent takes.
     """
-    inherited = INHERITED.get(algo)
-    return ({} if inherited is None else inherited(env, spec)) | own_settings(algo, env)
+    inherited, by_spec = INHERITED.get(algo), GENERAL.get(algo)
+    own = own_settings(algo, env)
+    if by_spec is not None and env not in TABLES[algo]:
+        own = own | by_spec(spec)
+    return ({} if inherited is None else inherited(env, spec)) | own
 
 
 def _under(prefix: str, changes: Changes) -> Changes:
@@ -102,3 +105,9 @@ INHERITED: dict[str, Callable[[str, Spec], Changes]] = {
     "sweeping": lambda env, spec: _under("policy", agent_settings("q_learning", env, spec)),
 }
 """What an agent takes from the action space, or from the settings of the agent it is built on."""
+
+GENERAL: dict[str, Callable[[Spec], Changes]] = {
+    "ppo": lambda spec: PPO_CONTINUOUS if isinstance(spec.action, Box) else {},
+    "world_models": lambda spec: {} if len(spec.obs.shape) == 1 else IMAGE_DREAM,
+}
+"""What the general settings of an agent add for an environment without settings of its own."""

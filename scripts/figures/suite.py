@@ -11,6 +11,7 @@ simulations     returns by number of simulations, UCT and MuZero
 temperature     returns in the model and in the environment by temperature of the model, World Models
 tasks           returns of one TD-MPC2 network for two tasks, beside one network for each
 published       runs on dm_control beside the scores that the agents' authors published, from --runs
+general         agents with their general settings on tasks that none was tuned for, from --runs
 
 Each writes a CSV and a PNG, and prints tables and its wall-clock time. All seeds of a setting are one program.
 """
@@ -36,6 +37,7 @@ FIGURES = {
     "temperature": ("figures.dreams", "temperature_figure", 4),
     "tasks": ("figures.tasks", "tasks_figure", 4),
     "published": ("figures.published", "published_figure", None),
+    "general": ("figures.general", "general_figure", None),
 }
 """Module, function and default number of seeds of each figure; None where it has no seeds to choose."""
 
@@ -46,11 +48,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("name", choices=(*FIGURES, "all"))
     parser.add_argument("--seeds", type=int, help="number of seeds, at least 2; each figure has its own default")
     parser.add_argument("--out", type=Path, default=Path("results/figures"), help="folder of the figures")
-    parser.add_argument("--runs", type=Path, help="folder of the runs of `published` (default: results/dm_control)")
+    parser.add_argument(
+        "--runs", type=Path, help="folder of the runs of `published` or `general` (default: in results)"
+    )
     options = parser.parse_args(argv)
     if options.seeds is not None and options.seeds < 2:
         parser.error(f"--seeds must be at least 2, got {options.seeds}")
-    if options.runs is not None and options.name != "published":
+    if options.runs is not None and options.name not in ("published", "general"):
         parser.error(f"--runs must be left out: {options.name} makes its own")
     names = list(FIGURES) if options.name == "all" else [options.name]
     if options.seeds is not None and all(FIGURES[name][2] is None for name in names):

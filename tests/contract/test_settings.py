@@ -43,6 +43,7 @@ ENVS = {
     "planes": lambda: make_env("Breakout-MinAtar"),
     "pixels": lambda: make_env("CartPole-pixels"),
     "swing-up pixels": lambda: make_env("CartPoleSwingUp-pixels"),
+    "units": lambda: make_env("CartPole-v1"),
 }
 CONDITIONS: list[tuple[str, str, type | str | None, dict[str, Any]]] = [
     ("pets", "known_reward", "swing-up", {}),
@@ -57,6 +58,7 @@ CONDITIONS: list[tuple[str, str, type | str | None, dict[str, Any]]] = [
     ("muzero", "net.blocks", "planes", {}),
     ("muzero", "net.channels", "planes", {"net.blocks": 1}),
     ("muzero", "priorities", None, {}),
+    ("*", "*normalize_obs", "units", {}),
     ("muzero", "net.project", None, {}),
     ("muzero", "*", None, {"priorities": True, "net.project": 4}),  # alpha and beta, consistency_weight
     ("ppo", "channels", "planes", {}),

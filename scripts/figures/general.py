@@ -1,0 +1,92 @@
+"""Agents with their general settings on tasks that none was tuned for: the table of `scripts/reproduce.sh general`.
+
+A run is a folder AGENT-TASK; one of the settings of before is AGENT-TASK-before. A score is the mean over seeds of the
+mean of the last five evaluations, as a share of the way from random actions to a known good return:
+
+    share = (score - random) / (good - random)
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from figures.common import canvas, save, show, write_csv
+from mbrl_jax.analysis.curves import COLOURS
+
+
+class Task(NamedTuple):
+    """Returns of random actions and of good play."""
+
+    random: float
+    good: float
+
+
+TASKS: dict[str, Task] = {
+    "pendulum": Task(-1_174, -150),
+    "pendulum-centi": Task(-11.74, -1.5),
+    "pendulum-kilo": Task(-1_174_000, -150_000),
+    "mountaincar-continuous": Task(-33, 93),
+    "cartpole": Task(22, 500),
+    "cartpole-centi": Task(0.22, 5.0),
+    "cartpole-kilo": Task(22_000, 500_000),
+    "acrobot": Task(-500, -75),
+    "space-invaders": Task(4.5, 60),
+}
+"""Random returns are means of 100 episodes; good ones those of the best runs on record, or the task's bound."""
+
+HEAD = ["task", "agent", "settings", "seeds", "steps", "score", "least", "share"]
+BEFORE = "-before"
+
+
+def rows_of(folder: Path) -> list[list]:
+    """A row of the table for each run below a folder.
+
+    Raises:
+      ValueError: there is none.
+    """
+    rows = []
+    for path in sorted(folder.glob("*/summary.json")):
+        agent, _, task = path.parent.name.partition("-")
+        name, settings = (task.removesuffix(BEFORE), "before") if task.endswith(BEFORE) else (task, "general")
+        if name not in TASKS:
+            continue
+        summary = json.loads(path.read_text())
+        scores = np.array([np.nan if x is None else x for x in summary["recent_eval_return"]], float)
+        random, good = TASKS[name]
+        share = (float(scores.mean()) - random) / (good - random)
+        rows.append(
+            [name, agent, settings, len(scores), summary["env_steps"], float(scores.mean()), float(scores.min()), share]
+        )
+    if not rows:
+        raise ValueError(f"no run of {', '.join(TASKS)} is in {folder}")
+    order = list(TASKS)
+    return sorted(rows, key=lambda row: (order.index(row[0]), row[1], row[2]))
+
+
+def general_figure(out: Path, runs: Path = Path("results/general")) -> None:
+    """Writes and draws the table.
+
+    Args:
+      out: folder of `general.csv` and `general.png`.
+      runs: folder of the runs.
+    Raises:
+      ValueError: there are no runs.
+    """
+    rows = rows_of(runs)
+    write_csv(out / "general.csv", HEAD, rows)
+    show("general settings", HEAD, [[f"{x:,.3g}" if isinstance(x, float) else x for x in row] for row in rows])
+    pairs = list(dict.fromkeys((row[0], row[1]) for row in rows))
+    figure, (panel,) = canvas(1, 8.0, 1.0 + 0.28 * len(pairs))
+    for settings, colour, place in (("before", COLOURS[4], 0.2), ("general", COLOURS[0], -0.2)):
+        shares = {(row[0], row[1]): row[7] for row in rows if row[2] == settings}
+        at = [len(pairs) - 1 - i + place for i, pair in enumerate(pairs) if pair in shares]
+        panel.barh(at, [max(0.0, shares[pair]) for pair in pairs if pair in shares], 0.38, color=colour, label=settings)
+    panel.set_yticks(range(len(pairs)), [f"{agent}  {task}" for task, agent in reversed(pairs)])
+    panel.set_xlabel("share of the way from random actions to good play")
+    panel.axvline(1.0, color="0.6", linewidth=0.8)
+    panel.legend(loc="lower right")
+    save(out / "general.png", figure)
