@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from importlib.metadata import version
 
@@ -9,8 +10,13 @@ if version("jaxlib").startswith("0.10."):  # a flag that XLA does not know ends 
     # Tests compile much and compute little: without these emitters programs compile in two thirds of the time.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
+# Nor do compiled programs need to know the lines of Python that they come from.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+
 import jax
 import pytest
+
+gc.set_threshold(200_000, 50, 100)  # tracing makes objects by the million, few of them in cycles
 
 DEAREST = (
     "test_docs.py", "presets/test_builder.py", "contract/test_losses.py", "agents/test_muzero.py",
