@@ -18,9 +18,9 @@ from mbrl_jax.core.types import Agent, Key
 from mbrl_jax.planners.mpc.icem import ICEM, populations
 from mbrl_jax.presets.registry import AGENTS
 from mbrl_jax.train import memory
-from mbrl_jax.train.driver import pieces_of
+from mbrl_jax.train.driver import pieces_of, watched
 from mbrl_jax.train.host import HostLoop
-from mbrl_jax.train.loop import Loop, LoopConfig, chunks_for, env_steps, updates
+from mbrl_jax.train.loop import Loop, LoopConfig, WarmUp, chunks_for, env_steps, updates
 from mbrl_jax.train.run import Job
 
 PACKAGE = Path(__file__).parents[1]
@@ -138,8 +138,12 @@ def checked(loop: L, job: Job) -> tuple[L, str]:
         need, have = memory.reckon_parts(one, job.seeds), memory.available()
         memory.check_fits(need, have, settings, replay)
         return loop, memory.describe(need, have)
-    init, pieces = jax.jit(loop.init, inline=True), pieces_of(loop)
+    begin, pieces = jax.jit(watched(loop), inline=True), pieces_of(loop)
     advance = jax.jit(pieces.advance, inline=True)
+
+    def init(key: Key) -> Any:
+        return begin(key)[0]
+
     with _Named(settings):
         state = jax.eval_shape(lambda key: tree.strip_weak_types(init(key)), jax.random.key(job.seed))
     have = memory.available(job.devices)
@@ -151,7 +155,8 @@ def checked(loop: L, job: Job) -> tuple[L, str]:
     at_once = min(job.wave, -(-job.seeds // job.devices)) * job.devices
     need = memory.reckon(state, program, job.seeds, at_once)
     memory.check_fits(need, have, settings, replay)
-    return loop._replace(init=init, pieces=pieces._replace(advance=advance)), memory.describe(need, have)
+    loop = loop._replace(init=init, pieces=pieces._replace(advance=advance), warm_up=WarmUp(begin, init))
+    return loop, memory.describe(need, have)
 
 
 LARGE = 2**16

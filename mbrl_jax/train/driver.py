@@ -7,7 +7,7 @@ checkpoints, signals and progress between them. `CompiledDriver` drives the comp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -42,6 +42,7 @@ class Started(NamedTuple):
     work: Work
     compile_seconds: float
     run_seconds: float  # of what was run to get there: the warm-up
+    lost: Mapping[str, Any] = {}  # what `train.loop.lost_in` says of the warm-up, [seeds] each; never written to
 
 
 class Note(NamedTuple):
@@ -113,27 +114,30 @@ class CompiledDriver:
         self.bounds: Any = None
         self._alive: Any = None  # `alive` on the devices
         self.groups, self.alive = groups, np.ones(jax.tree.leaves(keys)[0].shape[0], bool)
-        self._init = jax.jit(lambda keys: tree.strip_weak_types(over_seeds(loop.init, wave, devices, groups)(keys)))
+        first = over_seeds(watched(loop), wave, devices, groups)
+        self._init = jax.jit(lambda keys: tree.strip_weak_types(first(keys)))
         self._gather = jax.jit(over_seeds(self.pieces.gather, wave, devices, groups))
 
     def shapes(self) -> Work:
-        state = jax.eval_shape(self._init, self.keys)
+        state, _ = jax.eval_shape(self._init, self.keys)
         return Work(state, jax.eval_shape(self._gather, state))
 
     def start(self, work: Work | None) -> Started:
         """Compiles a chunk, beside it the warm-up where that is still to come, and runs the latter."""
-        began = time.monotonic()
+        began, lost = time.monotonic(), {}
         init = begin(self._init.lower(self.keys).compile) if work is None else None
         program = begin(partial(_timed, self._lowered(self.shapes()).compile))
         if init is not None:
             warm_up = init()
-            work = Work(aside(lambda: jax.block_until_ready(warm_up(self.keys))))
+            state, lost = aside(lambda: jax.block_until_ready(warm_up(self.keys)))
+            work = Work(state)
         assert work is not None
         state = place(work.state, self.devices)
         self.gathered = self._gather(state) if work.position == 0 else place(work.part, self.devices)
         self.program, compiled = program()
         part = self.gathered if work.position else ()
-        return Started(Work(state, part, work.position), compiled - began, time.monotonic() - compiled)
+        seconds = compiled - began, time.monotonic() - compiled
+        return Started(Work(state, part, work.position), *seconds, jax.device_get(lost))
 
     def _lowered(self, work: Work) -> Any:
         """The program of a chunk's pieces, traced from shapes."""
@@ -196,6 +200,17 @@ class CompiledDriver:
 def _timed(fn: Callable[[], Any]) -> tuple[Any, float]:
     """What a function returns, and when it was done."""
     return fn(), time.monotonic()
+
+
+def watched(loop: Loop) -> Callable[[Any], tuple[Tree, dict[str, Array]]]:
+    """A loop's `init` that also tells what `train.loop.lost_in` says of its warm-up, nothing where that is not known.
+
+    Args:
+      loop: one seed's loop.
+    """
+    if loop.warm_up is not None and loop.warm_up.whole is loop.init:
+        return loop.warm_up.watched
+    return lambda key: (loop.init(key), {})
 
 
 def pieces_of(loop: Loop) -> Pieces:

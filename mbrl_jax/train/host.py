@@ -294,6 +294,7 @@ class HostDriver:
         self.learner = ThreadPoolExecutor(1, "learning")
         self.known: Work | None = None
         self.envs: Any = None
+        self.steps = 0  # of each environment since this driver reset them
         self.eval_envs: Any = None
         self.obs: Any = None  # [S, N, ...]
         self.fresh = np.ones((self.seeds, self.cfg.num_envs), bool)  # environments whose next step is their first
@@ -446,8 +447,22 @@ class HostDriver:
         return work._replace(state=state._replace(buffer=data, obs=self.obs))
 
     def _new_episodes(self, seeds: Array) -> None:
-        self.obs = self._shaped(self.envs.reset(np.asarray(seeds).reshape(-1, 2)))
+        obs, self.steps = self.envs.reset(np.asarray(seeds).reshape(-1, 2)), 0
+        self._watch({"the observation": obs})
+        self.obs = self._shaped(obs)
         self.carry = self.parts.carry(self.keys)
+
+    def _watch(self, given: dict[str, Any]) -> None:
+        """Adapters do so for what they wrap; this holds for every `HostEnv`.
+
+        Raises:
+          EnvironmentFailed: an environment gave a NaN.
+        """
+        for field, arrays in given.items():
+            for array in jax.tree.leaves(arrays):
+                if array.dtype.kind == "f" and np.isnan(array).any():
+                    copy = int(np.argwhere(np.isnan(array))[0][0])
+                    raise EnvironmentFailed(self.loop.env.spec.name, copy, self.steps, f"{field} is NaN")
 
     def _collect(self, act: Callable, learner: Tree, keys: tuple, i: int) -> tuple[Transition, np.ndarray, np.ndarray]:
         """`unroll` steps in every environment.
@@ -466,6 +481,8 @@ class HostDriver:
             if flat.dtype.kind == "f" and not np.isfinite(flat).all():
                 flat = np.nan_to_num(flat)  # of a learner that has diverged, which the report tells
             step = self.envs.step(flat, seeds.reshape(-1, 2), None)
+            self.steps += 1
+            self._watch({"reward": step.reward, "the observation": (step.next_obs, step.obs)})
             stepped = time.perf_counter()
             new = self._shaped(step)
             rows.append(Transition(self.obs, action, new.reward, new.discount, new.next_obs, new.last, extras))

@@ -98,6 +98,13 @@ class Pieces(NamedTuple):
     whole: Callable[[LoopState], tuple[LoopState, Report]]  # the chunk that these are pieces of
 
 
+class WarmUp(NamedTuple):
+    """A run's beginning, watched."""
+
+    watched: Callable[[Key], tuple[LoopState, dict[str, Array]]]  # the state, and what `lost_in` says of the warm-up
+    whole: Callable[[Key], LoopState]  # the `init` that this is
+
+
 class Loop(NamedTuple):
     """A training run as pure functions."""
 
@@ -105,6 +112,7 @@ class Loop(NamedTuple):
     chunk: Callable[[LoopState], tuple[LoopState, Report]]
     train: Callable[[Key, int], tuple[LoopState, Report]]  # Report of [chunks, ...]; equals `init` and then `chunk`s
     pieces: Pieces | None = None  # of `chunk`; None, or those of another chunk: it runs in one call
+    warm_up: WarmUp | None = None  # of `init`; None, or that of another `init`: nothing is known of its environments
 
 
 def env_steps(cfg: LoopConfig, chunks: int) -> int:
@@ -166,8 +174,11 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env:
     if cfg.eval_episodes and eval_env.spec.time_limit is None:
         raise ValueError(f"loop.eval_episodes must be 0: {eval_env.spec.name} has no time limit to end an episode")
 
+    def watched(key: Key) -> tuple[LoopState, dict[str, Array]]:
+        return warmed_up(key, agent, env, buffer, cfg)
+
     def init(key: Key) -> LoopState:
-        return initial_state(key, agent, env, buffer, cfg)
+        return watched(key)[0]
 
     def chunk(state: LoopState) -> tuple[LoopState, Report]:
         key, key_cycles, key_evaluate = jax.random.split(state.key, 3)
@@ -198,7 +209,8 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env:
 
     block = iterations_at_once(cfg)
     blocks = cfg.inner // block
-    return Loop(init, chunk, train, Pieces(cfg.cycles * (blocks + 1) + 1, blocks, block, gather, piece, chunk))
+    pieces = Pieces(cfg.cycles * (blocks + 1) + 1, blocks, block, gather, piece, chunk)
+    return Loop(init, chunk, train, pieces, WarmUp(watched, init))
 
 
 def iterations_at_once(cfg: LoopConfig) -> int:
@@ -211,7 +223,9 @@ def iterations_at_once(cfg: LoopConfig) -> int:
     return max(n for n in range(1, 9 if small else 2) if cfg.inner % n == 0)
 
 
-def initial_state(key: Key, agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig) -> LoopState:
+def warmed_up(
+    key: Key, agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig
+) -> tuple[LoopState, dict[str, Array]]:
     """The state of a run after the warm-up: `cfg.warmup` iterations of random actions.
 
     With `cfg.hold` above 1 every environment repeats each random action for that many iterations, which carries it
@@ -220,6 +234,8 @@ def initial_state(key: Key, agent: Agent, env: Env, buffer: Buffer, cfg: LoopCon
     Args:
       key: used once.
       agent, env, buffer, cfg: as in `make_loop`.
+    Returns:
+      the state; as `lost_in` the first iterations in which an environment gave a NaN, none without a warm-up.
     """
     key_learner, key_reset, key_warmup, key_run = jax.random.split(key, 4)
     learner = agent.init(key_learner)
@@ -230,16 +246,18 @@ def initial_state(key: Key, agent: Agent, env: Env, buffer: Buffer, cfg: LoopCon
     item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
     state = LoopState(key_run, tree.strip_weak_types(learner), buffer.init(item), actors)
     if cfg.warmup == 0:
-        return state
+        return state, {}
 
     key_iterations, key_actions = (key_warmup, None) if cfg.hold == 1 else jax.random.split(key_warmup)
 
-    def iteration(state: LoopState, at: tuple[Array, Key]) -> tuple[LoopState, None]:
+    def iteration(state: LoopState, at: tuple[Array, Key]) -> tuple[LoopState, Metrics]:
         i, key = at
         key_action = None if key_actions is None else jax.random.fold_in(key_actions, i // cfg.hold)
-        return collect(key, state, agent, env, buffer, cfg, random=True, key_action=key_action)[0], None
+        return collect(key, state, agent, env, buffer, cfg, random=True, key_action=key_action)
 
-    return jax.lax.scan(iteration, state, (jnp.arange(cfg.warmup), jax.random.split(key_iterations, cfg.warmup)))[0]
+    each = jnp.arange(cfg.warmup), jax.random.split(key_iterations, cfg.warmup)
+    state, counts = jax.lax.scan(iteration, state, each)
+    return state, lost_in(counts)
 
 
 def step_envs(
@@ -530,15 +548,13 @@ def summarize(iterations: Metrics, refreshes: Metrics) -> Metrics:
     return {"return": total / jnp.maximum(ended, 1), "episodes": ended, **jax.tree.map(jnp.mean, {**rest, **refreshes})}
 
 
-def not_finite(state: LoopState, iterations: Metrics) -> dict[str, Array]:
-    """What of a run is not a number any more; infinities are left to who reads the metrics.
+def lost_in(iterations: Metrics) -> dict[str, Array]:
+    """The first iterations in which an environment gave a NaN.
 
     Args:
-      state: at the end of a chunk.
-      iterations: names to arrays [cycles, inner], the counts of `step_envs` among them.
+      iterations: the counts of `step_envs`, arrays [...] of all iterations in order.
     Returns:
-      "observation" and "reward", [] int32 each: the first iteration of the chunk, counted from 1, in which an
-      environment gave one that is NaN, 0 if none did; "learner" [] bool.
+      "observation" and "reward", [] int32 each: counted from 1, 0 if none did.
     """
 
     def first(*signs: Array) -> Array:
@@ -548,8 +564,19 @@ def not_finite(state: LoopState, iterations: Metrics) -> dict[str, Array]:
     return {
         "observation": first(iterations["lost_obs"] > 0),
         "reward": first(iterations["lost_reward"] > 0, jnp.isnan(iterations["ended_return"])),
-        "learner": any_nan(state.learner),
     }
+
+
+def not_finite(state: LoopState, iterations: Metrics) -> dict[str, Array]:
+    """What of a run is not a number any more; infinities are left to who reads the metrics.
+
+    Args:
+      state: at the end of a chunk.
+      iterations: names to arrays [cycles, inner], the counts of `step_envs` among them.
+    Returns:
+      what `lost_in` says of the chunk, and "learner", [] bool.
+    """
+    return {**lost_in(iterations), "learner": any_nan(state.learner)}
 
 
 def any_nan(part: Tree) -> Array:

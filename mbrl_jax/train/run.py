@@ -307,8 +307,9 @@ def _run(
                     progress.say(driver.not_resumed())
                 progress.say(f"compiling {job.algo} on {job.env}, {job.seeds} seed{'s' * (job.seeds > 1)} ...")
                 with notice(f"{job.algo} {job.env}", progress.say) as compiled:
-                    work, compiling, running = driver.start(work)
+                    work, compiling, running, lost = driver.start(work)
                     compiled(compiling)
+                _watch_warm_up(job, record, lost, progress.say)
                 _drop(job, driver, record)
                 # Wall time counts this run and those it continues, without compilation.
                 base = found.wall_seconds + running - time.monotonic()
@@ -329,6 +330,13 @@ def _run(
     if not quiet:
         _print_summary(job, out, summary, finished, draw is not None and done > 0)
     return Result(None if work is None else work.state, summary, finished, record.all_diverged())
+
+
+def _watch_warm_up(job: Job, record: Record, lost: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Names the seeds whose environments gave a NaN in the warm-up."""
+    per_iteration = job.loop.unroll * job.loop.num_envs
+    for line in record.watch(env_steps(job.loop, 0), {}, (), lost, (0, per_iteration)):
+        say(line)
 
 
 def _drop(job: Job, driver: Driver, record: Record) -> None:

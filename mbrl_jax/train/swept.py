@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbrl_jax.core.types import Array, Key, Tree
-from mbrl_jax.train.driver import CompiledDriver, pieces_of
+from mbrl_jax.train.driver import CompiledDriver, pieces_of, watched
 from mbrl_jax.train.log import EVAL, Record, write_atomic
-from mbrl_jax.train.loop import Loop, Pieces, Report, chunks_for, env_steps
+from mbrl_jax.train.loop import Loop, Pieces, Report, WarmUp, chunks_for, env_steps
 from mbrl_jax.train.run import Job, leave, seed_keys
 from mbrl_jax.train.run_files import read_json, read_table
 
@@ -52,8 +52,12 @@ class Swept:
         # Settings change no shapes: one trial tells how a chunk is divided.
         one = pieces_of(self.build({name: jnp.float32(each[0]) for name, each in self.values.items()}))
 
+        def begin(row: Row) -> tuple[Row, dict[str, Array]]:
+            state, lost = watched(self.build(row.values))(row.state)
+            return Row(row.values, state), lost
+
         def init(row: Row) -> Row:
-            return Row(row.values, self.build(row.values).init(row.state))
+            return begin(row)[0]
 
         def chunk(row: Row) -> tuple[Row, Report]:
             state, report = self.build(row.values).chunk(row.state)
@@ -71,7 +75,7 @@ class Swept:
             return Row(row.values, state), gathered, report
 
         made: Any = Pieces(one.units, one.blocks, one.block, gather, advance, chunk)  # pyright: ignore[reportArgumentType]
-        return Loop(init, chunk, train, made)  # pyright: ignore[reportArgumentType]
+        return Loop(init, chunk, train, made, WarmUp(begin, init))  # pyright: ignore[reportArgumentType]
 
     def driver(self, job: Job) -> CompiledDriver:
         """Drives all rows; those of a trial follow each other."""

@@ -17,6 +17,7 @@ from helpers.walk import CHUNK, WARMUP, make_job, make_loop
 
 from mbrl_jax.analysis import curves
 from mbrl_jax.buffers.uniform import uniform
+from mbrl_jax.presets.checks import checked
 from mbrl_jax.train import checkpoint
 from mbrl_jax.train.folder import claimed
 from mbrl_jax.train.loop import make_loop as compiled_loop
@@ -278,8 +279,8 @@ def test_a_run_ends_when_every_seed_diverged(tmp_path, capsys):
     assert again.summary == result.summary
 
 
-def spoiled(what: str):
-    """A loop of two environments; the fourth step of every episode of five spoils a number, or every reset does.
+def spoiled(what: str, at: int = 4):
+    """A loop of two environments; a step of every episode of five spoils a number, or every reset does.
 
     The warm-up takes two steps of each, so that iteration i of the first chunk is step 2 + i of both.
     """
@@ -288,9 +289,9 @@ def spoiled(what: str):
     def step(key, state, action):
         state, obs, reward, discount, last = env.step(key, state, action)
         if what == "reward":
-            reward = jnp.where(state[0] == 4, jnp.nan, reward)
+            reward = jnp.where(state[0] == at, jnp.nan, reward)
         if what == "observation":
-            obs = jnp.where(state == 4, jnp.nan, obs)
+            obs = jnp.where(state == at, jnp.nan, obs)
         return state, obs, reward, discount, last
 
     def reset(key):
@@ -301,19 +302,33 @@ def spoiled(what: str):
 
 
 @pytest.mark.parametrize(
-    ("what", "first"),
+    ("what", "at", "row", "first"),
     [
-        ("reward", "the environment's reward at step 8"),  # 4 of each
-        ("observation", "the environment's observation at step 8"),
-        ("reset", "the environment's observation at step 10"),  # the first reset after the warm-up
+        ("reward", 4, 28, "the environment's reward at step 8"),  # 4 of each
+        ("observation", 4, 28, "the environment's observation at step 8"),
+        ("reward", 2, 4, "the environment's reward at step 4"),  # in the warm-up
+        ("observation", 1, 4, "the environment's observation at step 2"),
+        ("reset", 0, 4, "the environment's observation at step 2"),  # what the first step is taken from
     ],
 )
-def test_a_nan_of_the_environment_is_named_with_its_step(tmp_path, capsys, what, first):
+def test_a_nan_of_the_environment_is_named_with_its_step(tmp_path, capsys, what, at, row, first):
     """Also where its episode has ended before the chunk does."""
-    result = run(spoiled(what), ordered.job_of(1, seeds=1), tmp_path / "run")
+    result = run(spoiled(what, at), ordered.job_of(1, seeds=1), tmp_path / "run")
     (fate,) = result.summary["diverged"]
-    assert fate == {"env_steps": 28, "first": first}
-    assert f"seed 3 diverged (not finite) at step 28: {first} first" in capsys.readouterr().out
+    assert fate == {"env_steps": row, "first": first}
+    assert capsys.readouterr().out.count(f"seed 3 diverged (not finite) at step {row}: {first} first") == 1
+
+
+def test_a_nan_of_the_warm_up_ends_a_run_that_stops_diverged_seeds(tmp_path):
+    """Also one that is checked before it starts, as from the command line; and it is still known after a resume."""
+    job = ordered.job_of(2, seeds=1)
+    loop, _ = checked(spoiled("reward", 2), job)
+    halted = run(loop, job._replace(stop_diverged=True), tmp_path / "halted", quiet=True)
+    assert halted.diverged
+    assert halted.summary["env_steps"] == 4
+    run(loop, job._replace(steps=ordered.job_of(1).steps), tmp_path / "run", quiet=True, checkpoint_seconds=0)
+    again = run(loop, job, tmp_path / "run", resume=True, quiet=True)
+    assert again.summary["diverged"] == [{"env_steps": 4, "first": "the environment's reward at step 4"}]
 
 
 def test_a_nan_that_the_agent_never_learns_from_changes_no_other_number():

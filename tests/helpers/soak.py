@@ -96,7 +96,7 @@ class Driver(CompiledDriver):
         return self.programs.shapes
 
     def start(self, work: Work | None) -> Started:
-        work = Work(self.programs.init(self.keys)) if work is None else work
+        work = Work(self.programs.init(self.keys)[0]) if work is None else work
         self.gathered = work.part if work.position else self.programs.gather(work.state)
         self.bounds, self.program = (jnp.int32(0), jnp.int32(self.pieces.units)), self.programs.advance
         return Started(Work(work.state, self.gathered if work.position else (), work.position), 0.0, 0.0)

@@ -160,10 +160,10 @@ def test_overlap_collects_with_the_parameters_before_the_last_block(overlap):
     """Against the compiled parts in a loop written out here."""
     cfg = replace(CFG, {"overlap": overlap, "cycles": 1, "inner": 9, "eval_episodes": 0})
     hosted, _ = run_host(host_of(walk()), uniform(120), cfg, chunks=1)
-    from mbrl_jax.train.loop import collect, initial_state, learn
+    from mbrl_jax.train.loop import collect, learn, warmed_up
 
     agent, env, buffer = adder(), walk(), uniform(120)
-    state = jax.jit(lambda key: initial_state(key, agent, env, buffer, cfg))(keys(1)[0])
+    state = jax.jit(lambda key: warmed_up(key, agent, env, buffer, cfg)[0])(keys(1)[0])
     _, key_cycles, _ = jax.random.split(state.key, 3)
     key_refresh, key_iterations = jax.random.split(jax.random.split(key_cycles, 1)[0])
     learner, _ = agent.refresh(key_refresh, state.learner, buffer.replay(state.buffer))
@@ -189,6 +189,39 @@ def test_pieces_of_any_length_give_the_same_numbers(overlap, monkeypatch):
     monkeypatch.setattr("mbrl_jax.train.host.SECONDS", 0.0)
     cut = run_host(host_of(walk()), uniform(120), cfg)
     same(whole, cut)
+
+
+class Spoiled(Recording):
+    """Gives a NaN in the last copy: the reward at a step, or the observation that a reset gives (step 0)."""
+
+    def made(self):
+        def make(count, workers=0):
+            inner, done = self.env.make(count, workers), []
+
+            def reset(seeds):
+                obs = inner.reset(seeds)
+                return np.where(np.arange(count)[:, None] == count - 1, np.nan, obs) if self.fail_at == 0 else obs
+
+            def step(actions, seeds, active=None):
+                row = inner.step(actions, seeds, active)
+                done.append(1)
+                last = np.arange(count) == count - 1
+                return row._replace(reward=np.where(last & (len(done) == self.fail_at), np.nan, row.reward))
+
+            return inner._replace(reset=reset, step=step)
+
+        return self.env._replace(make=make)
+
+
+@pytest.mark.parametrize(("at", "what"), [(0, "the observation is NaN"), (5, "reward is NaN")])
+def test_a_nan_of_the_warm_up_is_named_with_its_step(at, what):
+    spoiled = Spoiled(host_of(walk()))
+    spoiled.fail_at = at
+    driver = HostDriver(make_host_loop(adder(), spoiled.made(), uniform(120), CFG), keys(2))
+    assert CFG.warmup * CFG.unroll > 5
+    with pytest.raises(EnvironmentFailed, match=f"copy {2 * CFG.num_envs - 1}, step {at}: {what}$"):
+        driver.start(None)
+    driver.close()
 
 
 @pytest.mark.parametrize("overlap", [0, 2])
