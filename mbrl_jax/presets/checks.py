@@ -135,6 +135,9 @@ def checked(loop: L, job: Job) -> tuple[L, str]:
             state = loop.driver(job).shapes().state
         parts = {"replay": state.buffer, "learner": state.learner, "observations": state.obs}
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), parts)
+        for name, count in (("environments", job.loop.num_envs), ("evaluation", job.loop.eval_episodes)):
+            one[name] = jax.ShapeDtypeStruct((count, COPY), jnp.uint8)
+        one["keys"] = jax.ShapeDtypeStruct((max(job.loop.warmup, 2 * job.loop.inner), 2), jnp.uint32)
         need, have = memory.reckon_parts(one, job.seeds), memory.available()
         memory.check_fits(need, have, settings, replay)
         return loop, memory.describe(need, have)
@@ -153,11 +156,15 @@ def checked(loop: L, job: Job) -> tuple[L, str]:
         bound = jax.ShapeDtypeStruct((), jnp.int32)
         program = advance.trace(state, jax.eval_shape(pieces.gather, state), bound, bound).jaxpr
     at_once = min(job.wave, -(-job.seeds // job.devices)) * job.devices
-    need = memory.reckon(state, program, job.seeds, at_once)
+    beginning = begin.trace(jax.random.key(job.seed)).jaxpr
+    need = memory.reckon(state, (beginning, program), job.seeds, at_once)
     memory.check_fits(need, have, settings, replay)
     loop = loop._replace(init=init, pieces=pieces._replace(advance=advance), warm_up=WarmUp(begin, init))
     return loop, memory.describe(need, have)
 
+
+COPY = 1000
+"""The bytes that one environment of Python objects takes at least."""
 
 LARGE = 2**16
 """A size from which on an agent is reckoned before it is made, as that may allocate arrays."""

@@ -181,7 +181,7 @@ def programs(loop: HostLoop, seeds: int) -> Programs:
     def over(fn: Callable, shared: int = 0, donate: tuple[int, ...] = ()) -> Callable:
         return jax.jit(over_seeds(fn, seeds, shared), donate_argnums=donate)
 
-    act, random = actors(loop)
+    act, random = actors(loop, item)
     kept = (0, 1, 2) if cfg.overlap == 0 else (1, 2)  # else the learner of before still acts
     return Programs(
         over(begin), over(again, 1), over(lambda key: tree.tile(agent.carry(), count)), over(cycle, 1), over(end),
@@ -190,9 +190,9 @@ def programs(loop: HostLoop, seeds: int) -> Programs:
     )  # fmt: skip
 
 
-def actors(loop: HostLoop) -> tuple[Callable, Callable]:
+def actors(loop: HostLoop, item: Transition) -> tuple[Callable, Callable]:
     """`Programs.act` and `Programs.random` of one seed."""
-    agent, cfg, space = loop.agent, loop.cfg, loop.env.spec.action
+    agent, cfg, space, stored = loop.agent, loop.cfg, loop.env.spec.action, item.extras
 
     def act(learner: Tree, carry: Tree, obs: Obs, fresh: Array, key: Key, key_held: Key | None, random: bool) -> tuple:
         def one(key: Key, held: Key | None, carry: Tree, obs: Obs, fresh: Array) -> tuple:
@@ -200,7 +200,7 @@ def actors(loop: HostLoop) -> tuple[Callable, Callable]:
             carry = tree.where(fresh, agent.carry(), carry)
             if random:
                 action = space.sample(key_random if held is None else held)
-                carry, extras = followed(agent, key_act, learner, carry, obs, action)
+                carry, extras = followed(agent, key_act, learner, carry, obs, action, stored)
             else:
                 action, carry, extras = agent.act(key_act, learner, carry, obs, True)
             return jnp.asarray(action, space.dtype), carry, extras, episode_seeds(key_reset)

@@ -223,9 +223,7 @@ def iterations_at_once(cfg: LoopConfig) -> int:
     return max(n for n in range(1, 9 if small else 2) if cfg.inner % n == 0)
 
 
-def warmed_up(
-    key: Key, agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig
-) -> tuple[LoopState, dict[str, Array]]:
+def warmed_up(key: Key, agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig) -> tuple[LoopState, dict[str, Array]]:
     """The state of a run after the warm-up: `cfg.warmup` iterations of random actions.
 
     With `cfg.hold` above 1 every environment repeats each random action for that many iterations, which carries it
@@ -242,7 +240,7 @@ def warmed_up(
     env_state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, cfg.num_envs))
     carry = tree.tile(agent.carry(), cfg.num_envs)
     actors = tree.strip_weak_types(Actors(env_state, obs, carry, jnp.zeros(cfg.num_envs, jnp.float32)))
-    rows = jax.eval_shape(lambda: step_envs(key_run, learner, actors, agent, env, cfg, random=False)[1])
+    rows = jax.eval_shape(lambda: step_envs(key_run, learner, actors, agent, env, cfg)[1])
     item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
     state = LoopState(key_run, tree.strip_weak_types(learner), buffer.init(item), actors)
     if cfg.warmup == 0:
@@ -253,7 +251,7 @@ def warmed_up(
     def iteration(state: LoopState, at: tuple[Array, Key]) -> tuple[LoopState, Metrics]:
         i, key = at
         key_action = None if key_actions is None else jax.random.fold_in(key_actions, i // cfg.hold)
-        return collect(key, state, agent, env, buffer, cfg, random=True, key_action=key_action)
+        return collect(key, state, agent, env, buffer, cfg, random=item, key_action=key_action)
 
     each = jnp.arange(cfg.warmup), jax.random.split(key_iterations, cfg.warmup)
     state, counts = jax.lax.scan(iteration, state, each)
@@ -268,7 +266,7 @@ def step_envs(
     env: Env,
     cfg: LoopConfig,
     *,
-    random: bool,
+    random: Transition | None = None,
     key_action: Key | None = None,
 ) -> tuple[Actors, Transition, Metrics]:
     """One step in every environment; an environment whose episode ends is reset.
@@ -278,7 +276,7 @@ def step_envs(
       learner: what the agent has learned.
       actors: the N environments.
       agent, env, cfg: as in `make_loop`.
-      random: static; uniformly random actions in place of the agent's.
+      random: the shapes of one transition, for uniformly random actions in place of the agent's.
       key_action: draws the random actions if given, so that the same key repeats them.
     Returns:
       the environments; the transitions [N, ...]; the number of episodes that ended, the sum of their returns, and how
@@ -287,9 +285,9 @@ def step_envs(
 
     def step(key: Key, key_repeated: Key | None, env_state: Tree, obs: Tree, carry: Tree, so_far: Array) -> tuple:
         key_act, key_random, key_step, key_reset = jax.random.split(key, 4)
-        if random:
+        if random is not None:
             action = env.spec.action.sample(key_random if key_repeated is None else key_repeated)
-            new_carry, extras = followed(agent, key_act, learner, carry, obs, action)
+            new_carry, extras = followed(agent, key_act, learner, carry, obs, action, random.extras)
         else:
             action, new_carry, extras = agent.act(key_act, learner, carry, obs, True)
         action = jnp.asarray(action, env.spec.action.dtype)
@@ -316,27 +314,29 @@ def step_envs(
     )
 
 
-def followed(agent: Agent, key: Key, learner: Tree, carry: Tree, obs: Obs, action: Action) -> tuple[Tree, Tree]:
+def followed(
+    agent: Agent, key: Key, learner: Tree, carry: Tree, obs: Obs, action: Action, extras: Tree
+) -> tuple[Tree, Tree]:
     """The carry and extras of a step with a given action; see `Agent.follow`.
 
     Args:
       agent: what learns.
       key, learner, carry, obs, action: as of `FollowFn`.
+      extras: the shapes of those that `act` returns.
     Returns:
       the new carry, and the extras to store.
     Raises:
       ValueError: the agent has a carry or extras and no `follow`, or one that returns another structure than `act`.
     """
-    _, *expected = jax.eval_shape(lambda key: agent.act(key, learner, carry, obs, True), key)
     if agent.follow is None:
-        if jax.tree.leaves(expected):
+        if jax.tree.leaves((carry, extras)):
             raise ValueError(
                 "loop.warmup must be 0 for an agent without `follow` whose `act` returns a carry or extras: they would "
                 "describe other actions than the random ones of the warm-up"
             )
-        return carry, expected[1]
+        return carry, extras
     found = agent.follow(key, learner, carry, obs, action)
-    for name, one, other in zip(("carry", "extras"), found, expected, strict=True):
+    for name, one, other in zip(("carry", "extras"), found, (carry, extras), strict=True):
         if _shapes(one) != _shapes(other):
             raise ValueError(f"`follow` must return the {name} of `act`, {_shapes(other)}, got {_shapes(one)}")
     return found
@@ -355,7 +355,7 @@ def collect(
     buffer: Buffer,
     cfg: LoopConfig,
     *,
-    random: bool = False,
+    random: Transition | None = None,
     key_action: Key | None = None,
 ) -> tuple[LoopState, Metrics]:
     """`cfg.unroll` steps in every environment, added to the buffer.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 class Need(NamedTuple):
     """The bytes that a run needs at least."""
 
-    parts: dict[str, int]  # of all seeds: "replay", "learner", "environments", and the "largest array" of an update
+    parts: dict[str, int]  # of all seeds: "replay", "learner", "environments", and "computation"
     shapes: dict[str, tuple[int, ...]]  # of the largest array in each part, for one seed
     seeds: int
 
@@ -29,12 +29,12 @@ class Need(NamedTuple):
         return sum(self.parts.values())
 
 
-def reckon(state: LoopState, chunk: Any, seeds: int = 1, at_once: int = 1) -> Need:
+def reckon(state: LoopState, programs: Sequence[Any], seeds: int = 1, at_once: int = 1) -> Need:
     """The memory of a run of several seeds.
 
     Args:
       state: shapes of one seed's state (`jax.eval_shape` of `Loop.init`).
-      chunk: the jaxpr of one seed's chunk.
+      programs: the jaxprs of one seed's beginning and of its chunk.
       seeds: whose states are in memory.
       at_once: seeds whose chunks run at the same time: those under one `vmap`, times the devices.
     Returns:
@@ -42,10 +42,9 @@ def reckon(state: LoopState, chunk: Any, seeds: int = 1, at_once: int = 1) -> Ne
     """
     trees = {"replay": state.buffer, "learner": state.learner, "environments": state.actors}
     parts, shapes, _ = reckon_parts(trees, seeds)
-    kept = {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)}  # changed in place
-    made = max((array for array in _arrays(chunk) if (array.shape, array.dtype) not in kept), key=_bytes, default=None)
-    parts["largest array"] = 0 if made is None else at_once * _bytes(made)
-    shapes["largest array"] = () if made is None else tuple(made.shape)
+    kept = frozenset((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state))  # changed in place
+    made = max((_at_once(program, kept) for program in programs), key=_sum)
+    parts["computation"], shapes["computation"] = at_once * _sum(made), _largest(made)
     return Need(parts, shapes, seeds)
 
 
@@ -152,14 +151,38 @@ def _largest(leaves: list[Array]) -> tuple[int, ...]:
     return tuple(max(leaves, key=_bytes).shape) if leaves else ()
 
 
-def _arrays(jaxpr: Tree) -> Iterator[Any]:
-    """The type and shape of every array that a jaxpr makes, in its loops and calls as well."""
+def _at_once(jaxpr: Tree, kept: frozenset) -> list[Any]:
+    """Arrays that are in memory at the same time, as types and shapes: what a loop carries, and what its body makes.
+
+    Of other operations the largest array counts alone, as compilers make one operation of several.
+
+    Args:
+      jaxpr: of a program.
+      kept: shapes and dtypes of arrays that are in memory already, and take no more.
+    Returns:
+      those that take the most.
+    """
+    most: list[Any] = []
     for equation in jaxpr.eqns:
-        for made in equation.outvars:
-            if hasattr(made.aval, "shape") and hasattr(made.aval, "dtype"):
-                yield made.aval
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                body = getattr(inner, "jaxpr", inner)  # of a closed jaxpr
-                if hasattr(body, "eqns"):
-                    yield from _arrays(body)
+        made = [var.aval for var in equation.outvars if hasattr(var.aval, "shape") and hasattr(var.aval, "dtype")]
+        new = [array for array in made if (array.shape, array.dtype) not in kept]
+        carried = {"while": len(made), "scan": equation.params.get("num_carry", 0)}.get(equation.primitive.name, 0)
+        held = [array for array in made[:carried] if (array.shape, array.dtype) not in kept]
+        inside = kept | {(array.shape, array.dtype) for array in held}
+        for body in _bodies(equation.params.values()):
+            most = max(most, held + _at_once(body, inside), key=_sum)
+        most = max(most, held, sorted(new, key=_bytes)[-1:], key=_sum)
+    return most
+
+
+def _bodies(values: Iterable[Any]) -> Iterator[Any]:
+    """The jaxprs among an operation's parameters."""
+    for value in values:
+        for inner in value if isinstance(value, tuple | list) else (value,):
+            body = getattr(inner, "jaxpr", inner)  # of a closed jaxpr
+            if hasattr(body, "eqns"):
+                yield body
+
+
+def _sum(arrays: list[Any]) -> int:
+    return sum(map(_bytes, arrays))

@@ -45,6 +45,19 @@ def test_load_without_evaluation_takes_the_training_return(tmp_path):
     np.testing.assert_array_equal(curves.load(tmp_path / "a").scores, [[np.nan, -200, -200], [np.nan, -200, -300]])
 
 
+def test_a_return_that_is_no_number_ends_a_curve(tmp_path):
+    """No episode ended: the return before stands. Episodes ended in NaN: it does not."""
+    path = write_run(tmp_path / "a", evaluated=False) / "metrics.csv"
+    lines = path.read_text().splitlines()
+    path.write_text(
+        "\n".join(line.replace("-300", "nan") if line.startswith("2,300") else line for line in lines) + "\n"
+    )
+    curve = curves.load(tmp_path / "a")
+    np.testing.assert_array_equal(curve.scores, [[np.nan, -200, np.nan], [np.nan, -200, -300]])
+    assert curve.diverged is not None
+    assert curve.diverged.tolist() == [True, False]
+
+
 def test_load_says_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match=r"holds no results of a run: .*config\.json"):
         curves.load(tmp_path)

@@ -19,6 +19,12 @@ def test_interquartile_mean_by_hand():
     assert interquartile_mean([0, 1, 5]) == 2  # too few to drop any
 
 
+def test_a_seed_without_a_number_is_not_dropped_as_the_best():
+    assert np.isnan(interquartile_mean([np.nan, 1, 2, 3]))
+    found = interquartile_mean([[1, np.nan], [2, 5], [3, 6], [9, 7]], axis=0)
+    np.testing.assert_array_equal(found, [2.5, np.nan])
+
+
 def test_bootstrap_interval_agrees_with_scipy():
     scores = np.random.default_rng(0).normal(10, 3, size=40)
     ours = bootstrap_interval(scores, statistic=np.mean, resamples=20_000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from helpers.walk import CHUNK, WARMUP, make_job, make_loop
 
 from mbrl_jax.cli.guard import guarded
-from mbrl_jax.train import checkpoint
+from mbrl_jax.train import checkpoint, log
 from mbrl_jax.train import run as runs
 from mbrl_jax.train.folder import DiskError
 from mbrl_jax.train.run import run
@@ -22,7 +23,7 @@ def disk(tmp_path):
     """A disk of a megabyte."""
     path = tmp_path / "disk"
     path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=500", "tmpfs", str(path)]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
@@ -34,10 +35,16 @@ def disk(tmp_path):
 
 
 def fill(disk: Path) -> None:
-    """Leaves no room at all."""
-    with open(disk / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+    """Leaves no room at all, not for an empty file either."""
+    (disk / "filler").mkdir()
+    with open(disk / "filler" / "bytes", "wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(b"x" * 512)
+    with contextlib.suppress(OSError):
+        for i in range(1000):
+            (disk / "filler" / str(i)).touch()
+    with pytest.raises(OSError, match="No space left"):
+        (disk / "more").touch()
 
 
 def train(out: Path, **how):
@@ -77,16 +84,45 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line(disk, tmp_path, monkeypat
     monkeypatch.undo()
     with pytest.raises(DiskError):  # still full
         train(out, resume=True)
-    (disk / "filler").unlink()
+    shutil.rmtree(disk / "filler")
     result = train(out, resume=True)
     whole = train(tmp_path / "whole")
     np.testing.assert_array_equal(result.state.x, whole.state.x)
     assert rows(out) == rows(tmp_path / "whole")
 
 
+FIRST, LAST = "there is no checkpoint yet", f"checkpoints/4, at {WARMUP + 4 * CHUNK} steps"
+
+
+@pytest.mark.parametrize(("name", "left"), [("config.json", FIRST), ("metrics.csv", FIRST), ("summary.json", LAST)])
+def test_a_disk_full_before_a_file_is_written_keeps_what_there_is(disk, tmp_path, monkeypatch, capsys, name, left):
+    """Nothing at all can be written from then on; the line is the same, and what was written stays."""
+    out, write = disk / "run", log.write_real
+
+    def late(path, data):
+        if Path(path).name == name and not (disk / "filler").exists():
+            fill(disk)
+        write(path, data)
+
+    monkeypatch.setattr(log, "write_real", late)
+    assert guarded(lambda: train(out) and 0) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"error: {out / name}: No space left on device; ")
+    assert said[0].endswith(left)
+    monkeypatch.undo()
+    whole = train(tmp_path / "whole")
+    if name == "summary.json":
+        assert rows(out) == rows(tmp_path / "whole")
+    shutil.rmtree(disk / "filler")
+    result = train(out, resume=(out / "config.json").exists())
+    np.testing.assert_array_equal(result.state.x, whole.state.x)
+    assert rows(out) == rows(tmp_path / "whole")
+
+
 def test_a_disk_full_from_the_start_says_that_there_is_no_checkpoint(disk, capsys):
     fill(disk)
-    assert guarded(lambda: train(disk / "run") and 0) in (1, 2)
+    assert guarded(lambda: train(disk / "run") and 0) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert "No space left on device" in said[0]

@@ -29,7 +29,7 @@ def test_bytes_are_those_of_the_state():
     traced, told = checked(loop, job)
     state = jax.jit(loop.init)(jax.random.key(0))
     program = jax.make_jaxpr(loop.chunk)(state)
-    need = memory.reckon(state, program, 3, 2)
+    need = memory.reckon(state, [program], 3, 2)
 
     def nbytes(tree) -> int:
         keys = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
@@ -69,9 +69,25 @@ def test_the_largest_array_of_a_loop_within_a_loop_counts_for_all_seeds_at_once(
 
     number = jnp.zeros(())
     state = LoopState(jax.random.key(0), number, number, Actors((), (), (), number))
-    need = memory.reckon(state, jax.make_jaxpr(chunk)(number), 8, 4)
-    assert need.parts == {"replay": 32, "learner": 32, "environments": 32, "largest array": 4 * 4 * 7 * 11 * 13}
-    assert need.shapes["largest array"] == (7, 11, 13)
+    need = memory.reckon(state, [jax.make_jaxpr(chunk)(number)], 8, 4)
+    assert need.parts == {"replay": 32, "learner": 32, "environments": 32, "computation": 4 * 4 * 7 * 11 * 13}
+    assert need.shapes["computation"] == (7, 11, 13)
+
+
+def test_what_a_loop_carries_counts_with_what_its_body_makes():
+    def chunk(x):
+        def go_on(at):
+            i, many, more, times = at
+            return i + 1, many + 1, more * jnp.sum(jnp.outer(jnp.ones(50), jnp.ones(70)) * x), ~times
+
+        start = jnp.int32(0), jnp.zeros((30, 100)), jnp.zeros(2000), jnp.zeros(10, bool)
+        return jax.lax.while_loop(lambda at: at[0] < 3, go_on, start)[1].sum()
+
+    number = jnp.zeros(())
+    state = LoopState(jax.random.key(0), number, number, Actors((), (), (), number))
+    need = memory.reckon(state, [jax.make_jaxpr(chunk)(number)], 1, 1)
+    assert need.parts["computation"] == 4 * (3000 + 2000 + 50 * 70) + 10 + 4  # the counter too
+    assert need.shapes["computation"] == (50, 70)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +100,10 @@ def test_the_largest_array_of_a_loop_within_a_loop_counts_for_all_seeds_at_once(
         ("sac", "Pendulum-v1", {}, {"num_envs": 100_000_000, "capacity": 100_000_000}, {}, "loop.num_envs"),
         ("sac", "Pendulum-v1", {}, {"eval_episodes": 2_000_000_000}, {}, "loop.eval_episodes"),
         ("sac", "Pendulum-v1", {}, {"capacity": 10_000_000}, {"seeds": 100}, "seeds"),
+        ("q_learning", "FrozenLake-v1", {}, {"eval_episodes": 1_000_000_000}, {}, "loop.eval_episodes"),
+        ("dyna_q", "FrozenLake-v1", {}, {"eval_episodes": 500_000_000}, {}, "loop.eval_episodes"),
+        ("q_learning", "FrozenLake-v1", {}, {"warmup": 2_100_000_000}, {}, "loop.warmup"),
+        ("q_learning", "FrozenLake-v1", {}, {"inner": 2_000_000_000}, {}, "loop.inner"),
         ("ppo", "CartPole-v1", {}, {"unroll": 100_000_000, "capacity": 1_000_000_000}, {}, "loop.unroll"),
     ],
 )

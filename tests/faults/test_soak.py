@@ -18,12 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.contract import CASES
-from helpers.soak import CLEAR, KINDS, LOUD, RIGHT, SILENT
+from helpers.soak import CHEAP, CLEAR, KINDS, LOUD, RIGHT, SILENT
 
 pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).parents[1]
-CHEAP = ("q_learning", "dyna_q", "dyna_q_plus", "sweeping", "dqn", "sac", "ppo", "mpc", "uct")  # seconds to compile
 DEAR_SHARE = 0.3  # of all faults, those that hit the other agents
 
 HITS = """

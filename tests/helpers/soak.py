@@ -1,8 +1,9 @@
 """Random faults to runs of one small agent.
 
-Runs are trained by two other processes that have the agent's programs compiled and loaded already, and that train one
-run after the other until they are killed. So a run begins within milliseconds, and most faults hit the midst of writing
-or of a chunk.
+Runs are made by two other processes that have all they need loaded already, and that make one run after the other
+until they are killed. So a run begins within milliseconds, and most faults hit the midst of writing or of a chunk.
+Agents that compile in seconds train. Of the others the runs have the state, the rows and the files; a driver that moves
+every number of the state stands in for training.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import serialize_executable
@@ -28,11 +30,12 @@ from jax.experimental import serialize_executable
 from helpers import contract
 from helpers.ordered import numbers, rows
 from mbrl_jax.train import checkpoint
-from mbrl_jax.train.driver import CompiledDriver, Pace, Started, Work
+from mbrl_jax.train.driver import CompiledDriver, Note, Pace, Started, Work
 from mbrl_jax.train.folder import DiskError
-from mbrl_jax.train.loop import env_steps
+from mbrl_jax.train.loop import Report, env_steps, summarize
 from mbrl_jax.train.run import Job, run, seed_keys
 
+CHEAP = ("q_learning", "dyna_q", "dyna_q_plus", "sweeping", "dqn", "sac", "ppo", "mpc", "uct")  # seconds to compile
 CHUNKS, SEEDS = 2, 2
 KINDS = ("kill", "terminate", "stop and continue", "flip", "truncate", "fill", "two writers")
 COLUMNS = ("fault", "agent", "kind", "outcome", "said")
@@ -78,8 +81,11 @@ class Programs(NamedTuple):
         path.with_suffix(".part").rename(path)
 
     @staticmethod
-    def load(path: Path) -> Programs:
-        kept, sizes, shapes = pickle.loads(path.read_bytes())
+    def load(path: Path) -> Programs | Forms:
+        found = pickle.loads(path.read_bytes())
+        if isinstance(found, Forms):
+            return found
+        kept, sizes, shapes = found
         return Programs(*(serialize_executable.deserialize_and_load(*one) for one in kept), sizes, shapes)
 
 
@@ -102,15 +108,104 @@ class Driver(CompiledDriver):
         return Started(Work(work.state, self.gathered if work.position else (), work.position), 0.0, 0.0)
 
 
+class Forms(NamedTuple):
+    """What a run needs of an agent that is not trained: the form of its state."""
+
+    sizes: Sizes
+    shapes: Work
+    episodes: int
+
+    @staticmethod
+    def save(algo: str, kind: str, path: Path) -> None:
+        """Traces them; compiles nothing."""
+        made = {made.__name__: made for name, made in contract.CASES if name == algo}[kind]
+        driver = CompiledDriver(contract.build(algo, made), seed_keys(3, SEEDS), 1, 1)
+        pieces = driver.pieces
+        forms = Forms(
+            Sizes(pieces.units, pieces.blocks, pieces.block),
+            driver.shapes(),
+            contract.loop_settings(algo).eval_episodes,
+        )
+        path.with_suffix(".part").write_bytes(pickle.dumps(forms))
+        path.with_suffix(".part").rename(path)
+
+
+def moved(tree: Any, by: int) -> Any:
+    """Every number of a tree changed, each by what it and its neighbour were."""
+
+    def one(leaf: Any) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(one(jax.random.key_data(leaf)))
+        old = np.asarray(leaf)
+        if not old.size:
+            return old
+        beside = np.roll(old, 1)
+        if old.dtype == bool:
+            return (old ^ beside) if by % 2 else ~old
+        if np.issubdtype(old.dtype, np.integer):
+            return (old * 3 + beside + by).astype(old.dtype)
+        return (0.5 * old.astype(np.float32) - 0.4 * beside.astype(np.float32) + 0.01 * by + 0.1).astype(old.dtype)
+
+    return jax.tree.map(one, tree)
+
+
+class Moved:
+    """A driver that trains nothing. What it does depends on all of the state, and not on how a chunk is divided."""
+
+    def __init__(self, forms: Forms, seed: int):
+        self.forms, self.seed, self.pace = forms, seed, Pace(forms.sizes.units, forms.sizes.blocks)
+
+    def zeros(self, tree: Any) -> Any:
+        def one(leaf: Any) -> Any:
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return jax.random.split(jax.random.key(self.seed), leaf.shape)
+            return np.zeros(leaf.shape, leaf.dtype)
+
+        return jax.tree.map(one, tree)
+
+    def shapes(self) -> Work:
+        return self.forms.shapes
+
+    def start(self, work: Work | None) -> Started:
+        return Started(Work(moved(self.zeros(self.forms.shapes.state), self.seed)) if work is None else work, 0.0, 0.0)
+
+    def piece(self, work: Work) -> tuple[Work, Report | None]:
+        state, part, start = work
+        part = part if start else self.zeros(self.forms.shapes.part)
+        stop = self.pace.stop(start)
+        for unit in range(start, stop):
+            state, part = moved(state, unit), moved(part, unit)
+        if stop < self.pace.units:
+            return Work(state, part, stop), None
+        metrics = jax.vmap(lambda part: summarize(*part))(part)
+        total = sum(np.float32(leaf.astype(np.float32).sum()) for leaf in numbers(state) if leaf.dtype.kind == "f")
+        returns = np.broadcast_to(np.float32(total), (SEEDS, self.forms.episodes))
+        return Work(state), Report(metrics, returns, np.ones(returns.shape, np.int32))
+
+    def note(self, work: Work) -> Note:
+        return Note(0, "moving")
+
+    def not_resumed(self) -> str:
+        return ""
+
+    def seconds(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
 # The processes that train ---------------------------------------------------------------------------------------------
 
 
 class Trainer(NamedTuple):
     """Runs of one agent, one after the other."""
 
-    programs: Programs
+    programs: Programs | Forms
 
-    def driver(self, job: Job) -> Driver:
+    def driver(self, job: Job) -> Driver | Moved:
+        if isinstance(self.programs, Forms):
+            return Moved(self.programs, job.seed)
         return Driver(self.programs, seed_keys(job.seed, job.seeds))
 
     def train(self, job: Job, out: Path, delay: float) -> str:
@@ -190,7 +285,8 @@ class Soak:
         self.job, self.path, self.whole, self.half = job_of(algo, kind), folder / "programs", folder / "w", folder / "h"
         folder.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
-            code = f"from helpers.soak import *; Programs.save({algo!r}, {kind!r}, Path({str(self.path)!r}))"
+            made = "Programs" if algo in CHEAP else "Forms"
+            code = f"from helpers.soak import *; {made}.save({algo!r}, {kind!r}, Path({str(self.path)!r}))"
             subprocess.run([sys.executable, "-c", code], check=True)
         self.processes: list[Process] = []
         for out in (self.whole, self.half):
