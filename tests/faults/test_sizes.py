@@ -10,13 +10,21 @@ from helpers import contract
 
 from mbrl_jax import presets
 from mbrl_jax.cli.train import main
-from mbrl_jax.core.config import flat
+from mbrl_jax.core.config import flat, replace
+from mbrl_jax.presets.checks import checked
 from mbrl_jax.train import compilation
+from mbrl_jax.train.loop import env_steps
+from mbrl_jax.train.run import Job
 
 LARGE = {
     "--loop.capacity": "2000000000",
     "--loop.inner": "99999999999999",
     "--loop.num-envs": "1000000000",
+    "--loop.unroll": "1000000000",
+    "--loop.updates": "1000000000",
+    "--loop.warmup": "2147483647",
+    "--loop.cycles": "2147483647",
+    "--loop.eval-episodes": "1000000000",
     "--steps": "9" * 27,
     "--seeds": "1000000000",
 }
@@ -32,6 +40,9 @@ def away(tmp_path, monkeypatch):
 TRACED = ("--loop.capacity", "--seeds")
 """Flags that only the shapes of a run's state can judge."""
 
+PLAYED = "--loop.eval-episodes"
+"""The flag that only the whole program can judge."""
+
 
 def commands() -> Iterator[Any]:
     """Every agent with every flag that can be too large; its own batches among them."""
@@ -43,7 +54,8 @@ def commands() -> Iterator[Any]:
         if entry.replay == "latest":  # what is stored is one trajectory, whatever fits
             del sizes["--loop.capacity"]
         for slow in (False, True):
-            some = {flag: value for flag, value in sizes.items() if slow == (algo in contract.LARGE and flag in TRACED)}
+            late = {*TRACED, PLAYED} if algo in contract.LARGE else {PLAYED} if algo != "q_learning" else set()
+            some = {flag: value for flag, value in sizes.items() if slow == (flag in late)}
             if some:
                 yield pytest.param(algo, some, id=f"{algo}{'-state' * slow}", marks=[pytest.mark.slow] * slow)
 
@@ -59,3 +71,24 @@ def test_a_size_that_no_machine_holds_is_refused_by_its_flag(algo, sizes, tmp_pa
         assert flag in said.err
         assert " must " in said.err
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", sorted(presets.AGENTS))
+def test_a_billion_in_any_setting_is_refused_by_its_name_or_fits(algo):
+    """No other exception, no array allocated: what fits is a count, or a size of a part that is not the chosen one."""
+    kind, table = presets.AGENTS[algo].actions[0], presets.AGENTS[algo].table
+    cfg, loop_cfg = contract.settings(algo), contract.loop_settings(algo)
+    for name, value in flat(cfg).items():
+        values = value if isinstance(value, tuple) else (value,)
+        if not values or any(type(item) is not int for item in values):
+            continue
+        changed = replace(cfg, {name: (10**9,) * len(values) if isinstance(value, tuple) else 10**9})
+        try:
+            loop = presets.build(algo, contract.world(kind, table), changed, loop_cfg)
+            _, told = checked(loop, Job(algo, "a small world", changed, loop_cfg, env_steps(loop_cfg, 2)))
+        except ValueError as error:
+            told = str(error)
+        last = name.rpartition(".")[2]
+        assert told.startswith("memory: ") or last in told, (name, told)
+        assert "\n" not in told

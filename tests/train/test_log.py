@@ -142,14 +142,15 @@ def test_reached(tmp_path):
 
 def test_reached_is_the_same_when_read_back(tmp_path):
     """0.7 in single precision is below 0.7, and written as 0.7: it counts alike before a resume and after."""
-    record = log.Record(tmp_path, [0])
     assert float(np.float32(0.7)) < 0.7
-    metrics = {"return": np.float32([0.0]), "episodes": [1]}
-    record.add(10, 1, 0.5, metrics, np.full((1, 1), 0.7, np.float32), np.ones((1, 1)))
-    record.write()
-    again = log.Record(tmp_path, [0])
-    again.load(10, 1)
-    assert record.reached(0.7) == again.reached(0.7) == [10]
+    for name, episodes, reached in (("trained", 0, [10]), ("evaluated", 1, [None])):  # means are in double precision
+        record, returns = log.Record(tmp_path / name, [0]), np.full((1, episodes), 0.7, np.float32)
+        record.folder.mkdir()
+        record.add(10, 1, 0.5, {"return": np.float32([0.7]), "episodes": [1]}, returns, np.ones((1, episodes)))
+        record.write()
+        again = log.Record(tmp_path / name, [0])
+        again.load(10, 1)
+        assert record.reached(0.7) == again.reached(0.7) == reached
 
 
 def test_no_evaluation_and_changed_columns(tmp_path):
