@@ -144,7 +144,9 @@ def _bytes(leaf: Any) -> int:
     count = 1
     for side in leaf.shape:
         count *= int(side)
-    return count * int(getattr(leaf.dtype, "itemsize", 8))  # a random key's type may not tell: two integers
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return count * 4 * int(leaf.dtype.itemsize)  # its type counts integers
+    return count * int(leaf.dtype.itemsize)
 
 
 def _largest(leaves: list[Array]) -> tuple[int, ...]:

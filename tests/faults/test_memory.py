@@ -74,6 +74,11 @@ def test_the_largest_array_of_a_loop_within_a_loop_counts_for_all_seeds_at_once(
     assert need.shapes["computation"] == (7, 11, 13)
 
 
+def test_keys_are_counted_in_bytes():
+    key = jax.random.key(0)
+    assert memory.reckon_parts({"keys": jax.random.split(key, 5)}).total == jax.random.key_data(key).nbytes * 5
+
+
 def test_what_a_loop_carries_counts_with_what_its_body_makes():
     def chunk(x):
         def go_on(at):
@@ -101,7 +106,7 @@ def test_what_a_loop_carries_counts_with_what_its_body_makes():
         ("sac", "Pendulum-v1", {}, {"eval_episodes": 2_000_000_000}, {}, "loop.eval_episodes"),
         ("sac", "Pendulum-v1", {}, {"capacity": 10_000_000}, {"seeds": 100}, "seeds"),
         ("q_learning", "FrozenLake", {}, {"eval_episodes": 1_000_000_000}, {}, "loop.eval_episodes"),
-        ("dyna_q", "FrozenLake", {}, {"eval_episodes": 500_000_000}, {}, "loop.eval_episodes"),
+        ("dyna_q", "FrozenLake", {}, {"eval_episodes": 1_000_000_000}, {}, "loop.eval_episodes"),
         ("q_learning", "FrozenLake", {}, {"warmup": 2_100_000_000}, {}, "loop.warmup"),
         ("q_learning", "FrozenLake", {}, {"inner": 2_000_000_000}, {}, "loop.inner"),
         ("ppo", "CartPole-v1", {}, {"unroll": 100_000_000, "capacity": 1_000_000_000}, {}, "loop.unroll"),

@@ -12,7 +12,7 @@ from mbrl_jax import presets
 from mbrl_jax.cli.train import main
 from mbrl_jax.core.config import flat, replace
 from mbrl_jax.presets.checks import checked
-from mbrl_jax.train import compilation
+from mbrl_jax.train import compilation, memory
 from mbrl_jax.train.loop import env_steps
 from mbrl_jax.train.run import Job
 
@@ -32,8 +32,9 @@ LARGE = {
 
 @pytest.fixture(autouse=True)
 def away(tmp_path, monkeypatch):
-    """Runs go to a folder of their own, and compiled programs are not kept."""
+    """Runs go to a folder of their own, compiled programs are not kept, and the machine has 16 GB."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(memory, "available", lambda devices=1: 16 * 10**9)
     monkeypatch.setattr(compilation, "enable_compilation_cache", lambda: None)
 
 
