@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +43,7 @@ def reckon(state: LoopState, programs: Sequence[Any], seeds: int = 1, at_once: i
     """
     trees = {"replay": state.buffer, "learner": state.learner, "environments": state.actors}
     parts, shapes, _ = reckon_parts(trees, seeds)
-    kept = frozenset((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state))  # changed in place
+    kept = Counter((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state))  # changed in place
     made = max((_at_once(program, kept) for program in programs), key=_sum)
     parts["computation"], shapes["computation"] = at_once * _sum(made), _largest(made)
     return Need(parts, shapes, seeds)
@@ -144,37 +145,44 @@ def _bytes(leaf: Any) -> int:
     count = 1
     for side in leaf.shape:
         count *= int(side)
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return count * 4 * int(leaf.dtype.itemsize)  # its type counts integers
-    return count * int(leaf.dtype.itemsize)
+    return count * int(getattr(leaf.dtype, "itemsize", 8))  # a random key's type may not tell: two integers
 
 
 def _largest(leaves: list[Array]) -> tuple[int, ...]:
     return tuple(max(leaves, key=_bytes).shape) if leaves else ()
 
 
-def _at_once(jaxpr: Tree, kept: frozenset) -> list[Any]:
+def _at_once(jaxpr: Tree, kept: Counter) -> list[Any]:
     """Arrays that are in memory at the same time, as types and shapes: what a loop carries, and what its body makes.
 
     Of other operations the largest array counts alone, as compilers make one operation of several.
 
     Args:
       jaxpr: of a program.
-      kept: shapes and dtypes of arrays that are in memory already, and take no more.
+      kept: how many arrays of each shape and dtype are in memory already, which new ones may take the place of.
     Returns:
       those that take the most.
     """
     most: list[Any] = []
     for equation in jaxpr.eqns:
         made = [var.aval for var in equation.outvars if hasattr(var.aval, "shape") and hasattr(var.aval, "dtype")]
-        new = [array for array in made if (array.shape, array.dtype) not in kept]
         carried = {"while": len(made), "scan": equation.params.get("num_carry", 0)}.get(equation.primitive.name, 0)
-        held = [array for array in made[:carried] if (array.shape, array.dtype) not in kept]
-        inside = kept | {(array.shape, array.dtype) for array in held}
-        for body in _bodies(equation.params.values()):
-            most = max(most, held + _at_once(body, inside), key=_sum)
-        most = max(most, held, sorted(new, key=_bytes)[-1:], key=_sum)
+        most = max(most, sorted(_beyond(made, kept), key=_bytes)[-1:], key=_sum)
+        if bodies := [*_bodies(equation.params.values())]:
+            held = _beyond(made[:carried], kept)
+            inside = kept + Counter((array.shape, array.dtype) for array in held) if held else kept
+            most = max(most, *(held + _at_once(body, inside) for body in bodies), key=_sum)
     return most
+
+
+def _beyond(arrays: list[Any], kept: Counter) -> list[Any]:
+    """Those of some arrays that need memory of their own."""
+    seen, new = Counter(), []
+    for array in arrays:
+        seen[array.shape, array.dtype] += 1
+        if seen[array.shape, array.dtype] > kept[array.shape, array.dtype]:
+            new.append(array)
+    return new
 
 
 def _bodies(values: Iterable[Any]) -> Iterator[Any]:
