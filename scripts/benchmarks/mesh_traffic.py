@@ -43,17 +43,15 @@ def rows(algo: str, mesh: str) -> list[dict[str, Any]]:
     known = presets.preset(algo, env)
     loop = presets.build(algo, env, replace(known.agent, agent), replace(known.loop, {**LOOP, "mesh": mesh}))
     state = jax.eval_shape(loop.init, jax.random.key(0))
-    found = collectives(jax.jit(lambda key: loop.chunk(loop.init(key))).lower(jax.random.key(0)).compile())
-    initial = collectives(jax.jit(loop.init).lower(jax.random.key(0)).compile())
-    learner = num_bytes(state.learner)
+    place = loop.place
+    assert place is not None
+    found = collectives(jax.jit(lambda state: loop.chunk(place(state))).lower(state).compile())
+    head = {"algo": algo, "mesh": mesh}
+    size = {"learner_megabytes": round(num_bytes(state.learner) / 1e6, 3)}
     return [
-        {
-            "algo": algo, "mesh": mesh, "kind": kind, "count": one.count - initial.get(kind, (0, 0))[0],
-            "megabytes": round((one.bytes - initial.get(kind, (0, 0))[1]) / 1e6, 3),
-            "learner_megabytes": round(learner / 1e6, 3),
-        }
+        {**head, "kind": kind, "count": one.count, "megabytes": round(one.bytes / 1e6, 3), **size}
         for kind, one in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:
