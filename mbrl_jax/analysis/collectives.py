@@ -15,7 +15,7 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "
 class Traffic(NamedTuple):
     """Collective operations of one kind, in one call of a program."""
 
-    count: int  # how often one is run
+    times: int  # how often one is run
     bytes: int  # of the results on one device, in all
 
 
@@ -44,7 +44,7 @@ def collectives(compiled: Any) -> dict[str, Traffic]:
                 BYTES.get(kind, 4) * math.prod(map(int, filter(None, sides.split(",")))) for kind, sides in shapes
             )
             old = found.get(made[2], Traffic(0, 0))
-            found[made[2]] = Traffic(old.count + times, old.bytes + times * size)
+            found[made[2]] = Traffic(old.times + times, old.bytes + times * size)
     return found
 
 

@@ -49,7 +49,7 @@ def rows(algo: str, mesh: str) -> list[dict[str, Any]]:
     head = {"algo": algo, "mesh": mesh}
     size = {"learner_megabytes": round(num_bytes(state.learner) / 1e6, 3)}
     return [
-        {**head, "kind": kind, "count": one.count, "megabytes": round(one.bytes / 1e6, 3), **size}
+        {**head, "kind": kind, "count": one.times, "megabytes": round(one.bytes / 1e6, 3), **size}
         for kind, one in found.items()
     ]
 
