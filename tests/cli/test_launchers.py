@@ -18,9 +18,9 @@ from mbrl_jax.cli.sweep import main
 from mbrl_jax.train import compilation
 
 SWEEP = [
-    "dyna_q", "--env", "FrozenLake", "--seeds", "2", "--steps", "120", "--quiet", "--loop.inner", "10",
-    "--loop.cycles", "1", "--loop.eval-episodes", "2", "--loop.warmup", "20", "--checkpoint-seconds", "0",
-    "--set", "agent.policy.lr=0.1,0.3,0.5,0.7", "--together", "2",
+    "q_learning", "--env", "FrozenLake", "--seeds", "2", "--steps", "80", "--quiet", "--loop.inner", "10",
+    "--loop.cycles", "1", "--loop.eval-episodes", "2", "--checkpoint-seconds", "0",
+    "--set", "agent.lr=0.1,0.3,0.5,0.7", "--together", "2",
 ]  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def test_two_local_workers_equal_one_process(alone, tmp_path):
 @pytest.mark.slow
 def test_a_lost_worker_is_followed_by_another(alone, tmp_path):
     """A worker is killed within a program; another with the same index takes that program up."""
-    words = worker_words([*SWEEP, "--steps", "120"], tmp_path / "x", 1)
+    words = worker_words(SWEEP, tmp_path / "x", 1)
     code = "import sys; from mbrl_jax.cli.sweep import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen([sys.executable, "-c", code, *words])
     deadline = time.monotonic() + 300
