@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -212,9 +213,11 @@ def _response(panel: Any, order: Sequence[Trial], name: str) -> None:
         bars = [[max(0.0, trial.middle - low)], [max(0.0, high - trial.middle)]] if known else None
         colour, label = (BEST, f"best: {trial.name}") if best else (COLOUR, "trial")
         panel.errorbar(at[i], trial.middle, bars, fmt="o", color=colour, markersize=6, elinewidth=1.1, label=label)
-    if numbers and min(at) > 0 and max(at) > 10 * min(at):
+    wide = numbers and min(at) > 0 and max(at) > 10 * min(at)
+    if wide:
         panel.set_xscale("log")
-    elif numbers and len({*at}) <= 6:
+    if numbers and len({*at}) <= 6:
+        panel.minorticks_off()
         panel.set_xticks(sorted({*at}), [_shown(value) for value in sorted({*values})])
         panel.margins(x=0.2)
     elif not numbers:
@@ -225,8 +228,90 @@ def _response(panel: Any, order: Sequence[Trial], name: str) -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
+def parallel(order: Sequence[Trial], title: str) -> bytes:
+    """A PNG of parallel coordinates: an axis for each setting and one for the return, and a line for each trial.
+
+    Lines are coloured by return; the best trial's is drawn over the others, in a colour of its own. Trials with
+    diverged seeds are dotted and end below the lowest return.
+
+    Args:
+      order: as `ranked` returns them, at least one.
+      title: of the picture.
+    Returns:
+      the PNG's bytes.
+    """
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    names = list(order[0].values)
+    axes = [axis([trial.values[name] for trial in order]) for name in names]
+    scores = [trial.middle if len(trial.scores) == trial.seeds else np.nan for trial in order]
+    axes.append(axis([score for score in scores if not np.isnan(score)] or [0.0], linear=True))
+    low, high = (np.nanmin(scores), np.nanmax(scores)) if not np.all(np.isnan(scores)) else (0.0, 1.0)
+    colours, norm = colormaps["viridis_r"], Normalize(low, high if high > low else low + 1)
+
+    figure = Figure(figsize=(max(6.0, 2.3 * len(axes)), 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    for i in reversed(range(len(order))):
+        place = [at(order[i].values[name]) for (at, _), name in zip(axes, names, strict=False)]
+        lost = np.isnan(scores[i])
+        place.append(-0.06 if lost else axes[-1][0](scores[i]))
+        best = i == 0 and not lost
+        panel.plot(
+            range(len(axes)), place, marker="o", markersize=3, linestyle=":" if lost else "-",
+            color=LOST if lost else BEST if best else colours(norm(scores[i])), linewidth=2.6 if best else 1.1,
+            alpha=1.0 if best else 0.75, zorder=3 if best else 2, label=f"best: {order[i].name}" if best else None,
+        )  # fmt: skip
+    for x, (_, marks) in enumerate(axes):
+        panel.axvline(x, color="black", linewidth=0.8, zorder=1)
+        for y, words in marks:
+            panel.annotate(
+                words, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8.5, zorder=4,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
+            )  # fmt: skip
+    panel.set_xticks(range(len(axes)), [*(name.replace(".", ".\n", 1) for name in names), "return\n(IQM)"], fontsize=10)
+    panel.set_yticks([])
+    panel.set_xlim(-0.15, len(axes) - 0.65)
+    panel.spines[:].set_visible(False)
+    panel.tick_params(length=0)
+    panel.set_title(title, fontsize=12)
+    if panel.get_legend_handles_labels()[1]:
+        figure.legend(loc="outside lower center", frameon=False, fontsize=10)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
+    return file.getvalue()
+
+
+def axis(values: Sequence[Any], linear: bool = False) -> tuple[Callable[[Any], float], list[tuple[float, str]]]:
+    """An axis from 0 to 1: logarithmic over wide spans of numbers, words at equal distances.
+
+    Args:
+      values: what is to have a place on it.
+      linear: whatever the span.
+    Returns:
+      (value) -> its place; the places and texts of the marks.
+    """
+    if not all(type(value) in (int, float) for value in values):
+        labels = sorted({_shown(value) for value in values})
+        at = {word: (i + 0.5) / len(labels) for i, word in enumerate(labels)}
+        return lambda value: at[_shown(value)], [(place, word) for word, place in at.items()]
+    low, high = min(values), max(values)
+    log = not linear and low > 0 and high > 10 * low
+    scale: Callable[[float], float] = math.log if log else float
+    width = scale(high) - scale(low)
+    place = lambda value: (scale(value) - scale(low)) / width if width > 0 else 0.5  # noqa: E731
+    few = sorted({*values})
+    if len(few) > 5:
+        parts = [low + (high - low) * i / 4 for i in range(5)]
+        few = [low * (high / low) ** (i / 4) for i in range(5)] if log else parts
+    return place, [(place(value), _shown(float(f"{value:.3g}") if len({*values}) > 5 else value)) for value in few]
+
+
 def report(folder: Path | str) -> str:
-    """Writes `table.csv` and `response.png` of the trials that have come to their end.
+    """Writes `table.csv`, `response.png` and `parallel.png` of the trials that have come to their end.
 
     Args:
       folder: of the sweep.
@@ -243,4 +328,5 @@ def report(folder: Path | str) -> str:
         write_atomic(folder / "table.csv", as_csv(order))
         title = f"{asked['algo']} on {asked['env']}: {len(order)} trials, {seeds} each"
         write_atomic(folder / "response.png", picture(order, title))
+        write_atomic(folder / "parallel.png", parallel(order, title))
     return table(order)

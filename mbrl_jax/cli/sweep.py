@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mbrl_jax.cli.guard import guarded
+from mbrl_jax.cli.launchers import LAUNCHERS
 from mbrl_jax.cli.train import first_words, named_folder, split_env_args
 from mbrl_jax.envs.registry import ENVS, is_host, is_own, settle
 from mbrl_jax.presets.registry import AGENTS
@@ -17,6 +18,7 @@ from mbrl_jax.presets.registry import AGENTS
 if TYPE_CHECKING:
     from mbrl_jax.cli.flags import Option
     from mbrl_jax.presets.sweep import Range, Sweep
+    from mbrl_jax.presets.sweep_run import How, Outcome
 
 PROG = "mbrl-jax sweep"
 
@@ -54,7 +56,7 @@ def _sweep(words: list[str], prog: str, names: list[str]) -> int:
     rest, given = _split(rest)
     rest, env_args = split_env_args(rest)
 
-    from mbrl_jax.train.devices import devices_for, settle_devices
+    from mbrl_jax.train.devices import settle_devices
 
     hosted = is_host(env)
     settle_devices([] if hosted else ["--seeds", "2"])  # rows of trials and seeds, in any case more than one
@@ -83,25 +85,93 @@ def _sweep(words: list[str], prog: str, names: list[str]) -> int:
     )
     if options is None:
         return 0
+    _check_options(options)
+    agent = settled(options.agent)
+    wave = options.wave or presets.default_wave(agent)
+    limit = known.threshold if math.isfinite(known.threshold) else None
+    base = Job(
+        algo, env, agent, options.loop, options.steps, options.seed, options.seeds, wave, threshold=limit,
+        agent_module=module, env_args=env_args,
+    )  # fmt: skip
+    sweep = sweeps.Sweep(
+        base, known, made, [], _asked(base, given, options), options.devices, options.together, options.trials
+    )
+    enable_compilation_cache()
+    out = named_folder(options.out)
+    again = f"{prog} {shlex.join([*(word for word in words if word != '--resume'), '--resume'])}"
+    return _started(sweep, read_flags(given, agent, options.loop), out, words, options, again)
+
+
+def _started(
+    sweep: Sweep,
+    varied: tuple[dict[str, list[Any]], dict[str, Range]],
+    out: Path,
+    words: list[str],
+    options: Any,
+    again: str,
+) -> int:
+    """Runs a sweep by whatever finds its trials and starts its workers; returns the exit code."""
+    from mbrl_jax.cli import launchers
+    from mbrl_jax.presets import search, sweep_run
+    from mbrl_jax.presets.sweep import draw
+
+    grid, ranges = varied
+    if options.search == "optuna":
+        search.check_installed()
+        at_once = options.at_once or max(1, -(-options.trials // 4))
+
+        def searched(how: How) -> Outcome:
+            return search.run(sweep, grid, ranges, out, at_once, resume=options.resume, how=how)
+
+        return _ended(searched, out, options, again)
+    evolution = _evolution(grid, ranges, sweep.base.agent, options)
+    trials = draw(grid, ranges, options.trials, options.seed)
+    drawn = sweep._replace(trials=trials, total=0, evolution=evolution)
+    if options.workers > 1 or options.launcher != "local":
+        return _ended(lambda how: launchers.launch(drawn, out, words, options, how, main), out, options, again)
+    join = options.worker_index >= 0
+    return _ended(lambda how: sweep_run.run(drawn, out, resume=options.resume, how=how, join=join), out, options, again)
+
+
+def _check_options(options: Any) -> None:
+    """Raises ValueError where options do not go together."""
     if not options.out:
         raise ValueError("--out must name the sweep's folder")
     if options.seed + options.seeds > 2**32:
         raise ValueError(f"seed must be at most 2**32 - seeds = {2**32 - options.seeds}, got {options.seed}")
-    agent = settled(options.agent)
-    grid, ranges = read_flags(given, agent, options.loop)
-    trials = sweeps.draw(grid, ranges, options.trials, options.seed)
-    base = Job(
-        algo, env, agent, options.loop, options.steps, options.seed, options.seeds,
-        options.wave or presets.default_wave(agent), 1 if hosted else devices_for(0, options.seeds),
-        threshold=known.threshold if math.isfinite(known.threshold) else None, agent_module=module, env_args=env_args,
-    )  # fmt: skip
-    sweep = sweeps.Sweep(base, known, made, trials, _asked(base, given, options.trials))
-    enable_compilation_cache()
-    again = f"{prog} {shlex.join([*(word for word in words if word != '--resume'), '--resume'])}"
-    return _run(sweep, named_folder(options.out), options, again)
+    if options.search == "optuna" and not options.trials:
+        raise ValueError("--trials must be given with --search optuna: how many it may try")
+    if options.loop.mesh:
+        raise ValueError(f"loop.mesh must be empty in a sweep, whose rows share the devices, got {options.loop.mesh}")
+    if options.search != "none" and (options.workers > 1 or options.launcher != "local"):
+        raise ValueError(
+            f"--workers must be 1 and --launcher local for --search {options.search}, which is one program"
+        )
+    if options.search == "optuna" and options.worker_index >= 0:
+        raise ValueError("--worker-index must not be given with --search optuna, whose rounds one process runs")
 
 
-def _asked(base: Any, given: list[tuple[str, str]], trials: int) -> dict[str, Any]:
+def _evolution(grid: Any, ranges: dict[str, Range], agent: Any, options: Any) -> Any:
+    """How the trials are members of a population; None where they are not."""
+    from mbrl_jax.presets.sweep import is_float
+    from mbrl_jax.train.population import Evolution, Span
+
+    if options.search != "pbt":
+        return None
+    for name in [*grid, *ranges]:
+        if name in grid or not is_float(agent, name):
+            raise ValueError(f"--search pbt changes floats of the agent while it learns, by --sample; {name} is none")
+    if options.trials < 4:
+        raise ValueError(
+            f"--trials must be at least 4 for --search pbt, the members of a population, got {options.trials}"
+        )
+    if options.together:
+        raise ValueError("--together must not be given with --search pbt: a population is one program")
+    spans = {name: Span(span.low, span.high, span.log) for name, span in ranges.items()}
+    return Evolution(spans, options.every, options.share)
+
+
+def _asked(base: Any, given: list[tuple[str, str]], options: Any) -> dict[str, Any]:
     """What decides a sweep's numbers, as `sweep.json` holds it."""
     from mbrl_jax.train.run import settings
 
@@ -109,30 +179,35 @@ def _asked(base: Any, given: list[tuple[str, str]], trials: int) -> dict[str, An
     nested = {f"{part}.{name}": value for part in ("agent", "loop") for name, value in told[part].items()}
     kept = ("algo", "env", "agent_module", "env_args", "seed", "seeds", "steps", "wave")
     each = {flag: [text for other, text in given if other == flag] for flag in ("set", "sample")}
-    return {**{name: told[name] for name in kept}, "trials": trials, **each, **nested}
+    own = {"none": (), "optuna": ("at_once",), "pbt": ("every", "share")}[options.search]
+    search = {name: getattr(options, name) for name in ("search", "together", *own)}
+    return {**{name: told[name] for name in kept}, "trials": options.trials, **search, **each, **nested}
 
 
-def _run(sweep: Sweep, out: Path, options: Any, again: str) -> int:
+def _ended(run: Callable[[How], Outcome], out: Path, options: Any, again: str) -> int:
     """Runs the trials, prints the ranked table of those that have ended, and returns the exit code."""
     from mbrl_jax.analysis import sweeps as pictures
     from mbrl_jax.core.types import EnvironmentFailed
-    from mbrl_jax.presets import sweep as sweeps
+    from mbrl_jax.presets.sweep_run import PATIENCE, How
+    from mbrl_jax.train.folder import claimed
 
+    how = How(options.quiet, options.checkpoint_seconds, options.env_workers, max(0, options.worker_index))
     try:
-        done = sweeps.run(
-            sweep, out, resume=options.resume, quiet=options.quiet, checkpoint_seconds=options.checkpoint_seconds,
-            workers=options.env_workers,
-        )  # fmt: skip
+        outcome = run(how)
     except EnvironmentFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    table = pictures.report(out)
+    with claimed(out, wait=PATIENCE):
+        table = pictures.report(out)
     if not options.quiet:
         print(table)
-        print(f"results in {out}: table.csv, response.png, and a run's folder for each trial" if done else "stopped")
-        if not done:
-            print(f"resume with: {again}")
-    return 0 if done else 130
+        for line in outcome.elsewhere:
+            print(f"left to another process: {line}")
+        if outcome.done:
+            print(f"results in {out}: table.csv, response.png, parallel.png, and a run's folder for each trial")
+        elif not outcome.elsewhere:
+            print(f"stopped\nresume with: {again}")
+    return 0 if outcome.done or outcome.elsewhere else 130
 
 
 def _split(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -253,13 +328,15 @@ def _range(where: str, text: str, usual: Any) -> Range:
 
 def _overview(prog: str) -> str:
     return f"""usage: {prog} ALGO --env ENV --out DIR [--seeds N] [--trials T] [--steps S] [--resume]
-       [--set agent.NAME=VALUE,VALUE,...]... [--sample agent.NAME=LOW..HIGH[:log|:linear]]... [...]
+       [--set agent.NAME=VALUE,VALUE,...]... [--sample agent.NAME=LOW..HIGH[:log|:linear]]...
+       [--search none|optuna|pbt] [--launcher local|slurm|ray] [--workers N] [...]
 
 Trains an agent with many settings, trials of the same shapes in one program, and ranks them. Every trial leaves the
-folder of a run; the sweep leaves sweep.json, table.csv and response.png.
+folder of a run; the sweep leaves sweep.json, table.csv, response.png and parallel.png.
 
   --set     values to try, crossed with those of every other --set; numbers, true and false, words, or 64x64
   --sample  a range to draw from for each of --trials; logarithmic where its ends are farther apart than a factor of 10
+  --search  optuna asks for trials by the results before; pbt copies the best members of a population as they learn
 
 algorithms: {", ".join(AGENTS)}
 
@@ -279,6 +356,26 @@ def _options(env: str, steps: int) -> list[Option]:
             "given several times",
         ),
         Option("trials", int, 0, "how many to draw; 0 takes each point of --set once", {"low": 0, "high": 100_000}),
+        Option(
+            "search", str, "none", "how trials are found: drawn at once, asked of Optuna by the results before, or a "
+            "population whose worst members follow the best", {"choices": ["none", "optuna", "pbt"]},
+        ),
+        Option("at_once", int, 0, "trials of a round of --search optuna; 0: a quarter of --trials", {"low": 0}),
+        Option("every", int, 1, "chunks from one exchange of --search pbt to the next", {"low": 1}),
+        Option(
+            "share", float, 0.25, "share of a population that follows as large a share of the best",
+            {"above": 0, "high": 0.5},
+        ),
+        Option("together", int, 0, "the most trials in a program; 0: as many as fit into memory", {"low": 0}),
+        Option(
+            "launcher", str, "local", "what starts the workers that share the programs", {"choices": list(LAUNCHERS)},
+        ),
+        Option("workers", int, 1, "processes that share the programs", {"low": 1}),
+        Option("launcher_args", str, "", "what slurm or ray is to give each worker, as key=value,key=value"),
+        Option(
+            "worker_index", int, -1, "this process is one of several workers on the folder, and begins with the "
+            "program of this number; -1: it is the only one, or starts them", {"low": -1},
+        ),
         Option("seeds", int, 1, "seeds of each trial", {"low": 1}),
         Option("seed", int, 0, "first seed of each trial; --sample draws with it too", {"low": 0, "high": 2**32 - 1}),
         Option("steps", int, steps, "real environment steps of each seed, random ones included", {"low": 1}),
@@ -286,6 +383,7 @@ def _options(env: str, steps: int) -> list[Option]:
         Option("resume", bool, False, "go on with the sweep in --out, which was begun with the same flags"),
         Option("agent_module", str, "", "Python file or module that registers agents of your own, imported first"),
         Option("quiet", bool, False, "print nothing but errors"),
+        Option("devices", int, 0, "the most devices that share the rows of a program; 0: all there are", {"low": 0}),
         Option("wave", int, 0, "rows under vmap at once on a device; 0 chooses by the networks' width", {"low": 0}),
         Option(
             "env_workers", int, 0, "processes that share environments whose steps are Python; 0 steps them in this one",

@@ -58,11 +58,12 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
         print(_overview(prog))
         return 0
 
-    from mbrl_jax.train.devices import devices_for, settle_devices
+    from mbrl_jax.train.devices import settle_devices
 
     rest, env_args = split_env_args(rest)
     hosted = is_host(env)
     settle_devices([] if hosted else rest)
+    _connect(rest)
     from mbrl_jax import presets
     from mbrl_jax.cli.flags import parse
     from mbrl_jax.core.types import HostEnv
@@ -71,6 +72,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     from mbrl_jax.presets.checks import checked, names_and_values
     from mbrl_jax.presets.restore import check_resumable
     from mbrl_jax.train.compilation import enable_compilation_cache
+    from mbrl_jax.train.hosts import Hosts, follow, is_first
     from mbrl_jax.train.run import Job, check_folder
 
     env = settle(env) if env else presets.default_env(algo)
@@ -89,29 +91,59 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     if options is None:
         return 0
     agent, loop_cfg = settled(options.agent), options.loop
-    if options.seed + options.seeds > 2**32:
-        raise ValueError(f"seed must be at most 2**32 - seeds = {2**32 - options.seeds}, got {options.seed}")
     command = f"{prog} {shlex.join(word for word in words if word != '--resume')}"
     limit = known.threshold if math.isfinite(known.threshold) else None
-    wave = options.wave or presets.default_wave(agent)
-    devices = 1 if hosted else devices_for(options.devices, options.seeds)
-    job = Job(
-        algo, env, agent, loop_cfg, options.steps, options.seed, options.seeds, wave, devices,
-        threshold=limit, command=command, agent_module=module, stop_diverged=options.stop_diverged,
-        env_args=env_args,
-    )  # fmt: skip
+    job = Job(algo, env, agent, loop_cfg, options.steps, threshold=limit, agent_module=module, env_args=env_args)
+    job = _shared(job._replace(command=command, stop_diverged=options.stop_diverged), options, hosted)
     base = _base(algo, env, options.seed)
     out = named_folder(options.out) if options.out else _newest(base) if options.resume else None
     if options.resume and out is not None:
         check_resumable(out, algo, agent, loop_cfg)
-    if out is not None:
+    first = not options.distributed or is_first()
+    if out is not None and first:
         check_folder(job, out, options.resume)
     enable_compilation_cache()
     loop, memory = checked(presets.build(algo, made, agent, loop_cfg, options.env_workers), job)
+    if not first:
+        follow(loop, job)
+        return 0
     if not options.quiet:
         print(memory, flush=True)
 
-    return _run(loop, job, out, base, options)
+    return _run(Hosts(loop) if options.distributed else loop, job, out, base, options)
+
+
+def _connect(words: list[str]) -> None:
+    """Makes this process one of several where the command line says so."""
+    given = _value_of(words, "--distributed", "auto, or ADDRESS:PORT,PROCESSES,NUMBER")
+    if given:
+        from mbrl_jax.train.hosts import connect
+
+        connect(given)
+
+
+def _shared(job: Job, options: Any, hosted: bool) -> Job:
+    """The job with its seeds, and how they are shared out over devices and processes.
+
+    Raises:
+      ValueError: they cannot be.
+    """
+    from mbrl_jax import presets
+    from mbrl_jax.train.devices import devices_for
+    from mbrl_jax.train.hosts import shared
+
+    if options.seed + options.seeds > 2**32:
+        raise ValueError(f"seed must be at most 2**32 - seeds = {2**32 - options.seeds}, got {options.seed}")
+    wave = options.wave or presets.default_wave(job.agent)
+    job = job._replace(seed=options.seed, seeds=options.seeds, wave=wave)
+    if options.distributed:
+        if options.loop.mesh or hosted:
+            what = f"loop.mesh {options.loop.mesh}" if options.loop.mesh else f"{job.env}, whose steps are Python"
+            raise ValueError(f"--distributed shares out seeds of compiled programs on one device each, not {what}")
+        if not options.out:
+            raise ValueError("--out must name the run's folder with --distributed")
+        return shared(job, options.devices)
+    return job._replace(devices=1 if hosted or options.loop.mesh else devices_for(options.devices, options.seeds))
 
 
 def _words(text: str) -> list[str]:
@@ -138,7 +170,8 @@ def _resume(words: list[str], prog: str, names: list[str]) -> int:
         return args
     folder = named_folder(args.resume)
     saved = saved_settings(folder)
-    settle_devices([] if is_host(saved["env"]) else ["--seeds", str(saved["seeds"])])
+    shared = ["--seeds", str(saved["seeds"]), "--loop.mesh", str(saved.get("loop", {}).get("mesh", ""))]
+    settle_devices([] if is_host(saved["env"]) else shared)
     for name, least in (("steps", 1), ("devices", 0), ("env_workers", 0), ("checkpoint_seconds", 0)):
         value = getattr(args, name)
         if value is not None and not value >= least:
@@ -306,6 +339,10 @@ def _options(algo: str, env: str, steps: int) -> list[Option]:
         Option(
             "devices", int, 0, "devices that share the seeds; the cores of a processor count as devices; 0 takes as "
             "many as share them evenly, with --resume at most those that the run began with", {"low": 0},
+        ),
+        Option(
+            "distributed", str, "", "this process is one of several that share the seeds: auto where SLURM or a TPU "
+            "pod tells who is who, else ADDRESS:PORT,PROCESSES,NUMBER",
         ),
         Option("stop_diverged", bool, False, "train seeds no further whose numbers are no longer finite"),
         Option(

@@ -1,31 +1,23 @@
-"""Sweeps: many trials of one agent, those of the same shapes in one program, each with the folder of a run."""
+"""Sweeps: many trials of one agent, those of the same shapes in one program; `sweep_run.py` runs them."""
 
 from __future__ import annotations
 
-import re
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from mbrl_jax.analysis import curves
 from mbrl_jax.core.config import flat, replace
 from mbrl_jax.core.types import HostEnv
 from mbrl_jax.models.dynamics.known import settled
 from mbrl_jax.presets import checks
 from mbrl_jax.presets.builder import Preset, build
-from mbrl_jax.train import devices
 from mbrl_jax.train import run as runs
-from mbrl_jax.train.folder import claimed
-from mbrl_jax.train.log import Progress, plain, write_json
-from mbrl_jax.train.loop import LoopConfig, chunks_for, env_steps
-from mbrl_jax.train.run_files import read_json
-from mbrl_jax.train.swept import Swept, finished, part, text
-
-FORMAT = 1  # of `sweep.json`
+from mbrl_jax.train.devices import shared_by
+from mbrl_jax.train.loop import LoopConfig
+from mbrl_jax.train.population import Evolution
+from mbrl_jax.train.swept import Swept, text
 
 
 class Range(NamedTuple):
@@ -45,15 +37,20 @@ class Sweep(NamedTuple):
     made: Any  # the environment
     trials: list[dict[str, Any]]  # settings by their full names, "agent.lr"
     asked: dict[str, Any]  # what the user gave, as `sweep.json` holds it
+    devices: int = 0  # the most that share the rows of a program; 0: all there are
+    together: int = 0  # the most trials in a program; 0: as many as memory allows
+    total: int = 0  # trials at the end, where a search adds to them
+    evolution: Evolution | None = None  # of a population, whose members the trials are
 
     def name(self, index: int) -> str:
         """A trial's folder."""
-        return f"trial-{index:0{len(str(len(self.trials) - 1))}d}"
+        return f"trial-{index:0{len(str(max(len(self.trials), self.total) - 1))}d}"
 
     def job(self, index: int) -> runs.Job:
         """A trial as a run of its own."""
         agent, loop = changed(self.base.agent, self.base.loop, self.trials[index])
-        job = self.base._replace(agent=settled(agent), loop=loop)
+        shared = 1 if isinstance(self.made, HostEnv) else shared_by(self.devices, self.base.seeds)
+        job = self.base._replace(agent=settled(agent), loop=loop, devices=shared)
         return job._replace(command=command(job, self.known))
 
     def groups(self) -> list[list[int]]:
@@ -155,53 +152,6 @@ def command(job: runs.Job, known: Preset) -> str:
     return shlex.join(map(str, words))
 
 
-class _Lines(Progress):
-    """Progress of a program; what it says of rows is in words of trials and seeds."""
-
-    def __init__(self, title: str, jobs: Sequence[runs.Job], names: Sequence[str], quiet: bool):
-        job = jobs[0]
-        self.job, self.names = job, names
-        super().__init__(title, env_steps(job.loop, chunks_for(job.loop, job.steps)), len(jobs) * job.seeds, quiet)
-
-    def say(self, text: str) -> None:
-        seeds = self.job.seeds
-        if len(self.names) > 1:
-            text = text.replace(f"{self.seeds} seeds ...", f"{len(self.names)} trials of {seeds} seeds ...")
-            if found := re.match(r"seeds? ([\d, ]+) (?=diverged)", text):
-                rows = [int(row) for row in found[1].split(",")]
-                where = ", ".join(f"{self.names[row // seeds]} seed {self.job.seed + row % seeds}" for row in rows)
-                text = f"{where} {text[found.end() :]}"
-        super().say(text)
-
-
-def check(sweep: Sweep, out: Path, resume: bool) -> None:
-    """Checks that a sweep can start or go on in a folder; writes nothing.
-
-    Args:
-      sweep: what is to run.
-      out: its folder.
-      resume: whether a sweep there is to be continued.
-    Raises:
-      ValueError: the folder holds something else, or a sweep of other settings, which are named.
-    """
-    path = out / "sweep.json"
-    if not resume:
-        if path.exists():
-            raise ValueError(f"--out {out} holds another sweep; choose a new folder, or add --resume to continue it")
-        if out.exists() and (not out.is_dir() or any(not file.name.startswith(".") for file in out.iterdir())):
-            raise ValueError(f"--out {out} must be a new or an empty folder")
-        return
-    if not path.exists():
-        raise ValueError(f"--resume needs a sweep in --out {out}, and there is none (no sweep.json)")
-    saved, new = read_json(path), plain(sweep.asked)
-    if saved.get("format", 0) > FORMAT:
-        raise ValueError(f"{path} has format {saved['format']}, of a newer version; this one knows up to {FORMAT}")
-    old = saved.get("asked", {})
-    differ = [f"{name} is {old.get(name)!r} there, {new[name]!r} here" for name in new if old.get(name) != new[name]]
-    if differ:
-        raise ValueError(f"--resume needs the settings of the sweep in {out}: {'; '.join(differ)}")
-
-
 def planned(sweep: Sweep, workers: int = 0) -> tuple[list[list[int]], str]:
     """The programs of a sweep: trials of the same shapes, in as many parts as memory asks for.
 
@@ -225,10 +175,10 @@ def planned(sweep: Sweep, workers: int = 0) -> tuple[list[list[int]], str]:
     found: list[list[int]] = []
     lines: list[tuple[int, str]] = []
     for group in sweep.groups():
-        size = len(group)
+        size = min(len(group), sweep.together or len(group))
         while True:
             job = sweep.job(group[0])
-            together = _together(sweep, group[:size])
+            together = joined(sweep, group[:size])
             try:
                 loop = build(job.algo, sweep.made, job.agent, job.loop, workers)
                 line = checks.checked(loop, together._replace(agent=job.agent))[1]
@@ -236,124 +186,53 @@ def planned(sweep: Sweep, workers: int = 0) -> tuple[list[list[int]], str]:
             except ValueError as error:
                 if size == 1 or not str(error).startswith("seeds must be lower"):
                     raise
+                if sweep.evolution is not None:
+                    raise ValueError(
+                        f"trials must be lower than {size}, the members of a population: {error}"
+                    ) from error
                 size = -(-size // 2)
         lines.append((size, line))
         found += [group[i : i + size] for i in range(0, len(group), size)]
     return found, max(lines)[1]
 
 
-def _together(sweep: Sweep, group: Sequence[int]) -> runs.Job:
-    """Several trials as one run, whose seeds are the seeds of all; the swept settings are tuples."""
+def joined(sweep: Sweep, group: Sequence[int]) -> runs.Job:
+    """Several trials as one run, whose seeds are the seeds of all; the swept settings are tuples.
+
+    Args:
+      sweep: of the trials.
+      group: the trials of a program.
+    """
     if len(group) == 1:
         return sweep.job(group[0])
     first = sweep.job(group[0])
     values = {name: tuple(sweep.trials[i][name] for i in group) for name in _floats(sweep, group)}
     rows = len(group) * first.seeds
-    shared = 1 if isinstance(sweep.made, HostEnv) else devices.devices_for(0, rows)
+    shared = 1 if isinstance(sweep.made, HostEnv) else shared_by(sweep.devices, rows)
     agent = changed(first.agent, first.loop, values)[0]
     return first._replace(agent=agent, seed=0, seeds=rows, devices=shared)
+
+
+def program(sweep: Sweep, group: Sequence[int], workers: int = 0) -> Any:
+    """What `train.run.run` takes for the trials of a program: the loop of one, or all of them side by side.
+
+    Args:
+      sweep: of the trials.
+      group: the trials of the program.
+      workers: as in `build`.
+    """
+    first = sweep.job(group[0])
+    if len(group) == 1:
+        return build(first.algo, sweep.made, first.agent, first.loop, workers)
+    values = {name: [sweep.trials[i][name] for i in group] for name in _floats(sweep, group)}
+
+    def built(traced: dict[str, Any]) -> Any:
+        agent, loop_cfg = changed(first.agent, first.loop, traced)
+        return build(first.algo, sweep.made, agent, loop_cfg)
+
+    return Swept(built, values, first.seed, first.seeds, sweep.evolution)
 
 
 def _floats(sweep: Sweep, group: Sequence[int]) -> list[str]:
     """The float settings in which the trials of a program may differ."""
     return [name for name in sweep.trials[group[0]] if is_float(sweep.base.agent, name)]
-
-
-def run(
-    sweep: Sweep,
-    out: Path,
-    *,
-    resume: bool = False,
-    quiet: bool = False,
-    checkpoint_seconds: float = 30.0,
-    workers: int = 0,
-) -> bool:
-    """Runs all trials of a sweep, one program after the other, and leaves each the folder of a run.
-
-    A program that several trials share keeps its checkpoints in `programs/` until it has ended. A sweep that was killed
-    goes on from there, bitwise; programs that have ended are not run again.
-
-    Args:
-      sweep: what to run.
-      out: its folder.
-      resume: go on with the sweep there.
-      quiet: print nothing.
-      checkpoint_seconds: least time between checkpoints, in seconds; 0 saves one after every chunk.
-      workers: processes that share environments whose steps are Python.
-    Returns:
-      whether all trials have come to their end; False where a signal stopped them.
-    Raises:
-      ValueError: the folder cannot be used, or a setting is wrong.
-    """
-    check(sweep, out, resume)
-    groups, line = ([], "") if resume else planned(sweep, workers)
-    with claimed(out):
-        check(sweep, out, resume)
-        if resume:
-            groups = read_json(out / "sweep.json")["programs"]
-        else:
-            trials = {sweep.name(i): values for i, values in enumerate(sweep.trials)}
-            versions = runs.versions()
-            told = {"format": FORMAT, "asked": sweep.asked, "programs": groups, "trials": trials, "versions": versions}
-            write_json(out / "sweep.json", told)
-        if not quiet:
-            count, seeds = len(sweep.trials), sweep.base.seeds
-            print(
-                f"{count} trials of {seeds} seed{'s' * (seeds > 1)} in {len(groups)} program{'s' * (len(groups) > 1)}",
-                flush=True,
-            )
-            print(line, end="\n" * bool(line), flush=True)
-        for number, group in enumerate(groups):
-            title = f"{sweep.base.algo} {sweep.base.env}, program {number + 1} of {len(groups)}"
-            if not _program(sweep, out, group, number, title, quiet, checkpoint_seconds, workers):
-                return False
-    return True
-
-
-def _program(
-    sweep: Sweep,
-    out: Path,
-    group: list[int],
-    number: int,
-    title: str,
-    quiet: bool,
-    checkpoint_seconds: float,
-    workers: int,
-) -> bool:
-    """Runs one program, unless it has ended before; returns whether it has come to its end."""
-    jobs, folders = [sweep.job(i) for i in group], [out / sweep.name(i) for i in group]
-    together = out / "programs" / str(number)
-
-    def drawn(folder: Path) -> None:
-        curves.draw(folder / "curve.png", [folder], None, sweep.base.threshold)
-
-    if not all(finished(job, folder) for job, folder in zip(jobs, folders, strict=True)):
-        alone, first = len(group) == 1, jobs[0]
-        folder = folders[0] if alone else together
-        loop: Any
-        if alone:
-            loop = build(first.algo, sweep.made, first.agent, first.loop, workers)
-        else:
-            values = {name: [sweep.trials[i][name] for i in group] for name in _floats(sweep, group)}
-
-            def built(traced: dict[str, Any]) -> Any:
-                agent, loop_cfg = changed(first.agent, first.loop, traced)
-                return build(first.algo, sweep.made, agent, loop_cfg)
-
-            loop = Swept(built, values, first.seed, first.seeds)
-        result = runs.run(
-            loop, _together(sweep, group), folder, resume=(folder / "config.json").exists(), quiet=True,
-            checkpoint_seconds=checkpoint_seconds, draw=drawn if alone else None,
-            progress=_Lines(title, jobs, [sweep.name(i) for i in group], quiet),
-        )  # fmt: skip
-        if not result.finished:
-            return False
-        for i, (job, own) in enumerate(zip(jobs, folders, strict=True)):
-            if not alone and not finished(job, own):
-                part(result.state, i, job, together, own)
-                drawn(own)
-    if together.exists():
-        shutil.rmtree(together)
-        if not any(together.parent.iterdir()):
-            together.parent.rmdir()
-    return True

@@ -56,7 +56,8 @@ class Driver(Protocol):
     """Trains all seeds of a job, a piece at a time. However long the pieces are, the numbers are the same.
 
     It may have a method `drop(seeds)`: seeds, counted from 0, on which it need not work any more from the next chunk
-    on. What it reports of them is not read.
+    on. What it reports of them is not read. It may have a method `whole(work)`, which gives the work of all seeds where
+    its own holds some of them alone.
     """
 
     def shapes(self) -> Work:
@@ -126,14 +127,19 @@ class CompiledDriver:
         """Compiles a chunk, beside it the warm-up where that is still to come, and runs the latter."""
         began, lost = time.monotonic(), {}
         init = begin(self._init.lower(self.keys).compile) if work is None else None
-        program = begin(partial(_timed, self._lowered(self.shapes()).compile))
+        meshed = self.loop.place is not None
+        program = None if meshed else begin(partial(_timed, self._lowered(self.shapes()).compile))
         if init is not None:
             warm_up = init()
             state, lost = aside(lambda: jax.block_until_ready(warm_up(self.keys)))
             work = Work(state)
         assert work is not None
         state = place(work.state, self.devices)
+        if self.loop.place is not None:
+            state = jax.jit(over_seeds(self.loop.place, self.wave, self.devices, self.groups))(state)
         self.gathered = self._gather(state) if work.position == 0 else place(work.part, self.devices)
+        if program is None:  # the shapes do not tell where on the mesh the state lies
+            program = begin(partial(_timed, self._lowered(Work(state, self.gathered)).compile))
         self.program, compiled = program()
         part = self.gathered if work.position else ()
         seconds = compiled - began, time.monotonic() - compiled
@@ -151,11 +157,14 @@ class CompiledDriver:
         each = over_seeds(step, self.wave, self.devices, self.groups, lambda at: jnp.any(at[2]))
         alive = jax.eval_shape(lambda: jnp.asarray(self.alive))
         shapes = placed_shapes((work.state, work.part, alive), self.devices)
-        return jax.jit(each, donate_argnums=0).lower(shapes, *self.bounds)
+        where: Any = None  # as XLA chooses; on a mesh the next call needs the state where this one takes it from
+        if self.loop.place is not None:
+            where = (*jax.tree.map(lambda leaf: leaf.sharding, (work.state, work.part)), None, None)
+        return jax.jit(each, donate_argnums=0, out_shardings=where).lower(shapes, *self.bounds)
 
-    def piece(self, work: Work) -> tuple[Work, Report | None]:
+    def piece(self, work: Work, stop: int | None = None) -> tuple[Work, Report | None]:
         start = work.position
-        stop = self.pace.stop(start)
+        stop = self.pace.stop(start) if stop is None else stop
         gathered = work.part if start else self.gathered
         began = time.monotonic()
         whole = (start, stop) == (0, self.pieces.units)

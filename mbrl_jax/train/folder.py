@@ -31,30 +31,45 @@ class DiskError(OSError):
         self.left = left
 
 
+class InUse(ValueError):
+    """Another process writes in a folder.
+
+    Args:
+      folder: of both.
+      owner: the other process, in words.
+    """
+
+    def __init__(self, folder: Path, owner: str):
+        super().__init__(f"--out {folder} is in use by {owner}")
+        self.owner = owner
+
+
 LOCK, OWNER = ".lock", ".owner.json"
 
 
 @contextmanager
-def claimed(folder: Path | str) -> Iterator[Path]:
+def claimed(folder: Path | str, wait: float = 0.0) -> Iterator[Path]:
     """Makes this process the one writer of a folder for the time of a `with` block.
 
     Args:
       folder: made where it is missing.
+      wait: seconds to wait for another process to leave it.
     Yields:
       the folder.
     Raises:
-      ValueError: another process writes there, or the folder is no folder.
+      InUse: a ValueError; another process writes there.
+      ValueError: the folder is no folder.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} must be a folder")
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, timeout=0)
+    lock = FileLock(folder / LOCK, timeout=wait)
     try:
         lock.acquire()
     except Timeout as error:
-        raise ValueError(f"--out {folder} is in use by {_owner(folder)}") from error
+        raise InUse(folder, _owner(folder)) from error
     try:
         write_real(folder / OWNER, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
         yield folder

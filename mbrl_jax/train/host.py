@@ -98,6 +98,8 @@ def make_host_loop(
       ValueError: a setting out of its range, or evaluation in an environment without a time limit.
     """
     check(cfg, "loop.")
+    if cfg.mesh:
+        raise ValueError(f"loop.mesh must be empty for {env.spec.name}, whose steps are Python, got {cfg.mesh!r}")
     if workers < 0:
         raise ValueError(f"env_workers must be at least 0, got {workers}")
     eval_env = env if eval_env is None else eval_env

@@ -14,11 +14,13 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.precision import narrow_env
-from mbrl_jax.core.types import Action, Agent, Array, Buffer, Env, Key, Metrics, Obs, Transition, Tree
+from mbrl_jax.core.sharding import make_mesh, on_all, over_data, over_model, using
+from mbrl_jax.core.types import Action, Agent, Array, Buffer, Env, Key, Metrics, Obs, Replay, Transition, Tree
 from mbrl_jax.train.evaluate import evaluate
 
 
@@ -42,6 +44,10 @@ class LoopConfig:
         low=0,
         help="iterations collected with the parameters of before while those learn; host environments only",
     )
+    mesh: str = setting(
+        default="", help="devices that share one learner, as data=4 or data=4,model=2: batches, replay and "
+        "environments are divided over data, parameters over model; empty for one device",
+    )  # fmt: skip
 
 
 COUNTS = ("ended", "ended_return", "lost_obs", "lost_reward")
@@ -113,6 +119,7 @@ class Loop(NamedTuple):
     train: Callable[[Key, int], tuple[LoopState, Report]]  # Report of [chunks, ...]; equals `init` and then `chunk`s
     pieces: Pieces | None = None  # of `chunk`; None, or those of another chunk: it runs in one call
     warm_up: WarmUp | None = None  # of `init`; None, or that of another `init`: nothing is known of its environments
+    place: Callable[[LoopState], LoopState] | None = None  # divides a state among the devices of `LoopConfig.mesh`
 
 
 def env_steps(cfg: LoopConfig, chunks: int) -> int:
@@ -166,7 +173,9 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env:
             f"loop.overlap must be 0 for {env.spec.name}, which is compiled into one program with the agent, "
             f"got {cfg.overlap}"
         )
+    mesh = make_mesh(cfg.mesh)
     env, eval_env = narrow_env(env), narrow_env(env if eval_env is None else eval_env)
+    buffer = buffer if mesh is None else divided(buffer)
     # Compiled for themselves these would be no faster; but each is traced once for all the places that call it.
     agent = agent._replace(act=jax.jit(agent.act, static_argnums=4))
     one = jax.jit(lambda key, state: iteration(key, state, agent, env, buffer, cfg))
@@ -210,7 +219,78 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env:
     block = iterations_at_once(cfg)
     blocks = cfg.inner // block
     pieces = Pieces(cfg.cycles * (blocks + 1) + 1, blocks, block, gather, piece, chunk)
-    return Loop(init, chunk, train, pieces, WarmUp(watched, init))
+    loop = Loop(init, chunk, train, pieces, WarmUp(watched, init))
+    return loop if mesh is None else on_mesh(loop, mesh)
+
+
+def divided(buffer: Buffer) -> Buffer:
+    """A buffer whose samples are divided among the devices of the mesh in force, by their batch axis.
+
+    Args:
+      buffer: of transitions, or of windows [L, B, ...].
+    """
+
+    def replay(data: Tree) -> Replay:
+        found = buffer.replay(data)
+
+        def sample(key: Key, n: int) -> Tree:
+            batch = found.sample(key, n)
+            if hasattr(batch, "steps"):  # windows are time-major
+                return over_data(batch._replace(steps=()))._replace(steps=over_data(batch.steps, 1))
+            return over_data(batch)
+
+        return found._replace(sample=sample)
+
+    return buffer._replace(replay=replay)
+
+
+def on_mesh(loop: Loop, mesh: Mesh) -> Loop:
+    """A loop whose state lies on the devices of a mesh: parameters over `model`, all that is counted over `data`.
+
+    Args:
+      loop: whose functions say by `core.sharding.over_data` what a batch is.
+      mesh: of the devices.
+    """
+    assert loop.pieces is not None
+    pieces = loop.pieces
+
+    def settled(state: LoopState) -> LoopState:
+        buffer, actors = over_data((state.buffer, state.actors))
+        return LoopState(on_all(state.key), over_model(state.learner), buffer, actors)
+
+    def place(state: LoopState) -> LoopState:
+        with using(mesh):
+            return settled(state)
+
+    def init(key: Key) -> LoopState:
+        with using(mesh):
+            return settled(loop.init(key))
+
+    def chunk(state: LoopState) -> tuple[LoopState, Report]:
+        with using(mesh):
+            state, report = loop.chunk(state)
+            return settled(state), report
+
+    def train(key: Key, chunks: int) -> tuple[LoopState, Report]:
+        return jax.lax.scan(lambda state, _: chunk(state), init(key), None, length=chunks)
+
+    def gather(state: LoopState) -> Gathered:
+        with using(mesh):
+            return on_all(pieces.gather(state))
+
+    def advance(state: LoopState, gathered: Gathered, start: Array, stop: Array) -> tuple[LoopState, Gathered, Report]:
+        with using(mesh):
+            state, gathered, report = pieces.advance(state, gathered, start, stop)
+            return settled(state), on_all(gathered), report
+
+    def watched(key: Key) -> tuple[LoopState, dict[str, Array]]:
+        assert loop.warm_up is not None
+        with using(mesh):
+            state, lost = loop.warm_up.watched(key)
+            return settled(state), on_all(lost)
+
+    made = pieces._replace(gather=gather, advance=advance, whole=chunk)
+    return Loop(init, chunk, train, made, WarmUp(watched, init), place)
 
 
 def iterations_at_once(cfg: LoopConfig) -> int:

@@ -64,7 +64,7 @@ def available(devices: int = 1) -> int | None:
     Returns:
       None where it cannot be told.
     """
-    first = jax.devices()[0]
+    first = jax.local_devices()[0]
     if first.platform != "cpu":
         limit = (first.memory_stats() or {}).get("bytes_limit")
         return None if limit is None else devices * int(limit)

@@ -313,7 +313,8 @@ def _run(
                 _drop(job, driver, record)
                 # Wall time counts this run and those it continues, without compilation.
                 base = found.wall_seconds + running - time.monotonic()
-                saver = _Saver(record, found.identity, base, checkpoint_seconds, (done, work.position))
+                whole = getattr(driver, "whole", None)
+                saver = _Saver(record, found.identity, base, checkpoint_seconds, (done, work.position), whole)
                 work, done = _train(job, driver, work, (done, chunks), saver, stop, progress, watchers)
         summary = _summary(job, record, done, compiling, out, idle=done == found.done)
         if driver.seconds():
@@ -411,10 +412,20 @@ class _Saver:
       base: wall seconds at time 0 of `time.monotonic`.
       every: least seconds between checkpoints; 0 saves after every chunk.
       at: chunks done and position of the newest checkpoint.
+      whole: (work) -> that of all seeds, where a driver's own holds some of them alone.
     """
 
-    def __init__(self, record: Record, identity: str, base: float, every: float, at: tuple[int, int]):
+    def __init__(
+        self,
+        record: Record,
+        identity: str,
+        base: float,
+        every: float,
+        at: tuple[int, int],
+        whole: Callable[[Work], Work] | None = None,
+    ):
         self.record, self.identity, self.base, self.every, self.at = record, identity, base, every, at
+        self.whole = whole or (lambda work: work)
         self.last = time.monotonic()
 
     def wall(self) -> float:
@@ -431,7 +442,7 @@ class _Saver:
         """Writes the rows first, so that a checkpoint is never ahead of them."""
         if (done, work.position) == self.at:
             return
-        record, wall = self.record, self.wall()
+        record, wall, work = self.record, self.wall(), self.whole(work)
         record.write()
         about = {"format": FORMAT, "run": self.identity, "rows": record.digests(), "diverged": record.diverged}
         folder, place = record.folder / "checkpoints", checkpoint.Place(done, work.position)
@@ -582,7 +593,7 @@ def _print_summary(job: Job, out: Path, summary: dict[str, Any], finished: bool,
     sys.stdout.flush()
 
 
-NOT_SAVED = {"--env-workers": 1, "--checkpoint-seconds": 1, "--devices": 1, "--quiet": 0}
+NOT_SAVED = {"--env-workers": 1, "--distributed": 1, "--checkpoint-seconds": 1, "--devices": 1, "--quiet": 0}
 """Flags that are no settings of a run, with the number of their values: a resumed one takes them from its command."""
 
 

@@ -140,8 +140,8 @@ def over_seeds_until(
 
 def _shared(waves: Callable[..., B], devices: int) -> Callable[..., B]:
     """`waves` of an equal share of the seeds on each device."""
-    if not 1 <= devices <= jax.device_count():
-        raise ValueError(f"devices must be at least 1 and at most {jax.device_count()}, got {devices}")
+    if not 1 <= devices <= jax.local_device_count():
+        raise ValueError(f"devices must be at least 1 and at most {jax.local_device_count()}, got {devices}")
     if devices == 1:
         return waves
 
@@ -179,7 +179,7 @@ def placed_shapes(seeds: Tree, devices: int) -> Tree:
 
 
 def _mesh(devices: int) -> Mesh:
-    return jax.make_mesh((devices,), ("seed",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    return jax.make_mesh((devices,), ("seed",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:devices])
 
 
 def _count(seeds: Tree) -> int:

@@ -9,28 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mbrl_jax.core.types import Array, Key, Tree
-from mbrl_jax.train.driver import CompiledDriver, pieces_of, watched
+from mbrl_jax.train.driver import CompiledDriver, Driver, pieces_of, watched
 from mbrl_jax.train.log import EVAL, Record, write_atomic
 from mbrl_jax.train.loop import Loop, Pieces, Report, WarmUp, chunks_for, env_steps
+from mbrl_jax.train.population import Evolution, Population, PopulationDriver, Row
 from mbrl_jax.train.run import Job, leave, seed_keys
 from mbrl_jax.train.run_files import read_json, read_table
 
 Values = Mapping[str, Any]
 """Settings by dotted name."""
-
-
-class Row(NamedTuple):
-    """One seed of one trial."""
-
-    values: dict[str, Array]  # [] each
-    state: Tree  # of the loop; before `init` a random key
 
 
 class Swept:
@@ -40,10 +34,18 @@ class Swept:
       build: (values) -> the loop of one seed; the values are traced float32.
       values: of each setting that is swept, [trials].
       seed, seeds: of every trial, as in `Job`.
+      evolution: how the trials are members of a population; None where they know nothing of each other.
     """
 
-    def __init__(self, build: Callable[[dict[str, Array]], Loop], values: Mapping[str, Any], seed: int, seeds: int):
-        self.build, self.seed, self.seeds = build, seed, seeds
+    def __init__(
+        self,
+        build: Callable[[dict[str, Array]], Loop],
+        values: Mapping[str, Any],
+        seed: int,
+        seeds: int,
+        evolution: Evolution | None = None,
+    ):
+        self.build, self.seed, self.seeds, self.evolution = build, seed, seeds, evolution
         self.values = {name: np.asarray(each, np.float32) for name, each in values.items()}
         self.trials = len(next(iter(self.values.values())))
 
@@ -77,12 +79,15 @@ class Swept:
         made: Any = Pieces(one.units, one.blocks, one.block, gather, advance, chunk)  # pyright: ignore[reportArgumentType]
         return Loop(init, chunk, train, made, WarmUp(begin, init))  # pyright: ignore[reportArgumentType]
 
-    def driver(self, job: Job) -> CompiledDriver:
+    def driver(self, job: Job) -> Driver:
         """Drives all rows; those of a trial follow each other."""
         one: Key = seed_keys(self.seed, self.seeds)
         keys = one[jnp.tile(jnp.arange(self.seeds), self.trials)]
         values = {name: jnp.repeat(jnp.asarray(each), self.seeds) for name, each in self.values.items()}
-        return CompiledDriver(self.loop(), Row(values, keys), job.wave, job.devices, job.groups or None)
+        driver = CompiledDriver(self.loop(), Row(values, keys), job.wave, job.devices, job.groups or None)
+        if self.evolution is None:
+            return driver
+        return PopulationDriver(driver, self.evolution, self.trials, jax.random.key(self.seed))
 
 
 def finished(job: Job, folder: Path | str) -> bool:
@@ -102,7 +107,7 @@ def part(state: Tree, index: int, job: Job, together: Path, folder: Path) -> Rec
     """Writes the files of one trial, once the program that it was part of has ended.
 
     Args:
-      state: [trials x seeds, ...] of the program, `Row`s.
+      state: [trials x seeds, ...] of the program: `Row`s, or a `Population` of them.
       index: which of its trials.
       job: the trial's own.
       together: the folder of all trials in the program.
@@ -123,12 +128,13 @@ def part(state: Tree, index: int, job: Job, together: Path, folder: Path) -> Rec
     write_atomic(folder / "eval.csv", "\n".join([EVAL, *map(",".join, own("eval.csv"))]) + "\n")
     record = Record(folder, range(job.seed, job.seed + job.seeds))
     record.load(env_steps(job.loop, done), done)
+    kept: Row = state.rows if isinstance(state, Population) else state
     told = read_json(together / "summary.json")
     for seed, fate in zip(record.seeds, told["diverged"][rows.start : rows.stop], strict=True):
         if fate is not None:
             record.diverged[seed] = (fate["env_steps"], fate["first"])
     leave(
-        job, record, done, jax.tree.map(lambda leaf: leaf[rows.start : rows.stop], state.state), told["compile_seconds"]
+        job, record, done, jax.tree.map(lambda leaf: leaf[rows.start : rows.stop], kept.state), told["compile_seconds"]
     )
     return record
 

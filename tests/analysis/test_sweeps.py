@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mbrl_jax.analysis.sweeps import Trial, as_csv, improvement, picture, ranked, read, report, table
+from mbrl_jax.analysis.sweeps import Trial, as_csv, axis, improvement, parallel, picture, ranked, read, report, table
 
 
 def trial(name, scores, seeds=None, **values):
@@ -50,6 +50,28 @@ def test_the_picture_has_a_panel_for_each_setting():
     assert picture([trial("a", [], 2)], "all diverged")[:4] == b"\x89PNG"
 
 
+def test_axes_of_parallel_coordinates():
+    place, marks = axis([1e-4, 1e-3, 1e-2])
+    np.testing.assert_allclose([place(x) for x in (1e-4, 1e-3, 1e-2)], [0, 0.5, 1])
+    assert [words for _, words in marks] == ["0.0001", "0.001", "0.01"]
+    place, marks = axis([0.9, 0.95, 1.0])
+    assert place(0.925) == pytest.approx(0.25)
+    place, marks = axis([[64, 64], [8, 8]])
+    assert place([8, 8]) != place([64, 64])
+    assert [words for _, words in marks] == ["64x64", "8x8"]
+    assert axis([3, 3])[0](3) == 0.5
+
+
+def test_parallel_coordinates_show_the_best_trial_in_a_colour_of_its_own():
+    order = [trial(str(i), [-i, -i - 1.0], **{"agent.lr": 10.0**-i, "agent.hidden": [8 * i, 8]}) for i in range(1, 4)]
+    found = Image.open(io.BytesIO(parallel(order, "x"))).convert("RGB")
+    count = lambda shown, colour: sum(n for n, pixel in shown.getcolors(2**24) if pixel == colour)  # noqa: E731
+    best = (0xD5, 0x5E, 0x00)
+    assert count(found, best) > 1000
+    lost = Image.open(io.BytesIO(parallel([trial("a", [], 2)], "all diverged"))).convert("RGB")
+    assert count(lost, best) == 0
+
+
 def test_a_folder_is_read(tmp_path):
     asked = {"algo": "sac", "env": "X", "seeds": 2, "steps": 40}
     trials = {name: {"agent.lr": 1.0} for name in ("trial-0", "trial-1", "trial-2", "trial-3")}
@@ -71,4 +93,4 @@ def test_a_folder_is_read(tmp_path):
     said = report(tmp_path)
     assert said.splitlines()[1].split()[1] == "trial-1"
     assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith("1,trial-1,1,2,0,3,")
-    assert (tmp_path / "response.png").exists()
+    assert {path.name for path in tmp_path.glob("*.png")} == {"response.png", "parallel.png"}

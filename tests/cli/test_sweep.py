@@ -11,10 +11,11 @@ from mbrl_jax import presets
 from mbrl_jax.cli import main as program
 from mbrl_jax.cli.sweep import main, read_flags
 from mbrl_jax.cli.train import main as train
-from mbrl_jax.presets import api
+from mbrl_jax.presets import api, checks, sweep_run
 from mbrl_jax.presets.sweep import Range, draw
 from mbrl_jax.train import checkpoint, compilation
 from mbrl_jax.train import run as runs
+from mbrl_jax.train.folder import claimed
 
 SMALL = [
     "--seeds", "2", "--seed", "5", "--steps", "60", "--quiet", "--loop.inner", "10", "--loop.cycles", "1",
@@ -174,6 +175,15 @@ def refused(words, capsys):
         ("--set agent.batch=8,99999 --quiet", ["trial-1 (agent.batch=99999)", "loop.capacity"]),
         ("--set agent.lr=1e-3,1e-2 --resume", ["--resume", "no sweep.json"]),
         ("--set agent.lr=1e-3,1e-2 --seeds 0", ["--seeds must be at least 1"]),
+        ("--sample agent.lr=1e-3..1e-2 --search optuna", ["--trials must be given with --search optuna"]),
+        ("--sample agent.lr=1e-3..1e-2 --trials 8 --search pbt --workers 2", ["--workers must be 1"]),
+        ("--sample agent.lr=1e-3..1e-2 --trials 3 --search pbt", ["--trials must be at least 4", "got 3"]),
+        ("--set agent.lr=1e-3,1e-2 --trials 8 --search pbt", ["--search pbt", "agent.lr is none"]),
+        ("--sample agent.batch=8..16 --trials 8 --search pbt", ["--search pbt", "agent.batch is none"]),
+        ("--sample agent.lr=1e-3..1e-2 --trials 8 --search grid", ["--search"]),
+        ("--set agent.lr=1e-3,1e-2 --workers 2 --launcher-args x", ["--launcher-args needs key=value"]),
+        ("--set agent.lr=1e-3,1e-2 --workers 2 --launcher-args x=1", ["--launcher-args must not be given"]),
+        ("--set agent.lr=1e-3,1e-2 --launcher moon", ["--launcher"]),
     ],
 )
 def test_wrong_flags_are_named(words, named, capsys, tmp_path):
@@ -188,6 +198,36 @@ def test_another_sweep_in_the_folder_is_left_alone(swept, capsys):
     line = refused([*SWEEP, *out, "--resume", "--agent.policy.gamma", "0.5"], capsys)
     assert "there, 0.5 here" in line
     assert "agent.policy.gamma is " in line
+
+
+def test_programs_are_divided_until_they_fit_into_memory(tmp_path, monkeypatch, capsys):
+    """What eight rows need does not fit, what four need does; `--together` asks for smaller ones."""
+    words = ["dyna_q", "--env", "FrozenLake", "--steps", "40", "--loop.inner", "10", "--loop.cycles", "1"]
+    words += ["--loop.warmup", "20", "--seeds", "2", "--set", "agent.policy.lr=0.1,0.2,0.3,0.4"]
+    needs = []
+    monkeypatch.setattr(sweep_run, "work", lambda *args: sweep_run.Outcome(True))
+    monkeypatch.setattr(checks.memory, "describe", lambda need, have: str(needs.append(need)))
+    assert main([*words, "--out", str(tmp_path / "all")]) == 0
+    whole = needs[-1].total
+    monkeypatch.setattr(checks.memory, "available", lambda devices=1: 0.7 * whole)
+    assert main([*words, "--out", str(tmp_path / "half")]) == 0
+    assert main([*words, "--together", "1", "--out", str(tmp_path / "one")]) == 0
+    programs = [json.loads((tmp_path / name / "sweep.json").read_text())["programs"] for name in ("all", "half", "one")]
+    assert programs == [[[0, 1, 2, 3]], [[0, 1], [2, 3]], [[0], [1], [2], [3]]]
+    monkeypatch.setattr(checks.memory, "available", lambda devices=1: 10)
+    capsys.readouterr()
+    assert "must be lower than" in refused([*words, "--out", str(tmp_path / "none")], capsys)
+
+
+def test_a_program_that_another_process_runs_is_left_to_it(tmp_path, capsys):
+    words = [*MAZE, "--set", "agent.planning=1,2", "--out", str(tmp_path / "sweep")]
+    with claimed(tmp_path / "sweep" / ".claims" / "0"):
+        assert main([word for word in words if word != "--quiet"]) == 0
+        said = capsys.readouterr().out
+    assert "left to another process: program 1 by process" in said
+    assert [row["trial"] for row in rows(tmp_path / "sweep" / "table.csv")] == ["trial-1"]
+    assert main([*words, "--worker-index", "0"]) == 0  # as a worker does, begun or not
+    assert len(rows(tmp_path / "sweep" / "table.csv")) == 2
 
 
 def test_values_are_drawn_over_the_whole_range():

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import pytest
 
 from mbrl_jax.cli import envs as envs_command
-from mbrl_jax.cli import evaluate, plot
+from mbrl_jax.cli import evaluate, launchers, plot
 from mbrl_jax.cli import export as export_command
 from mbrl_jax.cli import main as program
 from mbrl_jax.cli import report as report_command
 from mbrl_jax.cli import sweep as sweep_command
 from mbrl_jax.cli import train as train_command
 from mbrl_jax.envs.registry import ENVS
-from mbrl_jax.presets import api, preset, restore
+from mbrl_jax.presets import api, preset, restore, search
 from mbrl_jax.presets.registry import AGENTS
 from mbrl_jax.train import compilation, devices, run
 
@@ -174,6 +174,11 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
         monkeypatch.setattr(restore, "saved_configs", lambda folder, saved: (known.agent, known.loop))
         monkeypatch.setattr(api, "resume", reached)
     monkeypatch.setattr(run, "run", reached)
+    monkeypatch.setattr(search, "check_installed", lambda: None)
+    monkeypatch.setattr(search, "run", reached)
+    monkeypatch.setattr(launchers, "launch", reached)
+    monkeypatch.setattr("mbrl_jax.train.hosts.connect", lambda text: None)  # this process stays alone
+    monkeypatch.setattr("mbrl_jax.train.loop.make_mesh", lambda text: None)
     if not traced:
         monkeypatch.setattr("mbrl_jax.presets.checks.checked", reached)
     monkeypatch.setattr(run, "check_folder", lambda job, out, resume: None)

@@ -205,10 +205,10 @@ def test_units_are_counted():
 
 
 def test_several_devices_equal_one_bitwise(tmp_path):
-    """In a process of its own, with two CPU cores as devices."""
+    """In a process of its own, with eight CPU devices."""
     code = f"""
 import sys; sys.path.insert(0, {os.path.dirname(os.path.dirname(__file__))!r})
-import jax; jax.config.update("jax_num_cpu_devices", 2)
+import jax; jax.config.update("jax_num_cpu_devices", 8)
 from pathlib import Path
 from helpers import ordered as t
 from mbrl_jax.train.driver import CompiledDriver, Pace
@@ -216,8 +216,9 @@ from mbrl_jax.train.run import run
 Pace.stop = lambda self, start: min(self.units, start + 3)
 out = Path({str(tmp_path)!r})
 results = [
-    run(t.loop_of(), t.job_of(seeds=4, devices=n), out / str(n), quiet=True, checkpoint_seconds=1e-9) for n in (1, 2)
+    run(t.loop_of(), t.job_of(seeds=8, devices=n), out / str(n), quiet=True, checkpoint_seconds=1e-9) for n in (1, 8)
 ]
+assert len(jax.tree.leaves(results[1].state)[0].sharding.device_set) == 8
 t.same(results[0].state, results[1].state)
 # Begun in two groups on two devices with three short calls, taken up on one.
 class Killed(BaseException): pass
@@ -234,7 +235,7 @@ moved = run(t.loop_of(), job._replace(devices=1), out / "moved", resume=True, qu
 whole = run(t.loop_of(), job, out / "whole", quiet=True)
 t.same(moved.state, whole.state)
 assert t.rows(out / "moved", "metrics.csv") == t.rows(out / "whole", "metrics.csv")
-assert t.rows(out / "1", "metrics.csv") == t.rows(out / "2", "metrics.csv")
+assert t.rows(out / "1", "metrics.csv") == t.rows(out / "8", "metrics.csv")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

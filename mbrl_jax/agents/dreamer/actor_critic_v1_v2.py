@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.agents.dreamer.common import Policy, factored_policy
 from mbrl_jax.core import tree
+from mbrl_jax.core.sharding import over_data
 from mbrl_jax.core.types import Array, Discrete, Key, Metrics, MultiDiscrete, Params, Space
 from mbrl_jax.models.rssm.dreamer_v1_v2 import DreamerNetConfig, ModelParams, Networks, head, predicted
 from mbrl_jax.models.rssm.rssm import Latent, Rows, features
@@ -228,7 +229,7 @@ def update_parts(
     )
     model, opt_model = descend(optimizers.model, grads, opts.model, params.model)
 
-    starts = tree.flatten_dims(jax.lax.stop_gradient(states), 2)
+    starts = over_data(tree.flatten_dims(jax.lax.stop_gradient(states), 2))
     grads, (imagined, actor_metrics) = jax.grad(actor_loss_and_trajectories, has_aux=True)(
         params.actor, key_imagine, starts, model=model
     )

@@ -62,6 +62,7 @@ from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.buffers.sequence import Feedback, Window, sequence
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.sharding import over_data
 from mbrl_jax.core.types import Action, Agent, Array, Buffer, Key, Metrics, Obs, Params, Replay, Spec, Tree
 from mbrl_jax.envs.spaces import check_unit_actions, need_one_array
 from mbrl_jax.models.rssm.dreamer_v3 import (
@@ -180,7 +181,7 @@ def imagined_grads(
       intrinsic_reward: (step, reward []) -> reward []; replaces the model's rewards where given.
     """
     return actor_critic_grads(
-        key, params, tree.flatten_dims(states, 2), ema_critic=ema_critic, nets=nets, policy=policy,
+        key, params, over_data(tree.flatten_dims(states, 2)), ema_critic=ema_critic, nets=nets, policy=policy,
         weights=jnp.tile(weights, cfg.length), return_range=return_range, horizon=cfg.imagined, lam=cfg.lam,
         entropy=cfg.entropy, ema_weight=cfg.slow_weight, range_rate=cfg.range_rate,
         cast=partial(cast, bfloat16=cfg.bfloat16), intrinsic_reward=intrinsic_reward,

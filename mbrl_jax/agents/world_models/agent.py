@@ -43,6 +43,7 @@ from mbrl_jax.agents.world_models.controller import (
 from mbrl_jax.buffers.sequence import Step, Window, sequence
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.sharding import over_data
 from mbrl_jax.core.types import (
     Action,
     Agent,
@@ -208,7 +209,7 @@ def fit_vae(
 
     def one_step(at: tuple[Any, Any], i: Array) -> tuple[tuple[Any, Any], Metrics]:
         (params, opt), (key_sample, key_loss) = at, jax.random.split(jax.random.fold_in(key, i))
-        obs = tree.flatten_dims(sample_windows(key_sample, replay, batch=batch, rows=rows).steps.obs, 2)
+        obs = over_data(tree.flatten_dims(sample_windows(key_sample, replay, batch=batch, rows=rows).steps.obs, 2))
         grads, metrics = jax.grad(vae_loss, has_aux=True)(params, key_loss, obs, model=model, tolerance=tolerance)
         return descend(optimizer, grads, opt, params), metrics
 

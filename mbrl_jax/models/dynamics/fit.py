@@ -33,6 +33,7 @@ import optax
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.sharding import over_data
 from mbrl_jax.core.types import Array, Key, Metrics, Params, Replay, Transition, Tree, WorldModel
 from mbrl_jax.models.dynamics.ensemble import ensemble
 from mbrl_jax.ops.optim import descend
@@ -233,7 +234,7 @@ def member_batches(replay: Replay, split: Split, drawn: Array, orders: Array, i:
     place = (i * batch + jnp.arange(batch)) % split.trained
     places = jax.vmap(lambda order, own: own[shuffled(order, place, split.trained)])(orders, drawn)
     taken = replay.take(row_at(split, split.held_out + places.reshape(-1)))
-    return jax.tree.map(lambda leaf: leaf.reshape(*places.shape, *leaf.shape[1:]), taken)
+    return over_data(jax.tree.map(lambda leaf: leaf.reshape(*places.shape, *leaf.shape[1:]), taken), 1)
 
 
 def epoch(
