@@ -2,7 +2,8 @@
 
     ![Pendulum-v1](../../results/pendulum.png)
 
-Every agent gets a page that is made from the code (`scripts/agent_pages.py`).
+Every agent gets a page that is made from the code (`scripts/agent_pages.py`), every notebook one with its kept outputs
+(`scripts/notebook_pages.py`).
 
 A picture or table is added to the site, `results/README.md` becomes the page `results/runs.md`, and of a link to any
 other file, whose place on the web is not known here, its text stays.
@@ -50,12 +51,23 @@ def agent_pages() -> dict[str, str]:
     return pages()
 
 
+def notebook_pages() -> dict[str, str]:
+    """Path in `docs/` -> Markdown, of the pages that are notebooks."""
+    sys.path.append(str(Path(__file__).parent / "scripts"))
+    from notebook_pages import NOTEBOOKS, page
+
+    return {f"notebooks/{path.stem}.md": page(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
+
+
 def on_config(config: Any) -> Any:
-    """Puts the agents' pages into the navigation, after their overview."""
+    """Puts the agents' pages into the navigation, after their overview, and the notebooks after the tutorials."""
     made = {"Each agent": [{path.split("/")[-1].removesuffix(".md"): path} for path in agent_pages()]}
     for part in config.nav:
         if "Reference" in part and made not in part["Reference"]:
             part["Reference"].insert(1, made)
+    notebooks = {"Notebooks": list(notebook_pages())}
+    if notebooks not in config.nav:
+        config.nav.insert(2, notebooks)
     return config
 
 
@@ -64,8 +76,10 @@ def on_files(files: Files, config: Any) -> Files:
     root = Path(config.config_file_path).parent
     pages = {file.src_uri: file.content_string for file in files.documentation_pages()}
     files.append(File.generated(config, PLACES[RUNS], content=(root / RUNS).read_text()))
-    for path, text in agent_pages().items():
+    drawn = notebook_pages()
+    for path, text in (agent_pages() | drawn).items():
         files.append(File.generated(config, path, content=text))
+    pages |= drawn
     found = {outside(page, link) for page, text in pages.items() for _, _, link in LINK.findall(text)}
     for path in sorted(path for path in found if path is not None and path not in PLACES):
         uri = place(path)

@@ -23,7 +23,14 @@ NEEDS = {"docs/how_to/export_a_policy.md": "flatbuffers"}
 """Pages whose examples need an extra."""
 
 
-@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=name)
+DEAR = ("docs/tutorials/your_own_agent.md",)
+"""Pages whose examples take half a minute of a core."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if name(page) in DEAR else (), id=name(page)) for page in WITH_EXAMPLES],
+)
 def test_python_examples_run_one_after_the_other(page, tmp_path, monkeypatch):
     if name(page) in NEEDS:
         pytest.importorskip(NEEDS[name(page)], reason="the extra that the page is about is not installed")

@@ -38,6 +38,8 @@ HOMES = {
     "evosax": {"ops/evolution.py"},
     "orbax": {"train/checkpoint.py"},
     "matplotlib": {"analysis"},
+    "jax2onnx": {"presets/export.py"},
+    "imageio_ffmpeg": {"analysis/video.py"},
     "filelock": {"train/folder.py"},
     "tyro": {"cli/flags.py"},
     "rich": {"train/log.py"},

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import matplotlib
+import notebook_pages
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
@@ -35,6 +36,23 @@ def test_code_runs(path, monkeypatch):
     finally:
         plt.close("all")
         plt.switch_backend(before)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_documentation_shows_its_code_and_what_was_kept_of_its_outputs(path):
+    text = notebook_pages.page(path)
+    for _, source in code(path):
+        assert source in text
+    file = notebook_pages.KEPT / f"{path.stem}.json"
+    if not file.exists():
+        return
+    kept = json.loads(file.read_text())
+    assert kept["source"] == notebook_pages.source_hash(path), f"run python scripts/notebook_pages.py {path.stem}"
+    pictures = [name for cell in kept["cells"].values() for name in cell.get("pictures", ())]
+    assert pictures
+    for name in pictures:
+        assert f"(../../results/notebooks/{name})" in text
+        assert (notebook_pages.KEPT / name).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

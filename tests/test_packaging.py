@@ -70,7 +70,7 @@ def test_the_wheel_holds_types_stubs_version_and_entry_point(wheel):
     assert "mbrl-jax = mbrl_jax.cli:main" in entry
     assert "mbrl_jax/py.typed" in names
     package = ROOT / "mbrl_jax"
-    for path in (*package.rglob("*.pyi"), *package.rglob("*.py"), *package.rglob("*.jinja")):
+    for path in (*package.rglob("*.pyi"), *package.rglob("*.py"), *package.rglob("*.jinja"), *package.rglob("*.csv")):
         assert str(path.relative_to(ROOT)) in names
     assert not any(name.startswith(("tests", "scripts", "results")) for name in names)
 
@@ -107,47 +107,60 @@ def test_the_source_distribution_holds_what_a_wheel_is_built_from(tmp_path):
     with tarfile.open(source / "dist" / done.stdout.split()[-1]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     package = ROOT / "mbrl_jax"
-    kinds = ("*.py", "*.pyi", "*.jinja", "py.typed")
+    kinds = ("*.py", "*.pyi", "*.jinja", "*.csv", "py.typed")
     assert {str(path.relative_to(ROOT)) for kind in kinds for path in package.rglob(kind)} <= names
     assert {"LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "pyproject.toml"} <= names
     assert not any(name.startswith(("tests", "results")) for name in names)
 
 
+ACT = """
+import numpy as np
+import mbrl_jax as mbrl
+
+run = mbrl.load("runs/mbpo-Pendulum-v1-0")
+action, carry = run.policy([1.0, 0.0, 0.0])
+action, carry = run.policy([1.0, 0.0, 0.0], carry)
+assert action.shape == (1,) and isinstance(action, np.ndarray) and abs(action[0]) <= 1
+print(mbrl.__file__)
+"""
 PLAN = """
 import jax
 import mbrl_jax as mbrl
 from mbrl_jax.planners import CEM, cem
 
 run = mbrl.load("runs/mbpo-Pendulum-v1-0")
-action, carry = run.policy([1.0, 0.0, 0.0])
-action, carry = run.policy([1.0, 0.0, 0.0], carry)
-assert action.shape == (1,) and abs(action[0]) <= 1
 planner = cem(CEM(horizon=5, population=32, elites=4, iterations=2, particles=5), run.env.spec)
 start = run.encode([1.0, 0.0, 0.0])
 plan = jax.jit(lambda key, at: planner.plan(key, run.model, at, planner.init()))
 action, _, info = plan(jax.random.key(0), start)
-assert action.shape == (1,)
-print(mbrl.__file__)
+assert action.shape == (1,) and abs(action[0]) <= 1
 """
 
 
 @pytest.mark.slow
-def test_a_stranger_trains_evaluates_acts_plans_and_reports(site, tmp_path):
-    env = {**os.environ, "PYTHONPATH": str(site), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    console = "import sys; from mbrl_jax.cli import main; sys.exit(main(sys.argv[1:]))"
+def test_a_stranger_trains_evaluates_acts_plans_and_reports(wheel, tmp_path):
+    """Only the wheel, an empty environment and the versions of `constraints.txt`: nothing of the checkout."""
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    programs, folder = tmp_path / "venv" / "bin", tmp_path / "work"
+    folder.mkdir()
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG") or "PIP" in name}
+    env = {**kept, "XDG_CACHE_HOME": str(tmp_path / "cache")}
 
-    def ran(*words: str) -> str:
-        done = subprocess.run([sys.executable, "-c", *words], cwd=tmp_path, env=env, capture_output=True, text=True)
+    def ran(program: str, *words: str) -> str:
+        done = subprocess.run([programs / program, *words], cwd=folder, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    ran(console, *["train", "mbpo", "--env", "Pendulum-v1", "--steps", "600", "--quiet"])
-    said = ran(console, "evaluate", "runs/mbpo-Pendulum-v1-0", "--episodes", "5")
+    ran("pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), f"{wheel}[report,export]")
+    ran("mbrl-jax", "train", "mbpo", "--env", "Pendulum-v1", "--steps", "600", "--quiet")
+    said = ran("mbrl-jax", "evaluate", "runs/mbpo-Pendulum-v1-0", "--episodes", "5", "--video", "film.gif")
     assert "mean return" in said
-    assert Path(ran(PLAN).strip()).is_relative_to(site)
-    ran(console, "report", "runs/mbpo-Pendulum-v1-0")
-    page = (tmp_path / "report.html").read_text()
+    assert (folder / "film.gif").read_bytes().startswith(b"GIF89a")
+    assert Path(ran("python", "-c", ACT).strip()).is_relative_to(tmp_path / "venv")
+    ran("python", "-c", PLAN)
+    ran("mbrl-jax", "report", "runs/mbpo-Pendulum-v1-0")
+    page = (folder / "report.html").read_text()
     assert "Imagination against truth" in page
     assert "Calibration" in page
-    ran(console, "export", "runs/mbpo-Pendulum-v1-0", "policy.stablehlo")
-    assert (tmp_path / "policy.stablehlo").stat().st_size > 1000
+    ran("mbrl-jax", "export", "runs/mbpo-Pendulum-v1-0", "policy.stablehlo")
+    assert (folder / "policy.stablehlo").stat().st_size > 1000

@@ -48,6 +48,22 @@ def test_importing_loads_no_jax_and_is_quick():
     assert own < 1.0  # 0.02 on an idle machine, and tests may run beside others
 
 
+def test_help_loads_no_more_than_it_needs():
+    """0.1 s for the overview and 2 s for an agent's settings, of which jax takes 0.5 (a quiet core)."""
+    top, agents = loaded_by(
+        "import contextlib, io\nfrom mbrl_jax.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()): assert main(['--help']) == 0",
+        "with contextlib.redirect_stdout(io.StringIO()): assert main(['train', '--help']) == 0",
+    )
+    assert {"jax", "numpy", "flax", "tyro", *HEAVY} & (top | agents) == set()
+    (settings,) = loaded_by(
+        "import contextlib, io\nfrom mbrl_jax.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()): assert main(['train', 'mbpo', '--help']) == 0"
+    )
+    assert {"jax", "tyro", "gymnax"} <= settings
+    assert {"seaborn", "pandas", "orbax", "evosax", "mctx", "pgx", "torch"} & settings == set()
+
+
 @pytest.mark.parametrize("room", [*ROOMS, "envs.adapters", "models.dynamics", "models.muzero", "models.rssm",
                                   "models.tdmpc2", "models.world_models", "planners.mpc", "planners.mcts",
                                   "agents.dreamer", "agents.world_models", "cli"])  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mbrl_jax.analysis.statistics import bootstrap_interval, interquartile_mean, median_steps, steps_to_threshold
+from mbrl_jax.analysis.text import aligned
 from mbrl_jax.envs import own
 from mbrl_jax.train.log import write_atomic
 from mbrl_jax.train.run_files import read_config, read_rows
@@ -185,10 +186,7 @@ def table(curves: Sequence[Curve], threshold: float | None = None) -> str:
             middle = median_steps(reached)
             row.append((f"{middle:,.0f}" if np.isfinite(middle) else "not reached") + f" ({_count(reached)} reached)")
         rows.append(row)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return "\n".join(aligned(rows))
 
 
 def _count(reached: Sequence[int | None]) -> str:

@@ -166,3 +166,20 @@ def _frames(real: np.ndarray, rebuilt: np.ndarray, imagined: np.ndarray, columns
             if column == 0:
                 panel.set_ylabel(name, fontsize=8)
     return figure
+
+
+def episode_picture(episode: Any, context: int, who: str, labels: tuple[str, ...] = ()) -> bytes | None:
+    """An imagined episode beside the real one as a PNG, None where the episode is too short for it.
+
+    Args:
+      episode: as `agents.open_loop.imagine_episode` gives it.
+      context: observations seen first.
+      who: imagines where, for the title.
+      labels: names of the observation's entries.
+    """
+    length = int(episode.length)
+    if length <= context:
+        return None
+    real, rebuilt = np.asarray(episode.real)[:length], np.asarray(episode.rebuilt)[:length]
+    title = f"{who}, {context} observations seen, {length - context} imagined"
+    return picture(real, rebuilt, np.asarray(episode.imagined)[:, : length - context], title, labels=labels)

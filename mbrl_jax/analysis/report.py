@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mbrl_jax.analysis.authors import Published, beside
 from mbrl_jax.analysis.curves import DASHES, Curve, load
 from mbrl_jax.analysis.statistics import (
     bootstrap_interval,
@@ -275,6 +276,8 @@ def curves_svg(runs: Sequence[Run], name: str) -> str:
         panel.plot(
             curve.steps, interquartile_mean(kept), dash, color=colour, linewidth=2.2, marker=marker, label=run.label
         )
+    for run in runs:
+        _draw_published(panel, run)
     limits = {run.curve.threshold for run in runs if run.curve.threshold is not None}
     for limit in sorted(limits):
         panel.axhline(limit, color=INK, linestyle="--", linewidth=0.9, alpha=0.6)
@@ -284,6 +287,28 @@ def curves_svg(runs: Sequence[Run], name: str) -> str:
     if panel.get_legend_handles_labels()[0]:
         panel.legend(frameon=False, labelcolor=INK, fontsize=9)
     return _svg(figure, name)
+
+
+def published_of(run: Run) -> Published | None:
+    """What the authors of the run's agent published on its task, None where it is not known.
+
+    Scores are those until the first that lies at the run's end or behind it.
+    """
+    found = beside(run.config["algo"], run.curve.env)
+    if found is None:
+        return None
+    last = int(np.searchsorted(found.frames, run.curve.steps[-1])) + 1
+    return found._replace(frames=found.frames[:last], means=found.means[:last], deviations=found.deviations[:last])
+
+
+def _draw_published(panel: Any, run: Run) -> None:
+    found = published_of(run)
+    if found is not None:
+        bars = np.nan_to_num(found.deviations)
+        panel.errorbar(
+            found.frames, found.means, bars, fmt="o--", color=run.colour, markersize=4, linewidth=1, capsize=3,
+            markerfacecolor="none", label=f"{run.label}, its authors",
+        )  # fmt: skip
 
 
 def metric_svgs(runs: Sequence[Run], names: Sequence[str], name: str) -> list[tuple[str, str]]:
@@ -348,6 +373,17 @@ def calibration_svg(looked: Sequence[Looked], name: str) -> str:
 # The page ------------------------------------------------------------------------------------------------------------
 
 
+def sources(runs: Sequence[Run]) -> list[str]:
+    """Where the authors' scores beside runs are from, a line for each agent.
+
+    Args:
+      runs: of the report.
+    """
+    found = [(run, published_of(run)) for run in runs]
+    lines = [f"{run.config['algo']}: {one.source}, {one.seeds} seeds" for run, one in found if one is not None]
+    return list(dict.fromkeys(lines))
+
+
 def page(
     runs: Sequence[Run], looked: Sequence[Looked] = (), threshold: float | None = None, title: str = "Report"
 ) -> str:
@@ -375,6 +411,7 @@ def page(
             (env, curves_svg([run for run in runs if run.curve.env == env], f"curves-{i}"))
             for i, env in enumerate(envs)
         ],
+        published=sources(runs),
         results=results(runs, threshold),
         improvements=improvements(runs),
         differences=differences(runs) if len(runs) > 1 else [],

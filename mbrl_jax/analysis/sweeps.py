@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mbrl_jax.analysis.statistics import bootstrap_interval, interquartile_mean, probability_of_improvement
+from mbrl_jax.analysis.text import aligned
 from mbrl_jax.train.log import RECENT, cell, write_atomic
 from mbrl_jax.train.run_files import read_json
 
@@ -148,8 +149,7 @@ def table(order: Sequence[Trial]) -> str:
                 "-" if np.isnan(chance) else f"{chance:.2f}",
             ]
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    out = ["  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    out = aligned(lines)
     if len(rows) > MOST:
         out.append(f"... and {len(rows) - MOST} more in table.csv")
     return "\n".join(out)

@@ -16,7 +16,7 @@ COMMANDS = {
     "evaluate": ("mbrl_jax.cli.evaluate", "play episodes with what a run has learned, and film them"),
     "envs": ("mbrl_jax.cli.envs", "list the environments, or describe and check one"),
     "report": ("mbrl_jax.cli.report", "write one HTML page on runs: curves, tables, settings, times and models"),
-    "export": ("mbrl_jax.cli.export", "write a run's policy as StableHLO, to act without this library"),
+    "export": ("mbrl_jax.cli.export", "write a run's policy as StableHLO or ONNX, to act without this library"),
     "plot": ("mbrl_jax.cli.plot", "draw learning curves, or what a world model imagines"),
 }
 """Module and summary of each subcommand."""

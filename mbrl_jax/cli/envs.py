@@ -5,30 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import sys
-from collections.abc import Sequence
 from typing import Any
 
-from mbrl_jax.cli.guard import guarded
+from mbrl_jax.cli.guard import program
 from mbrl_jax.cli.parser import Parser
 from mbrl_jax.envs import registry
 from mbrl_jax.envs.own import FORM
 
 PROG = "mbrl-jax envs"
 INSTALL = "pip install 'mbrl_jax[{}]'"
-
-
-def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
-    """Lists environments, or describes and checks one.
-
-    Args:
-      argv: the words after the program's name; those of this process where None.
-      prog: how the program is called, for its help.
-    Returns:
-      the exit code: 0 done, 1 the environment has a fault, 2 a command that cannot be carried out.
-    """
-    words = list(sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: _envs(words, prog), lambda message: message.replace("env: ", "", 1))
 
 
 def _envs(words: list[str], prog: str) -> int:
@@ -148,3 +133,6 @@ def _overview() -> str:
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
     missing = "" if row.get("installed", True) else INSTALL.format(row["extra"])
     return row["name"], row["obs"], row["action"], f"{row['time_limit'] or 'none'}", missing
+
+
+main = program(_envs, PROG, lambda message: message.replace("env: ", "", 1))

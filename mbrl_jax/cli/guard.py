@@ -8,12 +8,58 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 PACKAGE = Path(__file__).parents[1]
+
+
+class Main(Protocol):
+    """What a subcommand's module offers."""
+
+    def __call__(self, argv: Sequence[str] | None = None, prog: str = ...) -> int:
+        """Carries a command line out.
+
+        Args:
+          argv: the words after the program's name; those of this process where None.
+          prog: how the program is called, for its help.
+        Returns:
+          the exit code: 0 done, 1 something failed on the way, 2 a command that cannot be carried out, 130 stopped by a
+          signal.
+        """
+        ...
+
+
+def program(work: Callable[[list[str], str], int], prog: str, wording: Callable[[str], str] = str) -> Main:
+    """The `main` of a subcommand.
+
+    Args:
+      work: (words, how the program is called) -> exit code; raises ValueError or OSError for what the user can mend.
+      prog: how the program is called, where nobody says otherwise.
+      wording: as for `guarded`.
+    """
+    usual = prog
+
+    def main(argv: Sequence[str] | None = None, prog: str = usual) -> int:
+        words = list(sys.argv[1:] if argv is None else argv)
+        return guarded(lambda: work(words, prog), wording)
+
+    return main
+
+
+def as_flags(*names: str) -> Callable[[str], str]:
+    """A wording for `program`: a message that begins with one of these names and "must" names the flag instead.
+
+    Args:
+      names: of flags, without dashes.
+    """
+
+    def wording(message: str) -> str:
+        return f"--{message}" if message.partition(" must ")[0] in names else message
+
+    return wording
 
 
 def guarded(work: Callable[[], int], wording: Callable[[str], str] = str) -> int:

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mbrl_jax.cli.guard import guarded
+from mbrl_jax.cli.guard import program
 from mbrl_jax.cli.parser import Parser
 
 PROG = "mbrl-jax plot"
-
-
-def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
-    """Draws what a command line asks for, and prints a table of it.
-
-    Args:
-      argv: the words after the program's name; those of this process where None.
-      prog: how the program is called, for its help.
-    Returns:
-      the exit code: 0 done, 2 a command that cannot be carried out.
-    """
-    words = list(sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: _plot(words, prog))
 
 
 def _plot(words: list[str], prog: str) -> int:
@@ -118,3 +103,6 @@ def _imagine(args: Any) -> None:
     if args.gif is not None:
         imagination.animation(str(args.gif), real, rebuilt, imagined, title)
         print(f"animation in {args.gif}")
+
+
+main = program(_plot, PROG)

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mbrl_jax.cli.guard import guarded
+from mbrl_jax.cli.guard import program
 from mbrl_jax.cli.parser import Parser
 
 PROG = "mbrl-jax report"
-
-
-def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
-    """Writes the page that a command line asks for.
-
-    Args:
-      argv: the words after the program's name; those of this process where None.
-      prog: how the program is called, for its help.
-    Returns:
-      the exit code: 0 done, 2 a command that cannot be carried out.
-    """
-    words = list(sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: _report(words, prog))
 
 
 def _report(words: list[str], prog: str) -> int:
@@ -80,3 +65,6 @@ def _write(args: Any) -> int:
     write_atomic(args.out, report.page(runs, looked, args.threshold, name))
     print(f"report in {args.out}")
     return 0
+
+
+main = program(_report, PROG)

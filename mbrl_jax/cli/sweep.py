@@ -6,10 +6,11 @@ import math
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mbrl_jax.cli.guard import guarded
+from mbrl_jax.cli.guard import program
 from mbrl_jax.cli.launchers import LAUNCHERS
 from mbrl_jax.cli.train import first_words, named_folder, split_env_args
 from mbrl_jax.envs.registry import ENVS, is_host, is_own, settle
@@ -35,9 +36,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     Returns:
       the exit code: 0 done, 1 an environment failed, 2 a command that cannot be carried out, 130 stopped by a signal.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
     names: list[str] = ["env", "agent_module"]
-    return guarded(lambda: _sweep(words, prog, names), lambda message: _in_flags(message, names))
+    return program(partial(_sweep, names=names), prog, partial(_in_flags, names=names))(argv)
 
 
 def _in_flags(message: str, names: list[str]) -> str:

@@ -11,12 +11,12 @@ import glob
 import math
 import re
 import shlex
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mbrl_jax.cli.guard import guarded
+from mbrl_jax.cli.guard import program
 from mbrl_jax.envs.own import FORM, folder_name
 from mbrl_jax.envs.registry import ENVS, LIBRARIES, is_host, is_own, settle
 from mbrl_jax.presets.registry import AGENTS, import_agents
@@ -38,11 +38,14 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
       the exit code: 0 done, 1 every seed diverged or an environment failed, 2 a command that cannot be carried out, 130
       stopped by a signal.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    names: list[str] = ["env", "agent_module", "track"]
+    names: list[str] = ["env", "agent_module", "track", "init_from", "init_parts"]
+    return program(partial(_trained, names=names), prog, partial(_in_flags, names=names))(argv)
+
+
+def _trained(words: list[str], prog: str, names: list[str]) -> int:
+    """Begins a run, or goes on with one of which only the folder is named; returns the exit code."""
     alone = words and words[0].startswith("--") and any(word.partition("=")[0] == "--resume" for word in words)
-    work = _resume if alone else _train
-    return guarded(lambda: work(words, prog, names), lambda message: _in_flags(message, names))
+    return (_resume if alone else _train)(words, prog, names)
 
 
 def _in_flags(message: str, names: list[str]) -> str:
@@ -69,10 +72,9 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     from mbrl_jax.core.types import HostEnv
     from mbrl_jax.envs.registry import make_env
     from mbrl_jax.models.dynamics.known import settled
-    from mbrl_jax.presets.checks import checked, names_and_values
+    from mbrl_jax.presets.checks import names_and_values
     from mbrl_jax.presets.restore import check_resumable
-    from mbrl_jax.train.compilation import enable_compilation_cache
-    from mbrl_jax.train.hosts import Hosts, follow, is_first
+    from mbrl_jax.train.hosts import is_first
     from mbrl_jax.train.run import Job, check_folder
 
     env = settle(env) if env else presets.default_env(algo)
@@ -102,15 +104,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     first = not options.distributed or is_first()
     if out is not None and first:
         check_folder(job, out, options.resume)
-    enable_compilation_cache()
-    loop, memory = checked(presets.build(algo, made, agent, loop_cfg, options.env_workers), job)
-    if not first:
-        follow(loop, job)
-        return 0
-    if not options.quiet:
-        print(memory, flush=True)
-
-    return _run(Hosts(loop) if options.distributed else loop, job, out, base, options)
+    return _run(job, made, out, base, options, first)
 
 
 def _connect(words: list[str]) -> None:
@@ -148,7 +142,7 @@ def _shared(job: Job, options: Any, hosted: bool) -> Job:
 
 def _words(text: str) -> list[str]:
     """The words of a list with commas."""
-    return [word for word in text.split(",") if word]
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _resume(words: list[str], prog: str, names: list[str]) -> int:
@@ -187,14 +181,33 @@ def _resume(words: list[str], prog: str, names: list[str]) -> int:
     return 1 if result.diverged else 0 if result.finished else 130
 
 
-def _run(loop: Any, job: Job, out: Path | None, base: Path, options: Any) -> int:
-    """Trains in a folder, a new one after `base` where none is named; returns the exit code."""
+def _run(job: Job, env: Any, out: Path | None, base: Path, options: Any, first: bool) -> int:
+    """Trains in a folder, a new one after `base` where none is named, or follows the first process; the exit code."""
+    from mbrl_jax import presets
     from mbrl_jax.analysis import curves
+    from mbrl_jax.presets.api import started
+    from mbrl_jax.presets.checks import checked
     from mbrl_jax.train import trackers
+    from mbrl_jax.train.compilation import enable_compilation_cache
     from mbrl_jax.train.folder import new_folder, remove_empty
+    from mbrl_jax.train.hosts import Hosts, follow
     from mbrl_jax.train.run import run
 
-    watchers = trackers.made(_words(options.track), job)
+    enable_compilation_cache()
+    going_on = out if options.resume else None
+    job, start = started(job, env, going_on, options.init_from or None, _words(options.init_parts) or None)
+    loop, memory = checked(presets.build(job.algo, env, job.agent, job.loop, options.env_workers, start), job)
+    if not first:
+        follow(loop, job)
+        return 0
+    if not options.quiet:
+        print(memory, flush=True)
+    drawn, track = None, _words(options.track)
+    if track:
+        from mbrl_jax.presets.pictures import last_pictures
+
+        drawn = last_pictures(job, env)
+    watchers = trackers.made(track, job, drawn)
 
     def draw(folder: Path) -> None:
         curves.draw(folder / "curve.png", [folder], None, job.threshold)
@@ -202,8 +215,8 @@ def _run(loop: Any, job: Job, out: Path | None, base: Path, options: Any) -> int
     made = None if out is not None else new_folder(base)
     try:
         result = run(
-            loop, job, out or made or base, resume=options.resume, quiet=options.quiet,
-            checkpoint_seconds=options.checkpoint_seconds, draw=draw, watchers=watchers,
+            Hosts(loop) if options.distributed else loop, job, out or made or base, resume=options.resume,
+            quiet=options.quiet, checkpoint_seconds=options.checkpoint_seconds, draw=draw, watchers=watchers,
         )  # fmt: skip
     finally:
         if made is not None:
@@ -329,6 +342,8 @@ def _options(algo: str, env: str, steps: int) -> list[Option]:
         Option("steps", int, steps, "real environment steps of each seed, random ones included", {"low": 1}),
         Option("out", str, "", f"the run's folder, new or empty; if none is given, a new {_base(algo, env, 'SEED')}"),
         Option("resume", bool, False, "go on with the run in --out; --steps may be larger than it was"),
+        Option("init_from", str, "", "folder of a run to start from what its first seed has learned; else afresh"),
+        Option("init_parts", str, "", "parts of the learner to take from it, with commas between them; else all"),
         Option("agent_module", str, "", "Python file or module that registers agents of your own, imported first"),
         Option("track", str, "", "trackers beside the CSV files: tensorboard, wandb, mlflow, with commas between them"),
         Option("quiet", bool, False, "print nothing but errors"),

@@ -13,12 +13,12 @@ from mbrl_jax.core.config import replace
 from mbrl_jax.core.types import Env, HostEnv
 from mbrl_jax.envs.registry import make_env, settle
 from mbrl_jax.models.dynamics.known import settled
-from mbrl_jax.presets.builder import Start, build, default_wave, learner, preset
+from mbrl_jax.presets.builder import Preset, Start, build, default_wave, learner, preset
 from mbrl_jax.presets.checks import checked
 from mbrl_jax.presets.fine_tune import taken_from
 from mbrl_jax.presets.loaded import Run
 from mbrl_jax.presets.restore import check_resumable, load_run, saved_configs, saved_settings
-from mbrl_jax.train import trackers
+from mbrl_jax.train import checkpoint, trackers
 from mbrl_jax.train.compilation import enable_compilation_cache
 from mbrl_jax.train.devices import devices_for
 from mbrl_jax.train.run import Job, Result, Watcher, check_folder, run
@@ -54,17 +54,15 @@ def train(
         `"file.py:function"` for that.
       out: the run's folder, new or empty.
       steps: real environment steps of each seed, random ones included; the preset's if None.
-      seeds: how many, trained under `vmap` in one program.
-      seed: the first; seed i of the run is `jax.random.key(seed + i)`.
-      agent: changes to the preset's agent settings, by dotted name: `{"policy.lr": 1e-3}`.
-      loop: changes to the preset's loop settings.
+      seeds, seed: how many, trained in one program; the first. Seed i of the run is `jax.random.key(seed + i)`.
+      agent, loop: changes to the preset's settings, by dotted name: `{"policy.lr": 1e-3}`.
       resume: go on with the run in `out`; see also `resume`, which takes all settings from it.
       quiet: print nothing.
       checkpoint_seconds: least time between checkpoints, in seconds; 0 saves one after every chunk.
       stop_diverged: train seeds no further whose numbers are no longer finite.
       env_args: arguments of the environment that a name stands for.
       env_workers: processes that share environments whose steps are Python; 0 steps them in this one.
-      callback: (`train.run.Event`) -> None, called after every chunk; if it returns True the run stops, to be resumed.
+      callback: (`train.run.Event`) -> None, called after every chunk; where it returns True the run stops.
       track: trackers that rows are sent to besides the CSV files: "tensorboard", "wandb", "mlflow".
       init_from: a run, or its folder, to start from what it has learned (its seed 0), instead of from fresh parameters.
       init_parts: parts of the learner to take from it, by dotted name; all if None.
@@ -74,37 +72,31 @@ def train(
       ValueError: a name that does not exist, a setting out of range or at odds with another, a folder that cannot
         be used, learners that do not fit each other, or more memory needed than there is.
     """
-    if seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {seeds}")
-    if not 0 <= seed <= 2**32 - seeds:
-        raise ValueError(f"seed must be at least 0 and at most 2**32 - seeds = {2**32 - seeds}, got {seed}")
     env = settle(env) if isinstance(env, str) else env if isinstance(env, HostEnv) else make_env(env)
     made: Any = make_env(env, **(env_args or {})) if isinstance(env, str) else env
-    hosted = isinstance(made, HostEnv)
-    known = preset(algo, made if hosted or env_args else env)
+    known = preset(algo, made if isinstance(made, HostEnv) or env_args else env)
     agent_cfg, loop_cfg = settled(replace(known.agent, dict(agent or {}))), replace(known.loop, dict(loop or {}))
-    source, start = _beginning(init_from, init_parts)
-    job = Job(
-        algo=algo,
-        env=env if isinstance(env, str) else made.spec.name,
-        agent=agent_cfg,
-        loop=loop_cfg,
-        steps=known.steps if steps is None else steps,
-        seed=seed,
-        seeds=seeds,
-        wave=default_wave(agent_cfg),
-        devices=1 if hosted or loop_cfg.mesh else devices_for(0, seeds),
-        threshold=known.threshold if math.isfinite(known.threshold) else None,
-        stop_diverged=stop_diverged,
-        env_args=env_args or {},
-        init_from=source,
-    )
-    if start is not None:  # before anything is built: whether the two fit each other
-        jax.eval_shape(lambda key: start(learner(algo, made, agent_cfg)[0].init(key)), jax.random.key(0))
+    known = known._replace(agent=agent_cfg, loop=loop_cfg)
+    job = _new_job(algo, made, known, known.steps if steps is None else steps, (seed, seeds))
+    job = job._replace(wave=default_wave(agent_cfg), stop_diverged=stop_diverged, env_args=env_args or {})
+    job = job._replace(env=env if isinstance(env, str) else made.spec.name)
     if resume:
         check_resumable(out, algo, agent_cfg, loop_cfg)
+    job, start = started(job, made, out if resume else None, init_from, init_parts)
     how = {"quiet": quiet, "checkpoint_seconds": checkpoint_seconds, "callback": callback, "track": track}
     return run_job(job, made, out, resume=resume, env_workers=env_workers, start=start, **how)
+
+
+def _new_job(algo: str, env: Env | HostEnv, known: Preset, steps: int, seeds: tuple[int, int]) -> Job:
+    """A job of a preset, for the first of the seeds and their number."""
+    first, count = seeds
+    if count < 1:
+        raise ValueError(f"seeds must be at least 1, got {count}")
+    if not 0 <= first <= 2**32 - count:
+        raise ValueError(f"seed must be at least 0 and at most 2**32 - seeds = {2**32 - count}, got {first}")
+    threshold = known.threshold if math.isfinite(known.threshold) else None
+    devices = 1 if isinstance(env, HostEnv) or known.loop.mesh else devices_for(0, count)
+    return Job(algo, env.spec.name, known.agent, known.loop, steps, first, count, devices=devices, threshold=threshold)
 
 
 def run_job(
@@ -135,7 +127,12 @@ def run_job(
       ValueError: as `train`.
     """
     check_folder(job, out, resume)
-    watchers = [*trackers.made(track, job), *([] if callback is None else [callback])]
+    drawn = None
+    if track:
+        from mbrl_jax.presets.pictures import last_pictures
+
+        drawn = last_pictures(job, env)
+    watchers = [*trackers.made(track, job, drawn), *([] if callback is None else [callback])]
     loop: Any = build(job.algo, env, job.agent, job.loop, env_workers, start)
     program, memory = checked(loop, job)
     if not quiet:
@@ -197,21 +194,54 @@ def resume(
         stop_diverged=saved.get("stop_diverged", False),
         env_args=saved.get("env_args", {}),
     )
+    job, start = started(job, made, folder, None, None)
     how = {"quiet": quiet, "checkpoint_seconds": checkpoint_seconds, "callback": callback, "track": track}
-    return run_job(job, made, folder, resume=True, env_workers=env_workers, **how)
+    return run_job(job, made, folder, resume=True, env_workers=env_workers, start=start, **how)
 
 
-def _beginning(
-    init_from: Run | Path | str | None, parts: Sequence[str] | None
-) -> tuple[dict[str, Any] | None, Start | None]:
-    """Where a run starts from, for its `config.json`, and the function that starts it there."""
-    if init_from is None:
-        if parts is not None:
-            raise ValueError("init_parts needs init_from, a run to take them from")
-        return None, None
-    old = init_from if isinstance(init_from, Run) else load(init_from)
-    source = {"folder": str(old.folder.absolute()), "seed": old.seed, "chunk": old.chunk}
-    return source | ({} if parts is None else {"parts": list(parts)}), taken_from(old.learner, parts)
+def started(
+    job: Job,
+    env: Env | HostEnv,
+    resumed: Path | str | None,
+    init_from: Run | Path | str | None,
+    init_parts: Sequence[str] | None,
+) -> tuple[Job, Start | None]:
+    """A job that begins with what another run has learned.
+
+    Args:
+      job: what is to run.
+      env: its environment.
+      resumed: folder of the run that goes on, None for a new one. Until its first checkpoint it begins as it began.
+      init_from: a run or its folder; None to begin with fresh parameters, or as the run in `resumed` began.
+      init_parts: parts of the learner to take from it, by dotted name; all if None.
+    Returns:
+      the job, which says where it begins; a function from fresh learners to those to start from, None for fresh ones.
+    Raises:
+      ValueError: `init_parts` without `init_from`, no such run or part, learners that do not fit each other, or a
+        resumed run that began elsewhere.
+    """
+    if init_from is None and init_parts is not None:
+        raise ValueError("init_parts must come with init_from, a run to take them from")
+    if resumed is not None and not (Path(resumed) / "config.json").exists():
+        return job, None  # `check_folder` says what is wrong
+    if resumed is not None:
+        kept = saved_settings(resumed).get("init_from")
+        asked = init_from.folder if isinstance(init_from, Run) else init_from
+        if asked is not None and (kept is None or Path(kept["folder"]) != Path(asked).absolute()):
+            began = "fresh parameters" if kept is None else kept["folder"]
+            raise ValueError(f"init_from must be what the run in {resumed} began with, {began}, got {asked}")
+        if kept is None or checkpoint.latest_place(Path(resumed) / "checkpoints") is not None:
+            return job, None
+        old, parts = load(kept["folder"], kept["seed"], kept.get("checkpoint")), kept.get("parts")
+    elif init_from is None:
+        return job, None
+    else:
+        old, parts = init_from if isinstance(init_from, Run) else load(init_from), init_parts
+    start = taken_from(old.learner, parts)
+    # before anything is built: whether the two fit each other
+    jax.eval_shape(lambda key: start(learner(job.algo, env, job.agent)[0].init(key)), jax.random.key(0))
+    source = {"folder": str(old.folder.absolute()), "seed": old.seed, "checkpoint": old.checkpoint}
+    return job._replace(init_from=source | ({} if parts is None else {"parts": list(parts)})), start
 
 
 def load(folder: Path | str, seed: int = 0, checkpoint: str | int | None = None) -> Run:

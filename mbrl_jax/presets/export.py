@@ -1,4 +1,4 @@
-"""A policy as a file that runs without this library: StableHLO, written and read by `jax.export`."""
+"""A policy as a file that runs without this library: StableHLO by `jax.export`, or ONNX by jax2onnx."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
+from jax.extend import core as jax_core
 
 from mbrl_jax.core.types import Array, DictSpace, Obs, ObsSpace
 from mbrl_jax.presets.loaded import Policy, as_seen
@@ -63,8 +64,7 @@ def export_policy(
     about = {
         "obs": _described(obs),
         "carry": [_described(leaf) for leaf in carry],
-        "action": _described(jax.ShapeDtypeStruct(policy.spec.action.shape, policy.spec.action.dtype)),
-        "actions": _space(policy.spec.action),
+        **_about_action(policy),
         "platforms": list(platforms),
         "sample": sample,
         "jax": jax.__version__,
@@ -72,6 +72,58 @@ def export_policy(
     write_atomic(path, data)
     write_atomic(f"{path}.json", json.dumps(about, indent=2) + "\n")
     return about
+
+
+def export_onnx(policy: Policy, path: Path | str, *, batch: int = 1) -> dict[str, Any]:
+    """Writes a deterministic policy without memory as ONNX, and a JSON file that describes its arrays beside it.
+
+    Args:
+      policy: of a run.
+      path: of the file; that of the description has ".json" added.
+      batch: B, observations at once; inputs are [B, ...], the action is [B, ...].
+    Returns:
+      the description: shapes and types of `obs` and of the action, of one observation, and B.
+    Raises:
+      ValueError: jax2onnx is not installed, a batch below 1, or a policy that plans, remembers or draws.
+    """
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    if policy.simulator or jax.tree.leaves(policy.agent.carry()):
+        raise ValueError("run: ONNX holds policies without memory or plan alone; a file .stablehlo holds this one")
+    obs = _shapes(policy.raw.obs)
+    leaves, structure = jax.tree.flatten(obs)
+
+    def act(*parts: Array) -> Array:
+        seen = as_seen(jax.tree.unflatten(structure, parts), policy.raw.obs, policy.spec.obs)
+        return policy.agent.act(jax.random.key(0), policy.learner, policy.agent.carry(), seen, False)[0]
+
+    many = [jax.ShapeDtypeStruct((batch, *leaf.shape), leaf.dtype) for leaf in leaves]
+    try:
+        import jax2onnx  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ValueError("FILE: an .onnx needs jax2onnx: pip install 'mbrl_jax[onnx]'") from error
+    # jax2onnx traces layers of flax as wholes, which it cannot vmap: it is given the operations themselves
+    flat = jax_core.jaxpr_as_fun(jax.make_jaxpr(jax.vmap(act))(*many))
+    try:
+        made = jax2onnx.to_onnx(flat, many)
+    except Exception as error:  # of the converter, whatever it is: it has no type of its own
+        raise ValueError(f"run: its policy cannot be written as ONNX: {' '.join(str(error).split())[:200]}") from error
+    about = {
+        "inputs": [value.name for value in made.graph.input],
+        "outputs": [value.name for value in made.graph.output],
+        "obs": _described(obs),
+        "batch": batch,
+        **_about_action(policy),
+        "jax": jax.__version__,
+    }
+    write_atomic(path, made.SerializeToString())
+    write_atomic(f"{path}.json", json.dumps(about, indent=2) + "\n")
+    return about
+
+
+def _about_action(policy: Policy) -> dict[str, Any]:
+    action = policy.spec.action
+    return {"action": _described(jax.ShapeDtypeStruct(action.shape, action.dtype)), "actions": _space(action)}
 
 
 def _shapes(space: ObsSpace) -> Any:

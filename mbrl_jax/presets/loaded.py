@@ -123,6 +123,7 @@ class Run:
         self.state: Any = loaded.state  # of the loop
         self.chunk: int = loaded.chunk
         self.env_steps: int = loaded.env_steps
+        self.checkpoint: str = loaded.checkpoint  # by the name of its folder
 
     def __repr__(self) -> str:
         return f"Run({self.algo} on {self.name}, seed {self.seed}, after {self.env_steps:,} steps, {self.folder})"

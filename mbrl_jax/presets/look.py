@@ -16,7 +16,7 @@ from mbrl_jax.core.types import Action, Key, Model, Obs, State
 from mbrl_jax.envs import own
 from mbrl_jax.presets import builder
 from mbrl_jax.presets.loaded import Run
-from mbrl_jax.presets.restore import saved_configs, saved_settings
+from mbrl_jax.presets.restore import import_agent, saved_configs, saved_settings
 from mbrl_jax.train import checkpoint
 
 OVER_OBSERVATIONS = ("pets", "mbpo", "dyna_dqn")
@@ -41,6 +41,7 @@ def look(folder: Path | str, label: str, context: int = 5, horizon: int = 30, sa
     """
     folder = Path(folder)
     saved = saved_settings(folder)
+    import_agent(saved)
     entry = builder.algorithm(saved["algo"])
     if entry.open_loop_model is None and saved["algo"] not in OVER_OBSERVATIONS:
         return Looked(label, None, None, None)
@@ -77,13 +78,7 @@ def _over_observations(model: Model) -> OpenLoopModel:
 
 def _picture(run: Run, model: OpenLoopModel, episodes: list[Any], context: int) -> bytes | None:
     longest = max(episodes, key=lambda found: int(found.length))
-    length = int(longest.length)
-    if length <= context:
-        return None
-    real, rebuilt = np.asarray(longest.real)[:length], np.asarray(longest.rebuilt)[:length]
-    title = f"{run.algo} on {own.title(run.name)}, {context} observations seen, {length - context} imagined"
-    imagined = np.asarray(longest.imagined)[:, : length - context]
-    return imagination.picture(real, rebuilt, imagined, title, labels=model.labels)
+    return imagination.episode_picture(longest, context, f"{run.algo} on {own.title(run.name)}", model.labels)
 
 
 def open_loop_errors(episodes: list[Any], context: int) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ class Loaded(NamedTuple):
     evaluation: Any  # what it is evaluated in, as the agent sees it
     env_steps: int  # of each seed, until the last complete chunk
     raw: Any = None  # the environment by its name, before it takes the agent's form
+    checkpoint: str = ""  # by the name of its folder
 
 
 def load_run(folder: Path | str, seed: int = 0, checkpoint_name: str | int | None = None) -> Loaded:
@@ -48,11 +50,30 @@ def load_run(folder: Path | str, seed: int = 0, checkpoint_name: str | int | Non
     Raises:
       ValueError: there is no run in the folder, one of a version with other settings, no checkpoint, or no such seed.
     """
+    return next(load_seeds(folder, [seed], checkpoint_name))
+
+
+def load_seeds(
+    folder: Path | str, seeds: Sequence[int] | None = None, checkpoint_name: str | int | None = None
+) -> Iterator[Loaded]:
+    """Reads a run's settings and a checkpoint once, for several of its seeds.
+
+    Args:
+      folder: of a run.
+      seeds: which of its seeds, counted from 0; all if None.
+      checkpoint_name: as for `load_run`.
+    Returns:
+      what `load_run` gives for each of them, one after the other.
+    Raises:
+      ValueError: as `load_run`.
+    """
     folder = Path(folder)
     saved = saved_settings(folder)
     algo, name = saved["algo"], saved["env"]
-    if not 0 <= seed < saved["seeds"]:
-        raise ValueError(f"seed must be from 0 to {saved['seeds'] - 1}, which {folder} holds, got {seed}")
+    chosen = range(saved["seeds"]) if seeds is None else seeds
+    for seed in chosen:
+        if not 0 <= seed < saved["seeds"]:
+            raise ValueError(f"seed must be from 0 to {saved['seeds'] - 1}, which {folder} holds, got {seed}")
     place = _chosen_place(folder, checkpoint_name)
     config, loop_cfg = saved_configs(folder, saved)
     made = make_env(name, **saved.get("env_args", {}))
@@ -63,11 +84,24 @@ def load_run(folder: Path | str, seed: int = 0, checkpoint_name: str | int | Non
     else:
         like = jax.eval_shape(lambda keys: tree.strip_weak_types(jax.vmap(loop.init)(keys)), keys)
     states = checkpoint.restore(folder / "checkpoints", place, like)
-    state = jax.tree.map(lambda leaf: leaf[seed], states)
     agent, env = builder.learner(algo, made, config)
     evaluation = builder.evaluation_env(algo, made)
     steps = env_steps(loop_cfg, place.chunk)
-    return Loaded(algo, name, config, agent, env, state, place.chunk, evaluation, steps, made)
+    for seed in chosen:
+        state = jax.tree.map(lambda leaf, row=seed: leaf[row], states)
+        yield Loaded(algo, name, config, agent, env, state, place.chunk, evaluation, steps, made, place.name)
+
+
+def import_agent(saved: dict[str, Any]) -> None:
+    """Imports the module of a run's agent, where it is a reader's own and not there yet.
+
+    Args:
+      saved: as `saved_settings` gives it.
+    Raises:
+      ValueError: there is no such module.
+    """
+    if saved.get("agent_module") is not None and saved["algo"] not in AGENTS:
+        import_agents(saved["agent_module"])
 
 
 def saved_configs(folder: Path, saved: dict[str, Any]) -> tuple[Any, LoopConfig]:
@@ -79,8 +113,7 @@ def saved_configs(folder: Path, saved: dict[str, Any]) -> tuple[Any, LoopConfig]
     Raises:
       ValueError: a setting that this version does not know, or an agent that is not there.
     """
-    if saved.get("agent_module") is not None and saved["algo"] not in AGENTS:
-        import_agents(saved["agent_module"])
+    import_agent(saved)
     entry, file = builder.algorithm(saved["algo"]), folder / "config.json"
     config = replace(entry.config(), _known(saved["agent"], entry.config(), "agent.", file))
     return config, replace(LoopConfig(), _known(saved["loop"], LoopConfig(), "loop.", file))

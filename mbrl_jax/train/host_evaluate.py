@@ -30,12 +30,13 @@ def episode_seeds(keys: Key) -> Array:
     return jax.random.key_data(keys)[..., :2]
 
 
-def actors(agent: Agent, episodes: int) -> tuple[Callable, Callable]:
+def actors(agent: Agent, episodes: int, explore: bool = False) -> tuple[Callable, Callable]:
     """The compiled parts of an evaluation, of one learner.
 
     Args:
-      agent: acts with `explore=False`.
+      agent: acts.
       episodes: E, number of episodes side by side.
+      explore: whether actions are drawn as in training.
     Returns:
       (key) -> key of the steps, seeds [E, 2] of the episodes, carry [E, ...];
       (learner, carry, obs [E, ...], key of the steps, number of the step) -> action [E, ...], carry.
@@ -47,7 +48,7 @@ def actors(agent: Agent, episodes: int) -> tuple[Callable, Callable]:
 
     def act(learner: Tree, carry: Tree, obs: Obs, key: Key, i: Array) -> tuple:
         keys = jax.random.split(jax.random.fold_in(key, i), (episodes, 2))
-        one = jax.vmap(lambda key, carry, obs: agent.act(key, learner, carry, obs, False))
+        one = jax.vmap(lambda key, carry, obs: agent.act(key, learner, carry, obs, explore))
         action, carry, _ = one(keys[:, 0], carry, obs)
         return action, carry
 
@@ -57,7 +58,7 @@ def actors(agent: Agent, episodes: int) -> tuple[Callable, Callable]:
 def play(
     act: Callable, learner: Tree, begun: tuple, envs: HostEnvs, limit: int, watch: Callable[[Any], None] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Complete episodes of the deterministic policy, each counted up to its own end.
+    """Complete episodes, each counted up to its own end.
 
     Args:
       act: the second of `actors`; all arguments but the number of the step may have a leading axis of seeds.
@@ -103,11 +104,12 @@ def evaluate_host(
     workers: int = 0,
     shown: int = 0,
     steps: int = 0,
+    compiled: tuple[Callable, Callable] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[list[Any]]]:
     """Plays complete episodes side by side, and draws some of them.
 
     Args:
-      agent: acts with `explore=False`.
+      agent: acts.
       env: with a time limit, so that every episode ends.
       key: used once.
       learner: what the agent has learned.
@@ -115,6 +117,7 @@ def evaluate_host(
       workers: processes that share the environments; 0 steps them in this one.
       shown: number of the episodes, from the first on, that are drawn.
       steps: of each episode that are drawn, at most.
+      compiled: what `actors` gives, each part under `jit`; those of the deterministic policy if None.
     Returns:
       returns [episodes], undiscounted; lengths [episodes] int32; of each episode shown its frames, uint8 [H, W, 3],
       the first one of the reset.
@@ -129,7 +132,7 @@ def evaluate_host(
         raise ValueError(f"{env.spec.name} has no time limit: evaluation needs one")
     if shown and not env.drawable:
         raise ValueError(f"{env.spec.name} cannot be drawn: one of Gymnasium needs the render mode rgb_array")
-    begin, act = (jax.jit(part) for part in actors(agent, episodes))
+    begin, act = compiled or (jax.jit(part) for part in actors(agent, episodes))
     envs = env.make(episodes, workers, shown > 0)
 
     def watch(going: np.ndarray) -> None:

@@ -1,18 +1,50 @@
 """Trackers: where a run's rows go besides its CSV files. Each is called after every chunk, and loads its library then.
 
-A tracker is a `train.run.Watcher`: (Event) -> None, with a `close()`. One of your own is a `callback` of `train`.
+A tracker is a `train.run.Watcher`: (Event) -> None, with a `close()`. After the last chunk it gets pictures too, by
+`show(picture, env_steps)`. One of your own is a `callback` of `train`, or an entry of `TRACKERS`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mbrl_jax.core.config import flat
+from mbrl_jax.train.loop import chunks_for
 from mbrl_jax.train.run import Event, Job
+
+
+class Picture(NamedTuple):
+    """A file to show of one seed."""
+
+    seed: int
+    name: str  # "film"
+    path: Path  # of a PNG, or of a GIF
+
+
+class AtTheEnd:
+    """Shows pictures to trackers after a run's last chunk.
+
+    Args:
+      trackers: that get them.
+      job: what runs.
+      pictures: (event) -> the pictures.
+    """
+
+    def __init__(self, trackers: Sequence[Any], job: Job, pictures: Callable[[Event], Sequence[Picture]]):
+        self.trackers, self.pictures, self.last = list(trackers), pictures, chunks_for(job.loop, job.steps)
+
+    def __call__(self, event: Event) -> None:
+        """Draws the pictures where this is the last chunk."""
+        if event.chunk < self.last:
+            return
+        for picture in self.pictures(event):
+            for tracker in self.trackers:
+                tracker.show(picture, event.env_steps)
 
 
 def scalars(event: Event) -> dict[int, dict[str, float]]:
@@ -61,6 +93,19 @@ class TensorBoard:
                 self.writers[seed].add_scalar(name, value, event.env_steps)
             self.writers[seed].flush()
 
+    def show(self, picture: Picture, env_steps: int) -> None:
+        """Writes a picture as an image, a GIF with its movement."""
+        from PIL import Image
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportMissingImports]
+
+        with Image.open(picture.path) as opened:
+            width, height = opened.size
+        data = picture.path.read_bytes()
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
+        writer = self.writers[picture.seed]
+        writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=picture.name, image=image)]), env_steps)
+        writer.flush()
+
     def close(self) -> None:
         """Closes the files."""
         for writer in self.writers.values():
@@ -90,6 +135,12 @@ class WandB:
                     dir=str(event.folder), config=described(job) | {"seed": seed}, reinit="create_new",
                 )  # fmt: skip
             self.runs[seed].log(row, step=event.env_steps)
+
+    def show(self, picture: Picture, env_steps: int) -> None:
+        """Logs a picture as an image, a GIF as a video."""
+        gif = picture.path.suffix == ".gif"
+        shown = self.wandb.Video(str(picture.path), format="gif") if gif else self.wandb.Image(str(picture.path))
+        self.runs[picture.seed].log({picture.name: shown}, step=env_steps)
 
     def close(self) -> None:
         """Ends the runs."""
@@ -125,7 +176,7 @@ class MLflow:
         for seed, row in scalars(event).items():
             if seed not in self.runs:
                 known = client.get_experiment_by_name(name)
-                number = known.experiment_id if known else client.create_experiment(name)
+                number = known.experiment_id if known else client.create_experiment(name, self._artifacts(event))
                 made = client.create_run(number, run_name=f"{event.folder.name}-seed{seed}")
                 self.runs[seed] = made.info.run_id
                 for key, value in (described(self.job) | {"seed": seed}).items():
@@ -133,13 +184,23 @@ class MLflow:
             for key, value in row.items():
                 client.log_metric(self.runs[seed], key, value, step=event.env_steps)
 
+    def _artifacts(self, event: Event) -> str | None:
+        """Where files go: into the run's folder, or where a server keeps them."""
+        local = not os.environ.get("MLFLOW_TRACKING_URI")
+        return (event.folder.absolute() / "mlflow_files").as_uri() if local else None
+
+    def show(self, picture: Picture, env_steps: int) -> None:
+        """Logs a picture as an artifact."""
+        del env_steps
+        self.client.log_artifact(self.runs[picture.seed], str(picture.path), "pictures")
+
     def close(self) -> None:
         """Ends the runs."""
         for made in self.runs.values():
             self.client.set_terminated(made)
 
 
-TRACKERS: Mapping[str, tuple[Callable[[Job], Any], str]] = {
+TRACKERS: dict[str, tuple[Callable[[Job], Any], str]] = {
     "tensorboard": (TensorBoard, "tensorboardX"),
     "wandb": (WandB, "wandb"),
     "mlflow": (MLflow, "mlflow"),
@@ -157,12 +218,17 @@ def described(job: Job) -> dict[str, Any]:
     return own | flat(job.agent, "agent.") | flat(job.loop, "loop.")
 
 
-def made(names: str | Sequence[str], job: Job) -> list[Any]:
+def made(
+    names: str | Sequence[str], job: Job, pictures: Callable[[Event], Sequence[Picture]] | None = None
+) -> list[Any]:
     """Trackers by name.
 
     Args:
       names: one name, or several.
       job: what is to run.
+      pictures: draws what they show at the end; nothing if None.
+    Returns:
+      the watchers of a run: the trackers, and with `pictures` one more that shows these to them.
     Raises:
       ValueError: there is no tracker of a name, or its library is not installed.
     """
@@ -175,4 +241,4 @@ def made(names: str | Sequence[str], job: Job) -> list[Any]:
             found.append(make(job))
         except ImportError as error:
             raise ValueError(f"track: {name} needs {library}: pip install 'mbrl_jax[{name}]'") from error
-    return found
+    return [*found, AtTheEnd(found, job, pictures)] if found and pictures is not None else found

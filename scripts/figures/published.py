@@ -1,8 +1,9 @@
 """Runs on dm_control beside the scores that the agents' authors published.
 
 A run is one agent's on one task: a folder named AGENT-TASK (`tdmpc2-walker-walk`), as `scripts/reproduce.sh dm_control`
-makes it. `published.csv` has the authors' means: of TD-MPC2 and SAC those of Hansen et al. 2024 (3 seeds, 2 frames per
-action), of DreamerV3 those of Hafner et al. 2025 (5 seeds). Frames are simulator steps: actions times their repetition.
+makes it. `mbrl_jax/analysis/published.csv` has the authors' means: of TD-MPC2 and SAC those of Hansen et al. 2024 (3
+seeds, 2 frames per action), of DreamerV3 those of Hafner et al. 2025 (5 seeds). Frames are simulator steps, that is
+actions times their repetition.
 
 Over tasks, scores are divided by 1,000, the largest return of dm_control's tasks. Statistics after Agarwal et al. 2021:
 the interquartile mean over tasks and seeds with a bootstrap stratified by task, and the share of scores above a bound.
@@ -10,7 +11,6 @@ the interquartile mean over tasks and seeds with a bootstrap stratified by task,
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ import numpy as np
 from scipy import stats
 
 from figures.common import canvas, save, show, write_csv
+from mbrl_jax.analysis import authors as reference
 from mbrl_jax.analysis import curves
 from mbrl_jax.analysis.curves import COLOURS
 from mbrl_jax.analysis.statistics import interquartile_mean, probability_of_improvement
@@ -30,7 +31,7 @@ TASKS = (
 )  # fmt: skip
 FRAMES = 100_000
 LARGEST = 1_000.0  # return of an episode of dm_control
-REFERENCE = Path(__file__).with_name("published.csv")
+REFERENCE = reference.FILE
 
 
 class Run(NamedTuple):
@@ -68,10 +69,8 @@ def read_runs(folder: Path) -> list[Run]:
 
 def authors(agent: str, task: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Frames, means and standard deviations (NaN where unknown) that the authors published, each [T]."""
-    with REFERENCE.open() as file:
-        rows = [row for row in csv.DictReader(file) if (row["agent"], row["task"]) == (agent, task)]
-    number = lambda name: np.array([float(row[name] or "nan") for row in rows])  # noqa: E731
-    return number("frames"), number("mean"), number("std")
+    found = reference.published(agent, task)
+    return (np.zeros(0),) * 3 if found is None else found[:3]
 
 
 def interval(mean: float, std: float, seeds: int) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from mbrl_jax.analysis import report
+from mbrl_jax.analysis import authors, report
 from mbrl_jax.analysis.statistics import probability_of_improvement
 from mbrl_jax.cli import main
 from mbrl_jax.presets.look import coverage, open_loop_errors
@@ -229,3 +229,24 @@ def test_the_command_writes_the_page(runs, tmp_path, capsys):
     text = out.read_text()
     assert all(f">{word}<" in text for word in ("one", "two", "three", "Three"))
     assert "its folder has no checkpoint" in text, "mbpo has a model, which is not there to look at"
+
+
+def test_the_authors_scores_stand_beside_a_run_of_theirs(tmp_path):
+    """Frames are steps times the repetition of actions; scores are shown as far as the run goes."""
+    run = report.read(write_run(tmp_path / "a", "tdmpc2", SCORES["a"], env="dm_control:walker-walk-x2"))
+    run = run._replace(curve=run.curve._replace(steps=np.array([50_000, 60_000])))
+    found = report.published_of(run)
+    assert found is not None
+    with open(authors.FILE) as file:
+        rows = [row for row in csv.DictReader(file) if (row["agent"], row["task"]) == ("tdmpc2", "walker-walk")]
+    assert [row["frames"] for row in rows[:2]] == ["100000", "200000"]
+    np.testing.assert_array_equal(found.frames, [50_000, 100_000])  # the second is the first behind the run's end
+    np.testing.assert_array_equal(found.means, [float(row["mean"]) for row in rows[:2]])
+    text = report.page([run])
+    assert "tdmpc2: Hansen et al. 2024, 3 seeds" in text
+    assert "tdmpc2, its authors" in text
+    for algo, env in (("mbpo", "dm_control:walker-walk-x2"), ("tdmpc2", "Pendulum-v1"), ("sac", "dm_control:no-task")):
+        assert authors.beside(algo, env) is None
+    whole = authors.beside("sac", "dm_control:cartpole-swingup")
+    assert whole is not None
+    assert whole.frames[0] == 100_000

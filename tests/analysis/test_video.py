@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mbrl_jax.analysis.video import write_gif
+from mbrl_jax.analysis.video import write_film, write_gif
 
 
 def frames(count=5):
@@ -30,6 +30,31 @@ def test_equal_frames_become_a_longer_one(tmp_path):
     write_gif(tmp_path / "film.gif", [frames()[0]] * 3 + [frames()[1]], fps=10)
     with Image.open(tmp_path / "film.gif") as film:
         assert (film.n_frames, film.info["duration"]) == (2, 300)
+
+
+def test_an_mp4_has_all_frames_and_an_even_size(tmp_path):
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="the extra `video` is not installed")
+    path = tmp_path / "film.mp4"
+    made = np.zeros((4, 33, 47, 3), np.uint8)
+    for t in range(4):
+        made[t, :, : 12 * t] = 255
+    write_film(path, made, fps=10)
+    reader = imageio_ffmpeg.read_frames(str(path))
+    about = next(reader)
+    assert (about["size"], about["fps"]) == ((48, 34), 10.0)
+    seen = [np.frombuffer(frame, np.uint8).reshape(34, 48, 3) for frame in reader]
+    assert len(seen) == 4
+    for t, frame in enumerate(seen):  # the format loses detail, not shapes
+        assert np.abs(frame[:33, :47].astype(int) - made[t]).mean() < 12
+    assert [found.name for found in tmp_path.iterdir()] == ["film.mp4"]
+
+
+def test_other_endings_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"must end in \.gif or \.mp4, got .*film\.avi"):
+        write_film(tmp_path / "film.avi", frames())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs imageio-ffmpeg: pip install"):
+        write_film(tmp_path / "film.mp4", frames())
 
 
 @pytest.mark.parametrize(

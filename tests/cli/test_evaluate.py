@@ -57,6 +57,9 @@ def run(tmp_path_factory):
         patch.setattr(sys, "path", list(sys.path))
         words = ["--env", "corridor_env.py:make", "--loop.inner", "300", "--loop.cycles", "1", "--quiet"]
         assert train.main(["q_learning", *words, "--steps", "300", "--out", "make"]) == 0
+        words = ["--env", "corridor_env.py:make", "--loop.inner", "5", "--loop.cycles", "1", "--quiet", "--seeds", "3"]
+        words += ["--checkpoint-seconds", "0", "--agent.epsilon", "1.0"]
+        assert train.main(["q_learning", *words, "--steps", "10", "--devices", "1", "--out", "seeds"]) == 0
         shutil.copytree("make", "blind")
         config = Path("blind", "config.json")
         config.write_text(config.read_text().replace("corridor_env.py:make", "corridor_env.py:blind"))
@@ -67,9 +70,47 @@ def run(tmp_path_factory):
 def test_returns_are_printed(run, capsys):
     assert cli.main([str(run / "make"), "--episodes", "2"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"q_learning on {run}/corridor_env.py:make, seed 0, after 300 steps"
-    assert [line.split() for line in said[1:3]] == [["episode", f"{i}", "return", "4", "4", "steps"] for i in (1, 2)]
-    assert said[3] == "mean return 4 (standard deviation 0) of 2 episodes"
+    assert said[0] == f"q_learning on {run}/corridor_env.py:make after 300 steps (checkpoint 1)"
+    assert said[1] == "2 episodes with deterministic actions of each seed, of random key 0"
+    heads = ["seed", "mean", "return", "std", "error", "least", "25%", "median", "75%", "most", "steps"]
+    assert said[2].split() == heads
+    assert said[3].split() == ["0", "4", "0", "4", "4", "4", "4", "4", "4"]
+    assert len(said) == 4
+
+
+def played(capsys, *words: str) -> dict:
+    assert cli.main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_seeds_checkpoints_and_sampled_actions(run, capsys):
+    """Every exploring action is uniform: an episode is 4 steps to the right, with a coin's throws between them."""
+    folder = str(run / "seeds")
+    every = played(capsys, folder, "--episodes", "6", "--sampled", "--key", "3")
+    assert [one["seed"] for one in every["seeds"]] == [0, 1, 2]
+    for one in every["seeds"]:
+        returns, lengths = np.array(one["returns"]), np.array(one["lengths"])
+        assert len(returns) == 6
+        assert len(set(lengths.tolist())) > 1
+        assert (returns <= 4).all()
+        assert (returns[lengths < 9] == 4).all()
+        assert one["mean"] == pytest.approx(returns.mean())
+        assert one["standard_error"] == pytest.approx(np.sqrt(np.sum((returns - returns.mean()) ** 2) / 5 / 6))
+        assert one["quantiles"]["25%"] == np.sort(returns)[1] * 0.75 + np.sort(returns)[2] * 0.25
+        assert (one["quantiles"]["least"], one["quantiles"]["most"]) == (returns.min(), returns.max())
+    means = np.array([one["mean"] for one in every["seeds"]])
+    assert (every["mean"], every["standard_error"]) == (
+        pytest.approx(means.mean()), pytest.approx(means.std(ddof=1) / np.sqrt(3)),
+    )  # fmt: skip
+    alone = played(capsys, folder, "--episodes", "6", "--sampled", "--key", "3", "--seed", "1")
+    assert alone["seeds"] == [every["seeds"][1]], "a seed plays the same episodes alone"
+    assert (every["checkpoint"], every["env_steps"]) == ("2", 10)
+    older = played(capsys, folder, "--episodes", "1", "--checkpoint", "1")
+    assert (older["checkpoint"], older["env_steps"]) == ("1", 5)
+    assert older["seeds"][0]["standard_error"] is None
+    assert cli.main([folder, "--episodes", "6"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said[3:7]] == ["0", "1", "2", "all"]
 
 
 def test_the_film_shows_every_state(run, capsys, tmp_path):
@@ -77,8 +118,9 @@ def test_the_film_shows_every_state(run, capsys, tmp_path):
     words = ["--episodes", "3", "--film-episodes", "2", "--video", str(film), "--json", "--fps", "10"]
     assert cli.main([str(run / "make"), *words]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["mean"], found["returns"], found["lengths"]) == (4.0, [4.0] * 3, [4] * 3)
-    assert (found["algo"], found["seed"], found["env_steps"]) == ("q_learning", 0, 300)
+    (one,) = found["seeds"]
+    assert (found["mean"], one["returns"], one["lengths"]) == (4.0, [4.0] * 3, [4] * 3)
+    assert (found["algo"], one["seed"], found["env_steps"]) == ("q_learning", 0, 300)
     with Image.open(film) as frames:
         assert frames.n_frames == 2 * 5  # the first state and 4 steps, twice
         for t in range(10):
@@ -103,8 +145,9 @@ def test_a_film_can_be_cut(run, tmp_path):
         ("make --episodes 0", "--episodes must be from 1 to 100000, got 0"),
         ("make --episodes x", "argument --episodes: invalid int value: 'x'"),
         ("make --seed 1", "--seed must be from 0 to 0"),
+        ("make --checkpoint 9", "--checkpoint must be one of 1, which "),
         ("make --key -1", "--key must be at least 0"),
-        ("make --video a.png", "--video must end in .gif, got a.png"),
+        ("make --video a.png", "--video must end in .gif or .mp4, got a.png"),
         ("make --video none/a.gif", "--video: there is no folder none"),
         ("make --video a.gif --fps 0", "--fps must be above 0 and at most 50, got 0"),
         ("make --video a.gif --episodes 1 --film-episodes 2", "--film-episodes must be at most --episodes = 1, got 2"),
@@ -141,10 +184,13 @@ def test_a_run_with_python_steps_is_played_filmed_and_loaded(tmp_path, capsys, m
     words = ["--episodes", "2", "--film-episodes", "2", "--video", "out.gif", "--json"]
     assert main(["evaluate", "run", *words]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["returns"], found["lengths"]) == ([10.0, 10.0], [4, 4])  # rewards 1, 2, 3 and 4
+    (one,) = found["seeds"]
+    assert (one["returns"], one["lengths"]) == ([10.0, 10.0], [4, 4])  # rewards 1, 2, 3 and 4
     with Image.open("out.gif") as frames:
         assert frames.n_frames == 10  # the first state and 4 steps, twice
         assert frames.size == (6, 4)
+    assert main(["evaluate", "run", "--episodes", "2", "--sampled"]) == 0
+    assert "2 episodes with sampled actions" in capsys.readouterr().out
     loaded = mbrl.load("run")
     assert isinstance(loaded.env, mbrl.HostEnv)
     assert loaded.state.obs.shape == (1, 2)

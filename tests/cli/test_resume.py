@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 
+import jax
+import numpy as np
 import pytest
 
+import mbrl_jax as mbrl
 from mbrl_jax.cli import main
 from mbrl_jax.cli import train as cli
 
@@ -61,3 +65,41 @@ def test_what_cannot_be_done_is_one_line(words, message, folder, monkeypatch, tm
     said = capsys.readouterr().err
     assert said.startswith(message), said
     assert said.count("\n") == 1
+
+
+def test_a_run_starts_from_what_another_has_learned(folder, tmp_path, capsys, monkeypatch):
+    """With a step size of nearly 0 what a run ends with is what it began with."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, "old")
+    words = [*WORDS, "--agent.lr", "1e-30", "--agent.tau", "1e-30", "--steps", "15", "--quiet", "--init-from", "old"]
+    assert main(["train", *words, "--out", "whole"]) == 0
+    assert main(["train", *words, "--out", "part", "--init-parts", "q, target", "--seed", "5"]) == 0
+    old, whole, part = (mbrl.load(name).learner for name in ("old", "whole", "part"))
+    for name in ("q", "target"):
+        for new in (whole, part):
+            jax.tree.map(np.testing.assert_array_equal, getattr(old, name), getattr(new, name))
+    assert int(whole.updates) > int(part.updates), "those of the other run count on, or start afresh"
+    shutil.rmtree("old")
+    again = ["--out", "part", "--init-parts", "q, target", "--seed", "5", "--resume"]
+    assert main(["train", *words, *again, "--steps", "20"]) == 0, "a run with a checkpoint needs the other no more"
+    assert main(["train", *words[:-1], "whole", *again, "--steps", "25"]) == 2
+    assert "--init-from must be what the run in part began with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--init-parts q", "error: --init-parts must come with init_from, a run to take them from"),
+        ("--init-from nowhere", "error: no run in nowhere (no config.json)"),
+        ("--init-from RUN --init-parts actor", "error: --init-parts must name parts of the learner (q, target, "),
+        ("--init-from RUN --agent.hidden 8", "error: --init-from: q."),
+    ],
+)
+def test_a_start_that_cannot_be_is_one_line(words, message, folder, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = [str(folder) if word == "RUN" else word for word in words.split()]
+    assert cli.main([*WORDS, "--steps", "15", "--out", "new", *given]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(message)
+    assert said.count("\n") == 1
+    assert not (tmp_path / "new").exists()

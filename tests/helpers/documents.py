@@ -80,6 +80,15 @@ def run_blocks(page: Path) -> dict[str, object]:
     return names
 
 
+def agent_file(file: str) -> str:
+    """A file that a page shows: the block that begins with its name as a comment, and those that register its agent."""
+    for page in PAGES:
+        shown = blocks(page, "python")
+        if any(block.startswith(f"# {file}\n") for block in shown):
+            return "\n\n".join(block for block in shown if block.startswith((f"# {file}\n", "mbrl.register_agent(")))
+    raise AssertionError(f"no page shows {file}")
+
+
 def libraries(page: Path) -> set[str]:
     """Top-level packages that a page's Python blocks import."""
     found: set[str] = set()
@@ -165,6 +174,10 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
         Path(file).write_text(text)
         monkeypatch.delitem(sys.modules, Path(file).stem, raising=False)
 
+    for file in re.findall(r"--agent-module[ =](\w+\.py)", line):
+        Path(file).write_text(agent_file(file))
+        monkeypatch.delitem(sys.modules, Path(file).stem, raising=False)
+
     def reached(*args: object, **rest: object) -> None:
         raise Reached
 
@@ -186,13 +199,19 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
     monkeypatch.setattr(devices, "devices_for", lambda asked, seeds: 1)  # this process has one device
     monkeypatch.setattr(plot, "_imagine", reached)
     monkeypatch.setattr(evaluate, "_play", reached)
+    monkeypatch.setattr("mbrl_jax.analysis.video.need_ending", lambda path: None)  # a library that may be absent
     monkeypatch.setattr(report_command, "_write", reached)
     monkeypatch.setattr(api, "load", reached)
     for step in ("_overview", "described", "_names", "listed"):
         monkeypatch.setattr(envs_command, step, reached)
     monkeypatch.setattr("mbrl_jax.analysis.curves.draw", reached)
-    with pytest.raises(Reached):
-        called(words)
+    before = dict(AGENTS)
+    try:
+        with pytest.raises(Reached):
+            called(words)
+    finally:
+        AGENTS.clear()
+        AGENTS.update(before)
 
 
 def _accept_script(path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import mbrl_jax as mbrl
 from mbrl_jax.cli import main
 from mbrl_jax.core import Agent, Box, DictSpace, Discrete, Spec
 from mbrl_jax.core.types import no_update
-from mbrl_jax.presets.export import export_policy
+from mbrl_jax.presets.export import export_onnx, export_policy
 from mbrl_jax.presets.loaded import Policy
 
 pytest.importorskip("flatbuffers", reason="the extra export is not installed")
@@ -118,3 +118,50 @@ def test_a_policy_that_plans_in_the_simulator_stays_here(tmp_path):
     policy = Policy(counting(Box((3,))), jnp.arange(3.0), Spec(Box((3,)), action), Spec(Box((3,)), action), True)
     with pytest.raises(ValueError, match="a policy that plans in the simulator cannot be exported"):
         export_policy(policy, tmp_path / "p.stablehlo")
+
+
+ONNX = """
+import json, sys
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1])
+rows = {one.name: np.array(row, np.float32) for one, row in zip(session.get_inputs(), json.load(sys.stdin))}
+assert "jax" not in sys.modules
+print(json.dumps(session.run(None, rows)[0].tolist()))
+"""
+
+
+@pytest.mark.parametrize(("algo", "env"), [("dqn", "CartPole-v1"), ("sac", "Pendulum-v1"), ("ppo", "Reach")])
+def test_onnx_acts_as_the_policy_does(algo, env, tmp_path):
+    pytest.importorskip("jax2onnx", reason="the extra onnx is not installed")
+    small = {"hidden": (8,), **({} if algo == "ppo" else {"batch": 8})}
+    loop = {"warmup": 0 if algo == "ppo" else 10, "inner": 2, "cycles": 1, "eval_episodes": 0}
+    mbrl.train(algo, env, out=tmp_path / "run", steps=12, agent=small, loop=loop)
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "a.onnx"), "--batch", "3"]) == 0
+    about = json.loads((tmp_path / "a.onnx.json").read_text())
+    policy = mbrl.load(tmp_path / "run").policy
+    obs = np.random.default_rng(0).normal(size=(3, *about["obs"]["shape"])).astype(np.float32)
+    done = subprocess.run([sys.executable, "-c", ONNX, str(tmp_path / "a.onnx")], capture_output=True, text=True,
+                          input=json.dumps([obs.tolist()]))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(json.loads(done.stdout), [policy(row)[0] for row in obs], atol=1e-4)
+
+
+def test_what_onnx_cannot_hold_is_one_line(tmp_path, capsys, monkeypatch):
+    loop = {"warmup": 0, "inner": 2, "cycles": 1, "eval_episodes": 0}
+    mbrl.train("q_learning", "FrozenLake", out=tmp_path / "run", steps=4, loop=loop)
+    run = str(tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)  # as if it were not installed
+    for words, said in (
+        (["a.onnx", "--sampled"], "--sampled is for .stablehlo alone, got a.onnx"),
+        (["a.onnx", "--platforms", "cpu"], "--platforms is for .stablehlo alone, got a.onnx"),
+        (["a.stablehlo", "--batch", "2"], "--batch is for .onnx alone, got a.stablehlo"),
+        (["a.onnx", "--batch", "0"], "--batch must be at least 1, got 0"),
+        (["a.txt"], "FILE must end in .stablehlo or .onnx, got a.txt"),
+        (["a.onnx"], "FILE: an .onnx needs jax2onnx: pip install 'mbrl_jax[onnx]'"),
+    ):
+        assert main(["export", run, *words]) == 2
+        assert capsys.readouterr().err == f"error: {said}\n"
+    spec = Spec(Box((3,)), Box((1,)))
+    remembers = Policy(counting(spec), jnp.ones(3), spec, spec, False)
+    with pytest.raises(ValueError, match="without memory or plan"):
+        export_onnx(remembers, tmp_path / "a.onnx")

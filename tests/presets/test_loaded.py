@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -96,8 +97,6 @@ def test_loading_compiles_nothing_of_the_training(folder, monkeypatch):
 
 
 def test_resume_takes_all_but_the_steps_from_the_folder(folder, tmp_path):
-    import shutil
-
     out = tmp_path / "copy"
     shutil.copytree(folder, out)
     result = mbrl.resume(out, steps=30)
@@ -138,9 +137,18 @@ def test_a_run_starts_from_another_ones_parameters_or_a_part_of_them(folder, tmp
     for x, y in zip(jax.tree.leaves(old.learner.q), jax.tree.leaves(whole.state.learner.q), strict=True):
         np.testing.assert_array_equal(np.stack([x, x]), y)
     saved = json.loads((tmp_path / "whole" / "config.json").read_text())["init_from"]
-    assert saved == {"folder": str(folder), "seed": 0, "chunk": 3}
+    assert saved == {"folder": str(folder), "seed": 0, "checkpoint": "3"}
     assert mbrl.resume(tmp_path / "whole", steps=20).finished
     assert json.loads((tmp_path / "whole" / "config.json").read_text())["init_from"] == saved
+    shutil.rmtree(tmp_path / "whole" / "checkpoints")  # as if it had been killed before its first one
+    for name in ("metrics.csv", "eval.csv"):
+        (tmp_path / "whole" / name).unlink()
+    again = mbrl.resume(tmp_path / "whole", steps=20)
+    for x, y in zip(jax.tree.leaves(old.learner.q), jax.tree.leaves(again.state.learner.q), strict=True):
+        np.testing.assert_array_equal(np.stack([x, x]), y)
+    with pytest.raises(ValueError, match=r"init_from must be what the run in .* began with"):
+        mbrl.train("dqn", "CartPole-v1", out=tmp_path / "whole", steps=25, seeds=2, agent=still, loop=LOOP,
+                   init_from=tmp_path / "whole", resume=True)  # fmt: skip
     part = mbrl.train("dqn", "CartPole-v1", out=tmp_path / "part", steps=15, agent=still, loop=LOOP,
                       init_from=folder, init_parts=["q"])  # fmt: skip
     names = names_of(old.learner)

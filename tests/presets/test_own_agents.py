@@ -140,6 +140,7 @@ def test_the_command_line_imports_the_module_of_an_agent_and_a_run_remembers_it(
     code = f"""
         import mbrl_jax as mbrl
         from mbrl_jax.cli import main
+        assert main(["report", {str(tmp_path / "run")!r}, "--out", "a.html"]) == 0  # it imports the module itself
         loaded = mbrl.load({str(tmp_path / "run")!r})
         assert main(["plot", "curves", {str(tmp_path / "run")!r}, "--out", "a.png"]) == 0
         words = {words!r}
@@ -149,6 +150,7 @@ def test_the_command_line_imports_the_module_of_an_agent_and_a_run_remembers_it(
     """
     assert in_a_fresh_process(textwrap.dedent(code), elsewhere).splitlines()[-1] == "linear 1 2"
     assert (elsewhere / "a.png").stat().st_size > 10_000
+    assert "linear on" in (elsewhere / "a.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import mbrl_jax as mbrl
 from mbrl_jax.train import trackers
@@ -58,6 +60,11 @@ def test_tensorboard_shows_the_rows_and_a_resumed_run_goes_on(tmp_path):
         assert {"eval/return", "eval/length", "loss", "episodes", "time/wall_seconds"} <= set(reader.Tags()["scalars"])
         shown = {(seed, point.step): point.value for point in reader.Scalars("eval/return")}
         assert shown == pytest.approx({key: value for key, value in written.items() if key[0] == seed})
+        assert reader.Tags()["images"] == (["film"] if seed == "3" else [])
+    reader = events.EventAccumulator(str(tmp_path / "run" / "tensorboard" / "seed_3"))
+    reader.Reload()
+    assert [image.step for image in reader.Images("film")] == [25, 30], "at the end of each of the two runs"
+    assert reader.Images("film")[-1].encoded_image_string == (tmp_path / "run" / "pictures" / "film.gif").read_bytes()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")  # its own
@@ -76,6 +83,9 @@ def test_mlflow_keeps_the_rows_in_the_folder_of_the_run(tmp_path, monkeypatch):
         seed = run.data.params["seed"]
         shown = {(seed, point.step): point.value for point in client.get_metric_history(run.info.run_id, "eval/return")}
         assert shown == pytest.approx({key: value for key, value in rows(tmp_path / "run").items() if key[0] == seed})
+        kept = [file.path for file in client.list_artifacts(run.info.run_id, "pictures")]
+        assert kept == (["pictures/film.gif"] if seed == "3" else [])
+    assert any((tmp_path / "run" / "mlflow_files").rglob("film.gif"))
 
 
 def test_wandb_writes_offline(tmp_path, monkeypatch):
@@ -85,6 +95,53 @@ def test_wandb_writes_offline(tmp_path, monkeypatch):
     files = list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == 2
     assert all(b"eval/return" in file.read_bytes() for file in files)
+    assert len(list((tmp_path / "run" / "wandb").rglob("film*.gif"))) == 1
+
+
+class Kept:
+    """A tracker that keeps what it is shown."""
+
+    shown: ClassVar[list] = []
+
+    def __init__(self, job):
+        self.shown.clear()
+
+    def __call__(self, event):
+        pass
+
+    def show(self, picture, env_steps):
+        self.shown.append(
+            (picture.seed, picture.name, picture.path.suffix, env_steps, picture.path.stat().st_size > 500)
+        )
+
+
+def test_pictures_are_shown_at_the_end_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(trackers.TRACKERS, "kept", (Kept, "nothing"))
+    stopped = train(tmp_path / "run", "kept", callback=lambda event: event.env_steps >= 20)
+    assert not stopped.finished
+    assert Kept.shown == []
+    mbrl.resume(tmp_path / "run", track="kept")
+    assert Kept.shown == [(3, "film", ".gif", 25, True)]
+    with Image.open(tmp_path / "run" / "pictures" / "film.gif") as film:
+        assert getattr(film, "n_frames", 1) > 3
+
+    def broken(state):
+        raise ValueError("no light")
+
+    env = mbrl.make_env("CartPole-v1")._replace(render=broken)
+    result = mbrl.train("dqn", env, out=tmp_path / "dark", steps=15, agent=SMALL, loop=LOOP, track="kept")
+    assert result.finished
+    assert Kept.shown == []
+    assert capsys.readouterr().err == "film.gif was not drawn: no light\n"
+
+
+@pytest.mark.slow
+def test_a_world_model_shows_what_it_imagines(tmp_path, monkeypatch):
+    monkeypatch.setitem(trackers.TRACKERS, "kept", (Kept, "nothing"))
+    small = {"net.deter": 8, "net.units": 8, "net.layers": 1, "batch": 2, "length": 4, "imagined": 2}
+    loop = {"num_envs": 1, "warmup": 30, "inner": 5, "cycles": 1, "eval_episodes": 0}
+    mbrl.train("dreamer_v2", "Pendulum-v1", out=tmp_path / "run", steps=35, agent=small, loop=loop, track="kept")
+    assert [picture[1:3] for picture in Kept.shown] == [("film", ".gif"), ("imagined", ".png")]
 
 
 def test_what_cannot_be_used_is_one_line(tmp_path, monkeypatch):

@@ -7,9 +7,14 @@ gymnax's `step` resets by itself and returns the next episode's first observatio
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import importlib
 import inspect
+import sys
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -54,7 +59,8 @@ def make(name: str, **params: Any) -> Env:
     Raises:
       ValueError: no environment of this name, no setting of that name, or a time limit below 1.
     """
-    with jax.enable_x64(False):  # gymnax mixes default and fixed dtypes, in constants of its modules too
+    # gymnax mixes default and fixed dtypes, in constants of its modules too
+    with jax.enable_x64(False), _imported_on_use("seaborn", "matplotlib.pyplot"):
         import gymnax  # slow to import
 
     known = list(gymnax.registered_envs)
@@ -65,6 +71,31 @@ def make(name: str, **params: Any) -> Env:
 
     with jax.enable_x64(False), jax.ensure_compile_time_eval():  # bounds must be numbers, also inside a trace
         return _adapt(name, params)
+
+
+class _OnUse(ModuleType):
+    """A module that is imported when something is first read from it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what the import system asks of it
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextlib.contextmanager
+def _imported_on_use(*names: str) -> Iterator[None]:
+    """A context in which imports of these modules wait for their first use: gymnax's pictures need them, nothing else.
+
+    They take longer to import than gymnax, and afterwards all is as if nobody had asked for them.
+    """
+    absent = {name: _OnUse(name) for name in names if name not in sys.modules}
+    sys.modules.update(absent)
+    try:
+        yield
+    finally:
+        for name, stand_in in absent.items():
+            if sys.modules.get(name) is stand_in:
+                del sys.modules[name]
 
 
 def _adapt(name: str, settings: dict[str, Any]) -> Env:

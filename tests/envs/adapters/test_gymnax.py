@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,3 +174,15 @@ def test_wrong_names():
         adapter.make("CartPole-v1", forces=1.0)
     with pytest.raises(ValueError, match="max_steps_in_episode must be at least 1"):
         adapter.make("CartPole-v1", max_steps_in_episode=0)
+
+
+def test_what_draws_pictures_is_imported_when_it_draws():
+    code = (
+        "import sys\nfrom mbrl_jax.envs.adapters import gymnax as adapter\nadapter.make('Pendulum-v1')\n"
+        "assert not {'seaborn', 'pandas', 'matplotlib.pyplot'} & set(sys.modules)\n"
+        "from gymnax.environments.misc import pong\nassert callable(pong.sns.color_palette)\n"
+        "import seaborn, matplotlib.pyplot\n"
+        "assert pong.sns.color_palette is seaborn.color_palette and pong.plt.figure is matplotlib.pyplot.figure\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
