@@ -96,8 +96,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     command = f"{prog} {shlex.join(word for word in words if word != '--resume')}"
     limit = known.threshold if math.isfinite(known.threshold) else None
     job = Job(algo, env, agent, loop_cfg, options.steps, threshold=limit, agent_module=module, env_args=env_args)
-    job = job._replace(command=command, stop_diverged=options.stop_diverged, **of_data(data))
-    job = _shared(job, options, hosted)
+    job = _shared(job._replace(command=command, stop_diverged=options.stop_diverged, **of_data(data)), options, hosted)
     base = _base(algo, env, options.seed)
     out = named_folder(options.out) if options.out else _newest(base) if options.resume else None
     if options.resume and out is not None:
