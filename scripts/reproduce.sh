@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Makes a table of results anew: scripts/reproduce.sh [learning | dm_control | mujoco | pendulum | general]
+# Makes a table of results anew: scripts/reproduce.sh [learning | dm_control | mujoco | pendulum | general | offline]
 #   learning    every learning run of the library's own tasks, with its pictures (the default); hours on two cores
 #   dm_control  TD-MPC2, DreamerV3 and SAC at 100,000 frames, beside their authors' scores
 #   mujoco      SAC, REDQ and MBPO on Gymnasium's MuJoCo tasks
 #   general     SAC, DQN and PPO with their general settings on tasks without a preset, beside those of before
 #   pendulum    agents on Gymnasium's Pendulum in the host loop, beside gymnax's in the compiled one
+#   offline     data sets of the pendulum, made by SAC, and what the offline agents learn from each
 # A run that is finished is skipped, and one that was interrupted goes on where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -83,10 +84,25 @@ general() {
   "$python" scripts/figures.py general
 }
 
+offline() {
+  local made=results/offline/data
+  mkdir -p "$made"
+  collect() { "$python" scripts/collect.py "$made/$1" --out "$made/$2.npz" --steps 5000 --sampled --envs 25 \
+    "${@:3}"; }
+  seeds=1
+  train offline/data/sac-expert sac --env Pendulum-v1 --steps 10000 --seed 100
+  train offline/data/sac-medium sac --env Pendulum-v1 --steps 3200 --seed 100
+  collect sac-expert random --random 1
+  collect sac-medium medium
+  collect sac-expert mixed --random 0.5 --envs 12
+  collect sac-expert expert
+  "$python" scripts/figures.py offline --runs "$made"
+}
+
 case ${1:-learning} in
   learning) ;;
-  dm_control | mujoco | pendulum | general) "$1"; exit ;;
-  *) echo "TABLE must be learning, dm_control, mujoco, pendulum or general, got $1" >&2; exit 2 ;;
+  dm_control | mujoco | pendulum | general | offline) "$1"; exit ;;
+  *) echo "TABLE must be learning, dm_control, mujoco, pendulum, general or offline, got $1" >&2; exit 2 ;;
 esac
 train pendulum-mbpo mbpo --env Pendulum-v1
 train pendulum-sac sac --env Pendulum-v1 --steps 10000

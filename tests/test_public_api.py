@@ -66,7 +66,7 @@ def test_help_loads_no_more_than_it_needs():
 
 @pytest.mark.parametrize("room", [*ROOMS, "envs.adapters", "models.dynamics", "models.muzero", "models.rssm",
                                   "models.tdmpc2", "models.world_models", "planners.mpc", "planners.mcts",
-                                  "agents.dreamer", "agents.world_models", "cli"])  # fmt: skip
+                                  "agents.dreamer", "agents.offline", "agents.world_models", "cli"])  # fmt: skip
 def test_every_name_that_a_package_offers_is_there(room):
     module = importlib.import_module(f"mbrl_jax.{room}")
     if room.count(".") == 0:

@@ -8,6 +8,7 @@ from . import learned_model as learned_model
 from . import mbpo as mbpo
 from . import mpc as mpc
 from . import muzero as muzero
+from . import offline as offline
 from . import open_loop as open_loop
 from . import pets as pets
 from . import ppo as ppo

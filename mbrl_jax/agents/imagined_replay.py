@@ -15,7 +15,7 @@ from mbrl_jax.buffers.uniform import Ring, append, empty
 from mbrl_jax.buffers.uniform import sample as sample_ring
 from mbrl_jax.core import tree
 from mbrl_jax.core.rollout import branch
-from mbrl_jax.core.types import Array, Key, Metrics, PolicyFn, Replay, Spec, Transition, WorldModel
+from mbrl_jax.core.types import Array, Key, Metrics, Model, PolicyFn, Replay, Spec, Transition, WorldModel
 from mbrl_jax.models.dynamics.ensemble import bind
 from mbrl_jax.models.dynamics.fit import FitState, Trainer
 
@@ -58,9 +58,18 @@ def mixed_batch(key: Key, replay: Replay, imagined: Ring, n: int, *, real_ratio:
     """
     key_real, key_imagined = jax.random.split(key)
     rows = replay.sample(key_real, n)._replace(extras=()), sample_ring(key_imagined, imagined, n)
+    return tree.where(is_real(n, real_ratio), *rows)
+
+
+def is_real(n: int, real_ratio: Array | float) -> Array:
+    """Which rows of a `mixed_batch` are real ones, the first floor(real_ratio · n), [n] bool.
+
+    Args:
+      n: rows of the batch.
+      real_ratio: share of real rows, in [0, 1]; may be traced.
+    """
     # The small addend keeps a ratio such as 0.29 · 100, just below 29 in binary, from losing a row.
-    real = jnp.arange(n) < jnp.floor(real_ratio * n + 1e-4)
-    return tree.where(real, *rows)
+    return jnp.arange(n) < jnp.floor(real_ratio * n + 1e-4)
 
 
 def refresh(
@@ -97,13 +106,50 @@ def refresh(
     """
     key_fit, key_start, key_branch = jax.random.split(key, 3)
     fitted, metrics = model.fit(key_fit, fitted, replay)
-    elites = bind(member, tree.take(fitted.params, fitted.elites), members=fitted.elites.shape[0])
     starts = jnp.asarray(replay.sample(key_start, rollouts).obs, jnp.float32)
+    ring = add_rollouts(
+        key_branch, imagined, starts, elites=elites_of(member, fitted), policy=policy, horizon=horizon,
+        capacity=capacity,
+    )  # fmt: skip
+    return fitted, ring, metrics
+
+
+def elites_of(member: WorldModel, fitted: FitState) -> Model:
+    """The elites of a fitted ensemble as a `Model` of as many members.
+
+    Args:
+      member: the ensemble's member.
+      fitted: the ensemble.
+    """
+    return bind(member, tree.take(fitted.params, fitted.elites), members=fitted.elites.shape[0])
+
+
+def add_rollouts(
+    key: Key,
+    imagined: Ring,
+    starts: Array,
+    *,
+    elites: Model,
+    policy: PolicyFn,
+    horizon: Array | int,
+    capacity: Array | int | None = None,
+) -> Ring:
+    """Adds rollouts of a policy from given observations to the ring, a row for each step until the rollout ends.
+
+    Args:
+      key: used once.
+      imagined: the ring before; its oldest rows are overwritten.
+      starts: [N, D] observations, N a multiple of the number of elites.
+      elites: from `elites_of`, or another model of several members over observations.
+      policy, horizon, capacity: as in `refresh`.
+    Returns:
+      the ring.
+    """
 
     def store(ring: Ring, rows: Transition, alive: Array) -> Ring:
         return append(ring, rows, alive, capacity)
 
-    return fitted, branch(elites, policy, key_branch, starts, horizon, store, imagined), metrics
+    return branch(elites, policy, key, starts, horizon, store, imagined)
 
 
 def check_rollouts(rollouts: int, elites: int) -> None:

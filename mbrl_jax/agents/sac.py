@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +89,13 @@ class Networks(NamedTuple):
     """(policy, critics, alpha, key, obs, of=minimum) -> V(s) [], and the policy's entropy [] in nats or an estimate of
     it. `of` takes values [N, ...] to those [1, ...] that count"""
     act: Callable[[Params, Key, Obs, bool], Array]  # (policy, key, obs, explore) -> action, the mode unless explore
+    draw: Callable[
+        [Params, Key, Obs], tuple[Array, Array]
+    ]  # (policy, key, obs) -> action, and its log π(a|s) [] in nats
+
+
+CriticTerm: TypeAlias = Callable[[Params, Key, Transition, Params], tuple[Array, Metrics]]
+"""(critics, key, batch, policy) -> loss [] to add to the critics' own, and metrics."""
 
 
 def networks(cfg: SACConfig, spec: Spec) -> Networks:
@@ -220,12 +227,13 @@ def temperature_loss(log_alpha: Array, entropy: Array, *, target_entropy: Array 
     return losses.temperature_loss(log_alpha, entropy, target_entropy), {"alpha": jnp.exp(log_alpha)}
 
 
-def make(cfg: SACConfig, spec: Spec) -> Agent:
+def make(cfg: SACConfig, spec: Spec, critic_term: CriticTerm | None = None) -> Agent:
     """SAC for one environment.
 
     Args:
       cfg: settings; floats may be traced.
       spec: observations must be a vector, actions discrete or a vector in [-1, 1].
+      critic_term: what is added to the critics' loss, as agents built on SAC do; nothing if None.
     Returns:
       the agent; its `update` needs `replay.sample` to give transitions [B, ...].
     Raises:
@@ -256,7 +264,14 @@ def make(cfg: SACConfig, spec: Spec) -> Agent:
         target = draw_critics(jax.random.fold_in(key_next, cfg.batch), learner.target, number=cfg.drawn)
         targets = td_targets(learner.policy, target, key_next, batch, nets=nets, alpha=alpha, gamma=cfg.gamma)
 
-        grads, of_critic = jax.grad(critic_loss, has_aux=True)(learner.critic, batch, nets=nets, targets=targets)
+        def loss(critic: Params) -> tuple[Array, Metrics]:
+            own = critic_loss(critic, batch, nets=nets, targets=targets)
+            if critic_term is None:
+                return own
+            added = critic_term(critic, jax.random.fold_in(key_now, cfg.batch), batch, learner.policy)
+            return own[0] + added[0], own[1] | added[1]
+
+        grads, of_critic = jax.grad(loss, has_aux=True)(learner.critic)
         critic, opt_critic = descend(adam, grads, learner.opt[1], learner.critic)
 
         grads, of_policy = jax.grad(policy_loss, has_aux=True)(
@@ -300,7 +315,10 @@ def _continuous(cfg: SACConfig, spec: Spec) -> Networks:
             return dists.sample_and_log_prob(dist(params, obs), key)[0]
         return jnp.tanh(jnp.split(policy.apply(params, obs), 2)[0])
 
-    return Networks(policy, critic, q, value, act)
+    def draw(params: Params, key: Key, obs: Obs) -> tuple[Array, Array]:
+        return dists.sample_and_log_prob(dist(params, obs), key)
+
+    return Networks(policy, critic, q, value, act, draw)
 
 
 def _discrete(cfg: SACConfig, spec: Spec) -> Networks:
@@ -332,4 +350,9 @@ def _discrete(cfg: SACConfig, spec: Spec) -> Networks:
         logits = policy.apply(params, obs)
         return (jax.random.categorical(key, logits) if explore else jnp.argmax(logits)).astype(jnp.int32)
 
-    return Networks(policy, critic, q, value, act)
+    def draw(params: Params, key: Key, obs: Obs) -> tuple[Array, Array]:
+        logits = policy.apply(params, obs)
+        action = jax.random.categorical(key, logits).astype(jnp.int32)
+        return action, jax.nn.log_softmax(logits)[action]
+
+    return Networks(policy, critic, q, value, act, draw)

@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("mbrl_jax.cli.train", "train an agent, or resume a run"),
     "sweep": ("mbrl_jax.cli.sweep", "train an agent with many settings, and rank them"),
     "evaluate": ("mbrl_jax.cli.evaluate", "play episodes with what a run has learned, and film them"),
+    "collect": ("mbrl_jax.cli.collect", "write a data set of what a run has learned to do, for offline agents"),
     "envs": ("mbrl_jax.cli.envs", "list the environments, or describe and check one"),
     "report": ("mbrl_jax.cli.report", "write one HTML page on runs: curves, tables, settings, times and models"),
     "export": ("mbrl_jax.cli.export", "write a run's policy as StableHLO or ONNX, to act without this library"),

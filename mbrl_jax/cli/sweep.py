@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbrl_jax.cli.guard import program
 from mbrl_jax.cli.launchers import LAUNCHERS
-from mbrl_jax.cli.train import first_words, named_folder, split_env_args
+from mbrl_jax.cli.train import data_of, first_words, named_folder, split_env_args
 from mbrl_jax.envs.registry import ENVS, is_host, is_own, settle
 from mbrl_jax.presets.registry import AGENTS
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     Returns:
       the exit code: 0 done, 1 an environment failed, 2 a command that cannot be carried out, 130 stopped by a signal.
     """
-    names: list[str] = ["env", "agent_module"]
+    names: list[str] = ["env", "agent_module", "data", "offline"]
     return program(partial(_sweep, names=names), prog, partial(_in_flags, names=names))(argv)
 
 
@@ -66,6 +66,7 @@ def _sweep(words: list[str], prog: str, names: list[str]) -> int:
     from mbrl_jax.envs.registry import make_env
     from mbrl_jax.models.dynamics.known import settled
     from mbrl_jax.presets import sweep as sweeps
+    from mbrl_jax.presets.api import of_data
     from mbrl_jax.presets.checks import names_and_values
     from mbrl_jax.train.compilation import enable_compilation_cache
     from mbrl_jax.train.run import Job
@@ -73,7 +74,8 @@ def _sweep(words: list[str], prog: str, names: list[str]) -> int:
     env = settle(env) if env else presets.default_env(algo)
     made: Any = make_env(env, **env_args)
     hosted = isinstance(made, HostEnv)
-    known = presets.preset(algo, made if hosted or env_args or is_own(env) else env)
+    data, offline, rows = data_of(algo, made, rest)
+    known = presets.preset(algo, made if hosted or env_args or is_own(env) else env, offline, rows)
     flags = _options(env, known.steps)
     names += [*(flag.name for flag in flags), *names_and_values(known.agent, known.loop)]
     options = parse(
@@ -91,11 +93,12 @@ def _sweep(words: list[str], prog: str, names: list[str]) -> int:
     limit = known.threshold if math.isfinite(known.threshold) else None
     base = Job(
         algo, env, agent, options.loop, options.steps, options.seed, options.seeds, wave, threshold=limit,
-        agent_module=module, env_args=env_args,
+        agent_module=module, env_args=env_args, **of_data(data),
     )  # fmt: skip
     sweep = sweeps.Sweep(
-        base, known, made, [], _asked(base, given, options), options.devices, options.together, options.trials
-    )
+        base, known, made, [], _asked(base, given, options), options.devices, options.together, options.trials,
+        data=data,
+    )  # fmt: skip
     enable_compilation_cache()
     out = named_folder(options.out)
     again = f"{prog} {shlex.join([*(word for word in words if word != '--resume'), '--resume'])}"
@@ -181,7 +184,8 @@ def _asked(base: Any, given: list[tuple[str, str]], options: Any) -> dict[str, A
     each = {flag: [text for other, text in given if other == flag] for flag in ("set", "sample")}
     own = {"none": (), "optuna": ("at_once",), "pbt": ("every", "share")}[options.search]
     search = {name: getattr(options, name) for name in ("search", "together", *own)}
-    return {**{name: told[name] for name in kept}, "trials": options.trials, **search, **each, **nested}
+    of_data = {name: told[name] for name in ("data_digest", "offline") if name in told}
+    return {**{name: told[name] for name in kept}, **of_data, "trials": options.trials, **search, **each, **nested}
 
 
 def _ended(run: Callable[[How], Outcome], out: Path, options: Any, again: str) -> int:
@@ -380,6 +384,8 @@ def _options(env: str, steps: int) -> list[Option]:
         Option("seed", int, 0, "first seed of each trial; --sample draws with it too", {"low": 0, "high": 2**32 - 1}),
         Option("steps", int, steps, "real environment steps of each seed, random ones included", {"low": 1}),
         Option("out", str, "", "the sweep's folder, new or empty"),
+        Option("data", str, "", "a data set, FILE.npz or minari:ID, as of train"),
+        Option("offline", bool, False, "learn from --data alone, as of train"),
         Option("resume", bool, False, "go on with the sweep in --out, which was begun with the same flags"),
         Option("agent_module", str, "", "Python file or module that registers agents of your own, imported first"),
         Option("quiet", bool, False, "print nothing but errors"),

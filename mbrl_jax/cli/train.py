@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
       the exit code: 0 done, 1 every seed diverged or an environment failed, 2 a command that cannot be carried out, 130
       stopped by a signal.
     """
-    names: list[str] = ["env", "agent_module", "track", "init_from", "init_parts"]
+    names: list[str] = ["env", "agent_module", "data", "offline", "track", "init_from", "init_parts"]
     return program(partial(_trained, names=names), prog, partial(_in_flags, names=names))(argv)
 
 
@@ -72,6 +72,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     from mbrl_jax.core.types import HostEnv
     from mbrl_jax.envs.registry import make_env
     from mbrl_jax.models.dynamics.known import settled
+    from mbrl_jax.presets.api import of_data
     from mbrl_jax.presets.checks import names_and_values
     from mbrl_jax.presets.restore import check_resumable
     from mbrl_jax.train.hosts import is_first
@@ -80,7 +81,8 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     env = settle(env) if env else presets.default_env(algo)
     made: Any = make_env(env, **env_args) if hosted or env_args or is_own(env) else env
     hosted = isinstance(made, HostEnv)
-    known = presets.preset(algo, made if hosted or env_args else env)
+    data, offline, rows = data_of(algo, made, words)
+    known = presets.preset(algo, made if hosted or env_args else env, offline, rows)
     given = _options(algo, env, known.steps)
     names += [*(option.name for option in given), *names_and_values(known.agent, known.loop)]
     options = parse(
@@ -96,7 +98,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     command = f"{prog} {shlex.join(word for word in words if word != '--resume')}"
     limit = known.threshold if math.isfinite(known.threshold) else None
     job = Job(algo, env, agent, loop_cfg, options.steps, threshold=limit, agent_module=module, env_args=env_args)
-    job = _shared(job._replace(command=command, stop_diverged=options.stop_diverged), options, hosted)
+    job = _shared(job._replace(command=command, stop_diverged=options.stop_diverged, **of_data(data)), options, hosted)
     base = _base(algo, env, options.seed)
     out = named_folder(options.out) if options.out else _newest(base) if options.resume else None
     if options.resume and out is not None:
@@ -104,7 +106,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     first = not options.distributed or is_first()
     if out is not None and first:
         check_folder(job, out, options.resume)
-    return _run(job, made, out, base, options, first)
+    return _run(job, made, out, base, options, first, data)
 
 
 def _connect(words: list[str]) -> None:
@@ -138,6 +140,30 @@ def _shared(job: Job, options: Any, hosted: bool) -> Job:
             raise ValueError("--out must name the run's folder with --distributed")
         return shared(job, options.devices)
     return job._replace(devices=1 if hosted or options.loop.mesh else devices_for(options.devices, options.seeds))
+
+
+def data_of(algo: str, env: Any, words: list[str]) -> tuple[Any, bool, int]:
+    """The data set that a command line names, whether it is all that is learned from, and its rows.
+
+    Args:
+      algo: an agent's name.
+      env: its environment, or the name of it.
+      words: of the command line, `--data` and `--offline` among them.
+    Returns:
+      None and 0 rows where there is none, also where only help is asked for.
+    Raises:
+      ValueError: as `presets.api.data_for`.
+    """
+    from mbrl_jax.envs.registry import make_env
+    from mbrl_jax.presets.api import data_for
+
+    offline = AGENTS[algo].offline or "--offline" in words
+    if {"-h", "--help"} & set(words):
+        return None, offline, 0
+    where = _value_of(words, "--data", "a file of rows") or ""
+    made: Any = make_env(env) if isinstance(env, str) and where else env
+    data = data_for(algo, made, where, "--offline" in words)
+    return data, offline, 0 if data is None or data.rows is None else data.rows.reward.shape[0]
 
 
 def _words(text: str) -> list[str]:
@@ -181,7 +207,7 @@ def _resume(words: list[str], prog: str, names: list[str]) -> int:
     return 1 if result.diverged else 0 if result.finished else 130
 
 
-def _run(job: Job, env: Any, out: Path | None, base: Path, options: Any, first: bool) -> int:
+def _run(job: Job, env: Any, out: Path | None, base: Path, options: Any, first: bool, data: Any) -> int:
     """Trains in a folder, a new one after `base` where none is named, or follows the first process; the exit code."""
     from mbrl_jax import presets
     from mbrl_jax.analysis import curves
@@ -196,7 +222,8 @@ def _run(job: Job, env: Any, out: Path | None, base: Path, options: Any, first: 
     enable_compilation_cache()
     going_on = out if options.resume else None
     job, start = started(job, env, going_on, options.init_from or None, _words(options.init_parts) or None)
-    loop, memory = checked(presets.build(job.algo, env, job.agent, job.loop, options.env_workers, start), job)
+    built = presets.build(job.algo, env, job.agent, job.loop, options.env_workers, start, data)
+    loop, memory = checked(built, job)
     if not first:
         follow(loop, job)
         return 0
@@ -339,11 +366,21 @@ def _options(algo: str, env: str, steps: int) -> list[Option]:
         ),
         Option("seeds", int, 1, "seeds trained side by side in one program", {"low": 1}),
         Option("seed", int, 0, "the first seed; seed i of the run is seed + i", {"low": 0, "high": 2**32 - 1}),
-        Option("steps", int, steps, "real environment steps of each seed, random ones included", {"low": 1}),
+        Option(
+            "steps", int, steps, "real environment steps of each seed, random ones included; updates where --data is "
+            "all that is learned from", {"low": 1},
+        ),
         Option("out", str, "", f"the run's folder, new or empty; if none is given, a new {_base(algo, env, 'SEED')}"),
         Option("resume", bool, False, "go on with the run in --out; --steps may be larger than it was"),
         Option("init_from", str, "", "folder of a run to start from what its first seed has learned; else afresh"),
         Option("init_parts", str, "", "parts of the learner to take from it, with commas between them; else all"),
+        Option(
+            "data", str, "", "a data set, FILE.npz or minari:ID: agents for data sets learn from it alone, others have "
+            "its rows in their replay buffer before the first step",
+        ),
+        Option(
+            "offline", bool, False, "learn from --data alone, also with an agent that would collect; steps are updates"
+        ),
         Option("agent_module", str, "", "Python file or module that registers agents of your own, imported first"),
         Option("track", str, "", "trackers beside the CSV files: tensorboard, wandb, mlflow, with commas between them"),
         Option("quiet", bool, False, "print nothing but errors"),

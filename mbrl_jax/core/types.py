@@ -319,6 +319,9 @@ class WorldModel(NamedTuple):
     decode: Callable[[Params, State], Obs] | None = None
     calibrate: Callable[[Params, Transition, Array], Params] | None = None  # sets statistics from rows [N] and mask [N]
     errors: Callable[[Params, Transition], Array] | None = None  # [B] prediction error of each row, for hold-out scores
+    moments: Callable[[Params, State, Action], tuple[Array, Array]] | None = None
+    """(params, state, action) -> mean and standard deviation of the next observation and the reward [|o| + 1] each, in
+    their own units: what agents that doubt their model look at"""
 
 
 class Planner(NamedTuple):

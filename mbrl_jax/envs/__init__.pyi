@@ -6,6 +6,7 @@ from . import discrete as discrete
 from . import games as games
 from . import hidden as hidden
 from . import host as host
+from . import idle as idle
 from . import maze as maze
 from . import mdp as mdp
 from . import model as model

@@ -1,6 +1,7 @@
 from . import api as api
 from . import builder as builder
 from . import checks as checks
+from . import collect as collect
 from . import export as export
 from . import fine_tune as fine_tune
 from . import latent as latent
@@ -8,10 +9,13 @@ from . import loaded as loaded
 from . import look as look
 from . import loops as loops
 from . import model_free as model_free
+from . import offline as offline
+from . import offline_tables as offline_tables
 from . import planning as planning
 from . import registry as registry
 from . import restore as restore
 from . import rewards as rewards
+from . import seen as seen
 from . import settings as settings
 from . import tabular as tabular
 from . import tree_search as tree_search

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -13,10 +13,11 @@ from mbrl_jax.core.config import replace
 from mbrl_jax.core.types import Env, HostEnv
 from mbrl_jax.envs.registry import make_env, settle
 from mbrl_jax.models.dynamics.known import settled
-from mbrl_jax.presets.builder import Preset, Start, build, default_wave, learner, preset
+from mbrl_jax.presets.builder import Preset, Start, algorithm, build, default_wave, learner, preset, suited
 from mbrl_jax.presets.checks import checked
 from mbrl_jax.presets.fine_tune import taken_from
 from mbrl_jax.presets.loaded import Run
+from mbrl_jax.presets.offline import Data, check_use, given
 from mbrl_jax.presets.restore import check_resumable, load_run, saved_configs, saved_settings
 from mbrl_jax.train import checkpoint, trackers
 from mbrl_jax.train.compilation import enable_compilation_cache
@@ -44,6 +45,8 @@ def train(
     track: str | Sequence[str] = (),
     init_from: Run | Path | str | None = None,
     init_parts: Sequence[str] | None = None,
+    data: Path | str = "",
+    offline: bool = False,
 ) -> Result:
     """Trains an agent and leaves a run's folder, as `mbrl-jax train` does.
 
@@ -66,6 +69,9 @@ def train(
       track: trackers that rows are sent to besides the CSV files: "tensorboard", "wandb", "mlflow".
       init_from: a run, or its folder, to start from what it has learned (its seed 0), instead of from fresh parameters.
       init_parts: parts of the learner to take from it, by dotted name; all if None.
+      data: a data set, the path of an npz file or "minari:ID". An agent for data sets, as `mopo` is, learns from it
+        alone; the replay buffer of any other holds its rows before the first step.
+      offline: learn from the data set alone with an agent that would collect, as `sac` does.
     Returns:
       the state of all seeds, the summary, and whether the run came to its end.
     Raises:
@@ -74,17 +80,46 @@ def train(
     """
     env = settle(env) if isinstance(env, str) else env if isinstance(env, HostEnv) else make_env(env)
     made: Any = make_env(env, **(env_args or {})) if isinstance(env, str) else env
-    known = preset(algo, made if isinstance(made, HostEnv) or env_args else env)
+    data_set = data_for(algo, made, str(data), offline)
+    rows = 0 if data_set is None or data_set.rows is None else data_set.rows.reward.shape[0]
+    form = made if isinstance(made, HostEnv) or env_args else env
+    known = preset(algo, form, data_set is not None and data_set.offline, rows)
     agent_cfg, loop_cfg = settled(replace(known.agent, dict(agent or {}))), replace(known.loop, dict(loop or {}))
     known = known._replace(agent=agent_cfg, loop=loop_cfg)
     job = _new_job(algo, made, known, known.steps if steps is None else steps, (seed, seeds))
     job = job._replace(wave=default_wave(agent_cfg), stop_diverged=stop_diverged, env_args=env_args or {})
-    job = job._replace(env=env if isinstance(env, str) else made.spec.name)
+    job = job._replace(env=env if isinstance(env, str) else made.spec.name, **of_data(data_set))
     if resume:
         check_resumable(out, algo, agent_cfg, loop_cfg)
     job, start = started(job, made, out if resume else None, init_from, init_parts)
     how = {"quiet": quiet, "checkpoint_seconds": checkpoint_seconds, "callback": callback, "track": track}
-    return run_job(job, made, out, resume=resume, env_workers=env_workers, start=start, **how)
+    return run_job(job, made, out, resume=resume, env_workers=env_workers, start=start, data=data_set, **how)
+
+
+def data_for(algo: str, env: Env | HostEnv, where: str, offline: bool, digest: str = "") -> Data | None:
+    """The data set of a run; None where there is none.
+
+    Args:
+      algo: a name in `AGENTS`.
+      env: the run's environment.
+      where: names the data set; "" for none.
+      offline: whether it is all that a run of an agent which could collect learns from.
+      digest: of the data set that the run began with; "" where it begins now.
+    Raises:
+      ValueError: an agent without the data that it needs, or data that does not fit agent or environment.
+    """
+    entry, form = algorithm(algo), cast(Any, env)
+    check_use(algo, where, offline)
+    return given(where, offline or entry.offline, env.spec, suited(algo, form).spec, digest) if where else None
+
+
+def of_data(data: Data | None) -> dict[str, Any]:
+    """What a `Job` says of a run's data set.
+
+    Args:
+      data: the data set, or None.
+    """
+    return {} if data is None else {"data": data.file, "data_digest": data.digest, "offline": data.offline}
 
 
 def _new_job(algo: str, env: Env | HostEnv, known: Preset, steps: int, seeds: tuple[int, int]) -> Job:
@@ -111,6 +146,7 @@ def run_job(
     callback: Watcher | None = None,
     track: str | Sequence[str] = (),
     start: Start | None = None,
+    data: Data | None = None,
 ) -> Result:
     """Checks a job, builds its loop and runs it.
 
@@ -120,7 +156,7 @@ def run_job(
       out: the run's folder.
       resume: go on with the run there.
       quiet, checkpoint_seconds, env_workers, callback, track: as for `train`.
-      start: as for `build`.
+      start, data: as for `build`.
     Returns:
       as `train`.
     Raises:
@@ -133,7 +169,7 @@ def run_job(
 
         drawn = last_pictures(job, env)
     watchers = [*trackers.made(track, job, drawn), *([] if callback is None else [callback])]
-    loop: Any = build(job.algo, env, job.agent, job.loop, env_workers, start)
+    loop: Any = build(job.algo, env, job.agent, job.loop, env_workers, start, data)
     program, memory = checked(loop, job)
     if not quiet:
         print(memory, flush=True)
@@ -178,6 +214,9 @@ def resume(
     agent_cfg, loop_cfg = saved_configs(folder, saved)
     made: Any = make_env(saved["env"], **saved.get("env_args", {}))
     hosted = isinstance(made, HostEnv)
+    data = data_for(
+        saved["algo"], made, saved.get("data", ""), saved.get("offline", False), saved.get("data_digest", "")
+    )
     job = Job(
         algo=saved["algo"],
         env=saved["env"],
@@ -193,10 +232,11 @@ def resume(
         agent_module=saved.get("agent_module"),
         stop_diverged=saved.get("stop_diverged", False),
         env_args=saved.get("env_args", {}),
+        **of_data(data),
     )
     job, start = started(job, made, folder, None, None)
     how = {"quiet": quiet, "checkpoint_seconds": checkpoint_seconds, "callback": callback, "track": track}
-    return run_job(job, made, folder, resume=True, env_workers=env_workers, start=start, **how)
+    return run_job(job, made, folder, resume=True, env_workers=env_workers, start=start, data=data, **how)
 
 
 def started(

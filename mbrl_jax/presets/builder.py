@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, TypeVar, overload
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast, overload
 
+from mbrl_jax.buffers.fixed import fixed, preloaded
 from mbrl_jax.buffers.latest import latest
 from mbrl_jax.buffers.sequence import need_window
 from mbrl_jax.buffers.uniform import uniform
@@ -13,13 +14,16 @@ from mbrl_jax.core.config import check, flat, replace
 from mbrl_jax.core.images import is_image
 from mbrl_jax.core.types import Agent, Buffer, DictSpace, Discrete, Env, HostEnv, MultiDiscrete, Tree, no_refresh
 from mbrl_jax.envs import games, host, wrappers
+from mbrl_jax.envs.idle import idle
 from mbrl_jax.envs.registry import ENVS, EVAL_ENVS, make_env, task_name
-from mbrl_jax.presets import loops, settings
+from mbrl_jax.presets import loops, offline, settings
 from mbrl_jax.presets.checks import check_learner, check_together, named
+from mbrl_jax.presets.offline import Data
 from mbrl_jax.presets.registry import AGENTS, Algorithm
 from mbrl_jax.train import compilation
 from mbrl_jax.train.host import HostLoop, make_host_loop
 from mbrl_jax.train.loop import Loop, LoopConfig, make_loop
+from mbrl_jax.train.offline import OfflineHostLoop
 
 
 class Preset(NamedTuple):
@@ -120,12 +124,14 @@ def _as_arrays(env: Env) -> Env:
     return wrappers.one_hot(env) if isinstance(env.spec.obs, Discrete | MultiDiscrete) else env
 
 
-def preset(algo: str, env: str | Env | HostEnv) -> Preset:
+def preset(algo: str, env: str | Env | HostEnv, offline: bool = False, rows: int = 0) -> Preset:
     """Settings of an agent for an environment; environments without their own get the agent's general ones.
 
     Args:
       algo: a name in `AGENTS`.
       env: a name, or an environment, whose settings go by its spec's name.
+      offline: of a run that learns from a data set alone, whose steps are updates.
+      rows: of the data set that a run begins with, for which the buffer gets room.
     Raises:
       ValueError: no agent or environment has this name, or they do not go together.
     """
@@ -144,6 +150,11 @@ def preset(algo: str, env: str | Env | HostEnv) -> Preset:
     steps = loop.pop("steps")
     newest = loop.get("num_envs", 1) * loop.get("unroll", 1)
     loop.setdefault("capacity", newest if entry.replay == "latest" else steps)
+    if offline:
+        loop |= loops.OFFLINE
+        steps = loop.pop("steps")
+    else:
+        loop["capacity"] += rows
     if raw.spec.time_limit is None:  # no evaluation episode would end
         loop["eval_episodes"] = 0
     threshold = settings.THRESHOLD.get(task_name(name), math.inf)  # a repeated action changes no return
@@ -230,8 +241,10 @@ def _refuse_ignored(algo: str, agent: Any) -> None:
             raise ValueError(f"agent.{name} has no effect in {algo}: {why}")
 
 
-def _check_batches(entry: Algorithm, agent: Any, loop: LoopConfig) -> None:
+def _check_batches(entry: Algorithm, agent: Any, loop: LoopConfig, data: Data | None) -> None:
     """Raises ValueError where a batch is larger than what the replay buffer can hold; traced values pass."""
+    if data is not None and data.offline:  # rows are drawn with replacement
+        return
     most, what = loop.capacity, "loop.capacity"
     if entry.replay == "latest":
         return
@@ -252,14 +265,32 @@ def _check_batches(entry: Algorithm, agent: Any, loop: LoopConfig) -> None:
 
 @overload
 def build(
-    algo: str, env: HostEnv, agent: Any, loop: LoopConfig, workers: int = 0, start: Start | None = None
+    algo: str,
+    env: HostEnv,
+    agent: Any,
+    loop: LoopConfig,
+    workers: int = 0,
+    start: Start | None = None,
+    data: Data | None = None,
 ) -> HostLoop: ...
 @overload
 def build(
-    algo: str, env: str | Env, agent: Any, loop: LoopConfig, workers: int = 0, start: Start | None = None
+    algo: str,
+    env: str | Env,
+    agent: Any,
+    loop: LoopConfig,
+    workers: int = 0,
+    start: Start | None = None,
+    data: Data | None = None,
 ) -> Loop: ...
 def build(
-    algo: str, env: str | Env | HostEnv, agent: Any, loop: LoopConfig, workers: int = 0, start: Start | None = None
+    algo: str,
+    env: str | Env | HostEnv,
+    agent: Any,
+    loop: LoopConfig,
+    workers: int = 0,
+    start: Start | None = None,
+    data: Data | None = None,
 ) -> Any:
     """The loop of an agent in an environment: compiled, or the host loop where the environment's steps are Python.
 
@@ -270,8 +301,11 @@ def build(
       loop: the loop's settings.
       workers: processes that share the environments, where their steps are Python; 0 steps them in this one.
       start: (fresh learner) -> the learner to start from; None for the fresh one.
+      data: rows that it learns from alone, or begins with; None for none. An offline agent without any learns from its
+        own steps as others do.
     Returns:
-      the loop. Compiled programs are kept between processes: see `enable_compilation_cache`.
+      the loop; an `OfflineHostLoop` where it learns from data alone and the environment's steps are Python. Compiled
+      programs are kept between processes: see `enable_compilation_cache`.
     Raises:
       ValueError: a name that does not exist, or a setting out of range or at odds with another.
     """
@@ -288,18 +322,46 @@ def build(
     rows = loop.num_envs * loop.unroll
     if entry.replay != "latest" and loop.capacity < rows:  # the latest trajectory takes what it needs
         raise ValueError(f"loop.capacity must be at least loop.num_envs x loop.unroll = {rows}, got {loop.capacity}")
-    _check_batches(entry, agent, loop)
+    _check_batches(entry, agent, loop, data)
     check_learner(lambda: learner(algo, raw, agent)[0], flat(agent, "agent."))
     made, suited_env = learner(algo, raw, agent)
     if start is not None:
         fresh = made.init
         made = made._replace(init=lambda key: start(fresh(key)))
-    if made.refresh is not no_refresh and loop.warmup < 1:
+    if data is not None and data.offline:
+        return _offline(made, raw, suited_env, evaluation_env(algo, cast(Any, raw)), loop, workers, data)
+    if made.refresh is not no_refresh and loop.warmup < 1 and data is None:
         raise ValueError(f"loop.warmup must be at least 1 for {algo}, whose model needs rows, got {loop.warmup}")
     if entry.window is not None:
         need_window(entry.window(agent), loop.warmup * loop.unroll)
+    store = buffer(algo, agent, loop)
+    if data is not None and data.rows is not None:
+        count = data.rows.reward.shape[0]
+        if count > loop.capacity:
+            raise ValueError(f"loop.capacity must be at least {count}, the rows of the data, got {loop.capacity}")
+        store = preloaded(store, data.rows)
     if isinstance(raw, HostEnv):
-        return make_host_loop(made, suited_env, buffer(algo, agent, loop), loop, workers=workers)
+        return make_host_loop(made, suited_env, store, loop, workers=workers)
+    _refuse_workers(raw, workers)
+    return make_loop(made, suited_env, store, loop, evaluation_env(algo, raw))
+
+
+def _refuse_workers(env: Env, workers: int) -> None:
     if workers:
-        raise ValueError(f"env_workers must be 0 for {raw.spec.name}, whose steps are compiled, got {workers}")
-    return make_loop(made, suited_env, buffer(algo, agent, loop), loop, evaluation_env(algo, raw))
+        raise ValueError(f"env_workers must be 0 for {env.spec.name}, whose steps are compiled, got {workers}")
+
+
+def _offline(
+    agent: Agent, raw: Env | HostEnv, env: Any, eval_env: Any, loop: LoopConfig, workers: int, data: Data
+) -> Loop | OfflineHostLoop:
+    """The loop of a run that learns from data alone: its steps are taken in an environment in which nothing happens."""
+    offline.check_loop(loop)
+    rows = offline.placeholder(env.spec) if data.rows is None else data.rows
+    still, store = idle(env.spec), fixed(rows)
+    if not isinstance(raw, HostEnv):
+        _refuse_workers(raw, workers)
+        return make_loop(agent, still, store, loop, eval_env)
+    if loop.eval_episodes and env.spec.time_limit is None:
+        raise ValueError(f"loop.eval_episodes must be 0: {env.spec.name} has no time limit to end an episode")
+    compiled = make_loop(agent, still, store, replace(loop, {"eval_episodes": 0}))
+    return OfflineHostLoop(compiled, agent, eval_env, loop.eval_episodes, workers)

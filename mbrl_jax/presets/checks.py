@@ -21,6 +21,7 @@ from mbrl_jax.train import memory
 from mbrl_jax.train.driver import pieces_of, watched
 from mbrl_jax.train.host import HostLoop
 from mbrl_jax.train.loop import Loop, LoopConfig, WarmUp, chunks_for, env_steps, updates
+from mbrl_jax.train.offline import OfflineHostLoop
 from mbrl_jax.train.run import Job
 
 PACKAGE = Path(__file__).parents[1]
@@ -112,7 +113,7 @@ def _of_another_kind(name: str, settings: Mapping[str, Any]) -> bool:
     return False
 
 
-L = TypeVar("L", Loop, HostLoop)
+L = TypeVar("L", Loop, HostLoop, OfflineHostLoop)
 
 
 def checked(loop: L, job: Job) -> tuple[L, str]:
@@ -126,6 +127,10 @@ def checked(loop: L, job: Job) -> tuple[L, str]:
     Raises:
       ValueError: a setting at odds with another, too many steps to count, or more memory than there is.
     """
+    if isinstance(loop, OfflineHostLoop):
+        whole: Loop = loop.loop
+        compiled, line = checked(whole, job)
+        return loop._replace(loop=compiled), line
     settings = names_and_values(job.agent, job.loop)
     _check_counts(job)
     entry = AGENTS.get(job.algo)

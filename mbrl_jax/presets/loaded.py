@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from mbrl_jax.core.types import Agent, Box, DictSpace, Discrete, Model, MultiDiscrete, Obs, ObsSpace, Spec, State, Tree
+from mbrl_jax.core.types import Agent, Model, Obs, Spec, State, Tree
 from mbrl_jax.presets import builder
 from mbrl_jax.presets.restore import Loaded, saved_settings
+from mbrl_jax.presets.seen import as_seen
 
 
 class Carry(NamedTuple):
@@ -65,42 +65,6 @@ class Policy:
         seen = obs if self.simulator else as_seen(obs, self.raw.obs, self.spec.obs)
         action, after = self._act(self.learner, self.start() if carry is None else carry, seen, sample)
         return jax.tree.map(np.asarray, action), after
-
-
-def as_seen(obs: Obs, raw: ObsSpace, space: ObsSpace) -> Obs:
-    """An observation in the form that an agent takes.
-
-    Args:
-      obs: as the environment gives it, or in that form already.
-      raw: the environment's space.
-      space: the agent's.
-    Raises:
-      ValueError: it is of neither shape.
-    """
-    if hasattr(obs, "legal"):  # a game's, with its mask
-        return obs
-    if isinstance(space, DictSpace):
-        if not isinstance(obs, dict) or not isinstance(raw, DictSpace) or set(obs) != set(space.spaces):
-            raise ValueError(f"obs must be a dict of {', '.join(sorted(space.spaces))}, got {_form(obs)}")
-        return {name: as_seen(obs[name], raw.spaces[name], part) for name, part in space.spaces.items()}
-    array = jnp.asarray(obs)
-    if array.shape == space.shape and not (isinstance(raw, Discrete) and isinstance(space, Box) and space.shape == ()):
-        return array.astype(space.dtype)
-    if array.shape == raw.shape:
-        if isinstance(raw, Discrete):
-            return jax.nn.one_hot(array, raw.n, dtype=jnp.float32)
-        if isinstance(raw, MultiDiscrete):
-            return raw.one_hot(array)
-        if isinstance(space, Box) and array.size == space.size:
-            return array.reshape(space.shape).astype(space.dtype)
-    forms = " or ".join(dict.fromkeys(str(list(part.shape)) for part in (raw, space)))
-    raise ValueError(f"obs must be one observation of shape {forms}, got {_form(obs)}")
-
-
-def _form(obs: Any) -> str:
-    if isinstance(obs, dict):
-        return f"a dict of {', '.join(map(str, sorted(obs)))}"
-    return str(list(np.shape(obs))) if np.shape(obs) or np.isscalar(obs) else f"a {type(obs).__name__}"
 
 
 class Run:

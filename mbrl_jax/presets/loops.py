@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+OFFLINE: dict[str, Any] = {
+    "steps": 20_000, "num_envs": 1, "unroll": 1, "updates": 1, "inner": 250, "cycles": 8, "warmup": 0, "hold": 1,
+    "overlap": 0, "capacity": 1, "eval_episodes": 10,
+}  # fmt: skip
+"""Of a run that learns from a data set alone: its steps are updates."""
+
 MBPO_LOOP: dict[str, Any] = {"updates": 20, "inner": 50, "warmup": 200, "eval_episodes": 10}
 
 LOOP: dict[tuple[str, str], dict[str, Any]] = {

@@ -48,6 +48,7 @@ class Algorithm:
     images: bool = False  # takes images of bytes [height, width, channels]; so do all that take planes
     simulator: bool = False  # plans in the environment itself, and sees its state
     games: bool = False  # handles illegal actions and a second player
+    offline: bool = False  # learns from a data set alone: a run needs one
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Settings of its parts that it has no use for, and why: `build` refuses to change them."""
 
@@ -89,7 +90,7 @@ class Algorithm:
         return tuple({"discrete": Discrete, "continuous": Box}[kind] for kind in self.action_kinds)
 
 
-MODEL_FREE = ("q_learning", "dqn", "ppo", "sac")
+MODEL_FREE = ("q_learning", "dqn", "ppo", "sac", "offline.bc", "offline.iql")
 
 
 def _agent(
@@ -192,6 +193,22 @@ AGENTS: dict[str, Algorithm] = {
     "tdmpc2": _agent(
         "tdmpc2", "TDMPC2Config", "planning in a learned latent model with a learned value and policy", "windows",
         True, action_kinds=("continuous",), images=True, ignored=IGNORED_TDMPC2,
+    ),
+    "bc": _agent("offline.bc", "BCConfig", "behaviour cloning of a data set", offline=True),
+    "iql": _agent("offline.iql", "IQLConfig", "implicit Q-learning from a data set, model-free", offline=True),
+    "mopo": _agent(
+        "offline.mopo", "MOPOConfig", "SAC in a model of a data set, rewards lowered where it is uncertain",
+        offline=True,
+    ),
+    "morel": _agent(
+        "offline.morel", "MOReLConfig", "SAC in a model of a data set that ends where its members disagree",
+        offline=True,
+    ),
+    "combo": _agent(
+        "offline.combo", "COMBOConfig", "SAC in a model of a data set, critics lowered off the data", offline=True
+    ),
+    "rambo": _agent(
+        "offline.rambo", "RAMBOConfig", "SAC in a model of a data set that is trained against it", offline=True
     ),
 }  # fmt: skip
 """Every agent by its name on the command line."""

@@ -14,10 +14,12 @@ from mbrl_jax.core.config import flat, replace
 from mbrl_jax.core.types import Agent
 from mbrl_jax.envs.registry import make_env
 from mbrl_jax.presets import builder
+from mbrl_jax.presets.offline import Data
 from mbrl_jax.presets.registry import AGENTS, import_agents
 from mbrl_jax.train import checkpoint
 from mbrl_jax.train.host import HostDriver, HostLoop
 from mbrl_jax.train.loop import LoopConfig, env_steps
+from mbrl_jax.train.offline import OfflineHostLoop
 from mbrl_jax.train.run import seed_keys
 from mbrl_jax.train.run_files import read_json
 
@@ -36,6 +38,7 @@ class Loaded(NamedTuple):
     env_steps: int  # of each seed, until the last complete chunk
     raw: Any = None  # the environment by its name, before it takes the agent's form
     checkpoint: str = ""  # by the name of its folder
+    loop: LoopConfig = LoopConfig()
 
 
 def load_run(folder: Path | str, seed: int = 0, checkpoint_name: str | int | None = None) -> Loaded:
@@ -77,7 +80,11 @@ def load_seeds(
     place = _chosen_place(folder, checkpoint_name)
     config, loop_cfg = saved_configs(folder, saved)
     made = make_env(name, **saved.get("env_args", {}))
-    loop = builder.build(algo, made, config, loop_cfg)
+    # The rows of a data set are no part of what is saved.
+    data = Data(None, saved.get("offline", False)) if saved.get("data") else None
+    loop: Any = builder.build(algo, made, config, loop_cfg, data=data)
+    if isinstance(loop, OfflineHostLoop):
+        loop = loop.loop
     keys = seed_keys(saved["seed"], saved["seeds"])
     if isinstance(loop, HostLoop):
         like = HostDriver(loop, keys).shapes().state
@@ -89,7 +96,7 @@ def load_seeds(
     steps = env_steps(loop_cfg, place.chunk)
     for seed in chosen:
         state = jax.tree.map(lambda leaf, row=seed: leaf[row], states)
-        yield Loaded(algo, name, config, agent, env, state, place.chunk, evaluation, steps, made, place.name)
+        yield Loaded(algo, name, config, agent, env, state, place.chunk, evaluation, steps, made, place.name, loop_cfg)
 
 
 def import_agent(saved: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from mbrl_jax.core.types import Box, Discrete, Spec
 from mbrl_jax.presets.latent import DREAMER_V1, DREAMER_V2, DREAMER_V3, IMAGE_DREAM, TDMPC2, WORLD_MODELS
 from mbrl_jax.presets.model_free import DQN, DYNA_DQN, MBPO, PPO, PPO_CONTINUOUS, SAC
+from mbrl_jax.presets.offline_tables import BC, COMBO, IQL, MOPO, MOREL, RAMBO
 from mbrl_jax.presets.planning import MPC, PETS
 from mbrl_jax.presets.tabular import DYNA_Q, DYNA_Q_PLUS, TABLE
 from mbrl_jax.presets.tree_search import ALPHAZERO, MUZERO, UCT
@@ -44,7 +45,8 @@ TABLES: dict[str, dict[str, Changes]] = {
     "q_learning": TABLE, "dyna_q": DYNA_Q, "dyna_q_plus": DYNA_Q_PLUS, "dqn": DQN, "dyna_dqn": DYNA_DQN, "ppo": PPO,
     "sac": SAC, "mbpo": MBPO, "pets": PETS, "mpc": MPC, "uct": UCT, "alphazero": ALPHAZERO, "muzero": MUZERO,
     "dreamer_v1": DREAMER_V1, "dreamer_v2": DREAMER_V2, "dreamer_v3": DREAMER_V3, "world_models": WORLD_MODELS,
-    "tdmpc2": TDMPC2,
+    "tdmpc2": TDMPC2, "bc": BC, "iql": IQL, "mopo": MOPO, "morel": MOREL, "combo": COMBO,
+    "rambo": RAMBO,
 }  # fmt: skip
 """Each agent's own settings by environment; "" for any other. An agent without a table keeps its defaults."""
 
@@ -96,6 +98,10 @@ def _target_entropy(env: str, spec: Spec) -> Changes:
 
 INHERITED: dict[str, Callable[[str, Spec], Changes]] = {
     "sac": _target_entropy,
+    **{
+        algo: (lambda env, spec: _under("policy", _target_entropy(env, spec)))
+        for algo in ("mopo", "morel", "combo", "rambo")
+    },
     "mbpo": lambda env, spec: _under("policy", agent_settings("sac", env, spec)),
     "dyna_dqn": lambda env, spec: _under("policy", agent_settings("dqn", env, spec)),
     # Coloured noise needs continuous actions.

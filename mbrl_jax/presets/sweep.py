@@ -13,6 +13,8 @@ from mbrl_jax.core.types import HostEnv
 from mbrl_jax.models.dynamics.known import settled
 from mbrl_jax.presets import checks
 from mbrl_jax.presets.builder import Preset, build
+from mbrl_jax.presets.offline import Data
+from mbrl_jax.presets.registry import AGENTS
 from mbrl_jax.train import run as runs
 from mbrl_jax.train.devices import shared_by
 from mbrl_jax.train.loop import LoopConfig
@@ -41,6 +43,7 @@ class Sweep(NamedTuple):
     together: int = 0  # the most trials in a program; 0: as many as memory allows
     total: int = 0  # trials at the end, where a search adds to them
     evolution: Evolution | None = None  # of a population, whose members the trials are
+    data: Data | None = None  # rows that every trial learns from, or begins with
 
     def name(self, index: int) -> str:
         """A trial's folder."""
@@ -138,6 +141,8 @@ def command(job: runs.Job, known: Preset) -> str:
     words += ["--steps", job.steps, "--wave", job.wave]
     if job.agent_module:
         words += ["--agent-module", job.agent_module]
+    words += ["--data", job.data] if job.data else []
+    words += ["--offline"] if job.offline and not AGENTS[job.algo].offline else []
     words += [word for name, value in job.env_args.items() for word in ("--env-arg", f"{name}={value}")]
     for prefix, now, usual in (("agent", job.agent, known.agent), ("loop", job.loop, known.loop)):
         usually = flat(usual)
@@ -168,7 +173,7 @@ def planned(sweep: Sweep, workers: int = 0) -> tuple[list[list[int]], str]:
     for i, values in enumerate(sweep.trials):
         job = sweep.job(i)
         try:
-            build(job.algo, sweep.made, job.agent, job.loop, workers)
+            build(job.algo, sweep.made, job.agent, job.loop, workers, data=sweep.data)
         except ValueError as error:
             given = ", ".join(f"{name}={text(value)}" for name, value in values.items())
             raise ValueError(f"{sweep.name(i)} ({given}): {error}") from error
@@ -180,7 +185,7 @@ def planned(sweep: Sweep, workers: int = 0) -> tuple[list[list[int]], str]:
             job = sweep.job(group[0])
             together = joined(sweep, group[:size])
             try:
-                loop = build(job.algo, sweep.made, job.agent, job.loop, workers)
+                loop = build(job.algo, sweep.made, job.agent, job.loop, workers, data=sweep.data)
                 line = checks.checked(loop, together._replace(agent=job.agent))[1]
                 break
             except ValueError as error:
@@ -223,12 +228,12 @@ def program(sweep: Sweep, group: Sequence[int], workers: int = 0) -> Any:
     """
     first = sweep.job(group[0])
     if len(group) == 1:
-        return build(first.algo, sweep.made, first.agent, first.loop, workers)
+        return build(first.algo, sweep.made, first.agent, first.loop, workers, data=sweep.data)
     values = {name: [sweep.trials[i][name] for i in group] for name in _floats(sweep, group)}
 
     def built(traced: dict[str, Any]) -> Any:
         agent, loop_cfg = changed(first.agent, first.loop, traced)
-        return build(first.algo, sweep.made, agent, loop_cfg)
+        return build(first.algo, sweep.made, agent, loop_cfg, data=sweep.data)
 
     return Swept(built, values, first.seed, first.seeds, sweep.evolution)
 

@@ -8,6 +8,7 @@ from . import host_evaluate as host_evaluate
 from . import interrupt as interrupt
 from . import log as log
 from . import loop as loop
+from . import offline as offline
 from . import run as run
 from . import run_files as run_files
 from . import sweep as sweep

@@ -73,6 +73,9 @@ class Job(NamedTuple):
     stop_diverged: bool = False  # seeds whose numbers are none are not trained further
     env_args: Mapping[str, Any] = {}  # arguments of the environment; never written to
     init_from: Mapping[str, Any] | None = None  # the run whose parameters it began with, for `config.json`
+    data: str = ""  # the data set that it learns from, or begins with
+    data_digest: str = ""  # of that data set
+    offline: bool = False  # whether it learns from the data set alone; its steps are then updates
 
 
 class Drivable(Protocol):
@@ -129,6 +132,7 @@ def settings(job: Job) -> dict[str, Any]:
             "agent": flat(job.agent),
             "loop": flat(job.loop),
             "env_args": dict(job.env_args),
+            **({"data": job.data, "data_digest": job.data_digest, "offline": job.offline} if job.data else {}),
         }
     )
 
@@ -172,7 +176,10 @@ def check_folder(job: Job, out: Path | str, resume: bool) -> None:
     differ = [
         f"{name} is {old[name]!r} there, {new[name]!r} here" for name in new if name in old and old[name] != new[name]
     ]
-    differ = [line for line in differ if not line.startswith(("steps ", "devices "))]  # see `divided` for the latter
+    # `divided` looks at the devices; a data set may lie elsewhere now.
+    differ = [line for line in differ if not line.startswith(("steps ", "devices ", "data "))]
+    if ("data" in old) != ("data" in new):
+        differ.append(f"data is {old.get('data', '')!r} there, {new.get('data', '')!r} here")
     if differ:
         raise ValueError(f"--resume needs the settings of the run in {out}: {'; '.join(differ)}")
     gone = sorted(name for name in old if name.startswith(("agent.", "loop.")) and name not in new)

@@ -70,7 +70,8 @@ def read_runs(folder: Path) -> list[Run]:
 def authors(agent: str, task: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Frames, means and standard deviations (NaN where unknown) that the authors published, each [T]."""
     found = reference.published(agent, task)
-    return (np.zeros(0),) * 3 if found is None else found[:3]
+    nothing = np.zeros(0)
+    return (nothing, nothing, nothing) if found is None else (found[0], found[1], found[2])
 
 
 def interval(mean: float, std: float, seeds: int) -> tuple[float, float]:

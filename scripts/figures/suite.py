@@ -10,6 +10,7 @@ search-tree     one tree of UCT
 simulations     returns by number of simulations, UCT and MuZero
 temperature     returns in the model and in the environment by temperature of the model, World Models
 tasks           returns of one TD-MPC2 network for two tasks, beside one network for each
+offline         scores of the offline agents by data set, from the committed table, or made from the data sets in --runs
 published       runs on dm_control beside the scores that the agents' authors published, from --runs
 general         agents with their general settings on tasks that none was tuned for, from --runs
 
@@ -36,6 +37,7 @@ FIGURES = {
     "simulations": ("figures.search", "simulations_figure", 8),
     "temperature": ("figures.dreams", "temperature_figure", 4),
     "tasks": ("figures.tasks", "tasks_figure", 4),
+    "offline": ("figures.offline", "offline_figure", 8),
     "published": ("figures.published", "published_figure", None),
     "general": ("figures.general", "general_figure", None),
 }
@@ -49,12 +51,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, help="number of seeds, at least 2; each figure has its own default")
     parser.add_argument("--out", type=Path, default=Path("results/figures"), help="folder of the figures")
     parser.add_argument(
-        "--runs", type=Path, help="folder of the runs of `published` or `general` (default: in results)"
+        "--runs",
+        type=Path,
+        help="folder of the runs of `published` or `general` (default: in results), or of the data sets of `offline`",
     )
     options = parser.parse_args(argv)
     if options.seeds is not None and options.seeds < 2:
         parser.error(f"--seeds must be at least 2, got {options.seeds}")
-    if options.runs is not None and options.name not in ("published", "general"):
+    if options.runs is not None and options.name not in ("published", "general", "offline"):
         parser.error(f"--runs must be left out: {options.name} makes its own")
     names = list(FIGURES) if options.name == "all" else [options.name]
     if options.seeds is not None and all(FIGURES[name][2] is None for name in names):
@@ -66,6 +70,9 @@ def main(argv: list[str] | None = None) -> None:
         make = getattr(importlib.import_module(module), function)
         given = {} if options.runs is None else {"runs": options.runs}
         try:
-            make(options.out, **given, **({} if seeds is None else {"seeds": options.seeds or seeds}))
+            out = (
+                Path("results/offline") if name == "offline" and options.out == Path("results/figures") else options.out
+            )
+            make(out, **given, **({} if seeds is None else {"seeds": options.seeds or seeds}))
         except ValueError as error:
             parser.error(str(error))

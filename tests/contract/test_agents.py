@@ -51,6 +51,8 @@ def whole(algo, kind):
 
 def draws(algo):
     """Whether `act` draws actions when it explores and when not."""
+    if algo == "bc":  # clones actions, and draws discrete ones alone
+        return None, False
     return (None, None) if algo == "uct" else (True, algo in PLANNING)  # uct: what it finds out here is certain
 
 
@@ -188,10 +190,14 @@ FALLS = {
     "muzero": ("policy_loss", "value_loss", "reward_loss"), "dreamer_v1": ("model_loss",),
     "dreamer_v2": ("model_loss",), "dreamer_v3": ("decoder_loss", "reward_loss", "continue_loss"),
     "world_models": ("model/latent", "model/reward", "model/end"),
-    "tdmpc2": ("consistency_loss", "reward_loss", "value_loss"),
+    "tdmpc2": ("consistency_loss", "reward_loss", "value_loss"), "bc": ("policy_loss",),
+    "iql": ("value_loss", "critic_loss"), "mopo": ("critic_loss",), "morel": ("critic_loss",),
+    "combo": ("critic_loss", "conservative_loss"), "rambo": ("critic_loss",),
 }  # fmt: skip
 UPDATES = 24
-FASTER = {"sac": {"lr": 1e-2}, "mbpo": {"policy.lr": 1e-2}}  # than their targets move
+FASTER = {"sac": {"lr": 1e-2}, "iql": {"lr": 1e-2}} | {
+    algo: {"policy.lr": 1e-2} for algo in ("mbpo", "mopo", "morel", "combo", "rambo")
+}  # than their targets move
 
 
 def experienced(algo, kind):
@@ -228,7 +234,10 @@ def flip_gradients(monkeypatch):
             monkeypatch.setattr(module, "descend", wrong)
 
 
-DEAR = {"dreamer_v1", "dreamer_v2", "world_models", "tdmpc2", "muzero", "alphazero", "pets", "dyna_dqn"}
+DEAR = {
+    "dreamer_v1", "dreamer_v2", "world_models", "tdmpc2", "muzero", "alphazero", "pets", "dyna_dqn", "mopo", "morel",
+    "combo", "rambo",
+}  # fmt: skip
 """Compiled for this test alone, for half a minute together; the rest stand for them in the default run."""
 
 

@@ -61,6 +61,7 @@ CONDITIONS: list[tuple[str, str, type | str | None, dict[str, Any]]] = [
     ("*", "*normalize_obs", "units", {}),
     ("muzero", "net.project", None, {}),
     ("muzero", "*", None, {"priorities": True, "net.project": 4}),  # alpha and beta, consistency_weight
+    ("combo", "actions", Box, {}),
     ("ppo", "channels", "planes", {}),
     ("dreamer_v1", "first_std", Box, {}),
     ("dreamer_v1", "mean_scale", Box, {}),
@@ -97,6 +98,7 @@ VALUES: dict[tuple[str, str], Any] = {
     ("*", "planner.icem.decay"): 50,
     ("*", "search.gumbel.considered"): 1,
     ("*", "rollouts"): 12,
+    ("*", "imagined.rollouts"): 12,
     ("*", "*.layer_norm"): False,
     ("*", "*drawn"): 1,
     ("ppo", "minibatches"): 4,
@@ -246,7 +248,7 @@ def differs(algo: str, kind: type | str, before: dict[str, Any], after: dict[str
 # A field is a trace of the whole program or two: seconds each. All of these run with `-m slow`.
 DEAR = {
     "pets", "mbpo", "dyna_dqn", "alphazero", "muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3", "world_models",
-    "tdmpc2", "uct", "mpc",
+    "tdmpc2", "uct", "mpc", "mopo", "morel", "combo", "rambo",
 }  # fmt: skip
 
 

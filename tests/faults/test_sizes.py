@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import contract
 
 from mbrl_jax import presets
+from mbrl_jax.buffers import datasets
 from mbrl_jax.cli.train import main
 from mbrl_jax.core.config import flat, replace
+from mbrl_jax.envs.registry import make_env
 from mbrl_jax.presets.checks import checked
 from mbrl_jax.train import compilation, memory
 from mbrl_jax.train.loop import env_steps
@@ -62,9 +65,17 @@ def commands() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("algo", "sizes"), [*commands()])
-def test_a_size_that_no_machine_holds_is_refused_by_its_flag(algo, sizes, tmp_path, capsys):
+def test_a_size_that_no_machine_holds_is_refused_by_its_flag(algo, sizes, tmp_path, capsys, tmp_path_factory):
+    data = []
+    if presets.AGENTS[algo].offline:
+        space = make_env(presets.default_env(algo)).spec
+        file = tmp_path_factory.mktemp("data") / "zeros.npz"
+        zeros = {name: np.zeros(4) for name in ("reward", "terminated", "truncated")}
+        obs, action = np.zeros((4, *space.obs.shape)), np.zeros((4, *space.action.shape))
+        datasets.save(file, datasets.checked(zeros | {"obs": obs, "action": action, "next_obs": obs}))
+        data = ["--data", str(file)]
     for flag, value in sizes.items():
-        assert main([algo, flag, value, "--quiet"]) == 2, (flag, value)
+        assert main([algo, flag, value, *data, "--quiet"]) == 2, (flag, value)
         said = capsys.readouterr()
         assert said.out == ""
         assert said.err.count("\n") == 1, said.err

@@ -76,6 +76,21 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+SMALL_OFFLINE: dict[str, Any] = {
+    "policy.hidden": (16, 16), "policy.batch": 8, "policy.target_entropy": 0.1, "model.hidden": (16,),
+    "fit.members": 3, "fit.elites": 2, "fit.batch": 8, "fit.max_epochs": 2, "imagined.rollouts": 8,
+    "imagined.horizon": 2, "imagined.retain": 2,
+}  # fmt: skip
+SMALL |= {
+    "bc": {"hidden": (16, 16), "batch": 8},
+    "iql": {"hidden": (16, 16), "batch": 8},
+    "mopo": SMALL_OFFLINE,
+    "morel": SMALL_OFFLINE,
+    "combo": SMALL_OFFLINE | {"actions": 2},
+    "rambo": SMALL_OFFLINE | {"adversary_steps": 2},
+}
+"""Offline agents learn here from their own steps, as others do."""
+
 EMITTERS = {"xla_cpu_use_fusion_emitters": True} if version("jaxlib").startswith("0.10.") else None
 
 LEARNS_NOTHING = ("mpc", "uct")
@@ -102,6 +117,7 @@ def params(fast: list[bool]) -> list[Any]:
 # The largest programs: some properties of these are left to the slow tests.
 LARGE = {
     "mbpo", "dyna_dqn", "alphazero", "muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3", "world_models", "tdmpc2",
+    "mopo", "morel", "combo", "rambo",
 }  # fmt: skip
 
 # One agent for each kind of replay and of learning stands for the loop around them: tables from the last step, networks

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from mbrl_jax.cli import collect as collect_command
 from mbrl_jax.cli import envs as envs_command
 from mbrl_jax.cli import evaluate, launchers, plot
 from mbrl_jax.cli import export as export_command
@@ -22,6 +23,7 @@ from mbrl_jax.cli import sweep as sweep_command
 from mbrl_jax.cli import train as train_command
 from mbrl_jax.envs.registry import ENVS
 from mbrl_jax.presets import api, preset, restore, search
+from mbrl_jax.presets.offline import Data, placeholder
 from mbrl_jax.presets.registry import AGENTS
 from mbrl_jax.train import compilation, devices, run
 
@@ -141,6 +143,7 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
             "report": report_command.main,
             "export": export_command.main,
             "sweep": sweep_command.main,
+            "collect": collect_command.main,
         }
         called = known.get(words[0]) if words else None
         if called is None:
@@ -197,6 +200,10 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
     monkeypatch.setattr(run, "check_folder", lambda job, out, resume: None)
     monkeypatch.setattr(compilation, "enable_compilation_cache", lambda: None)
     monkeypatch.setattr(devices, "devices_for", lambda asked, seeds: 1)  # this process has one device
+    monkeypatch.setattr(
+        api, "given", lambda where, offline, raw, spec, digest="": Data(placeholder(spec), offline, where)
+    )
+    monkeypatch.setattr(restore, "load_run", reached)
     monkeypatch.setattr(plot, "_imagine", reached)
     monkeypatch.setattr(evaluate, "_play", reached)
     monkeypatch.setattr("mbrl_jax.analysis.video.need_ending", lambda path: None)  # a library that may be absent

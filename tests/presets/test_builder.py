@@ -24,7 +24,7 @@ NUMBERED |= {"DeepSea", "Catch"}
 TABLES = {"q_learning", "dyna_q", "dyna_q_plus", "sweeping"}
 DISCRETE_ONLY = TABLES | {"dqn", "dyna_dqn", "uct", "alphazero", "muzero"}
 FACTORED = {"ppo", "dreamer_v1", "dreamer_v2", "dreamer_v3", "world_models"}
-NO_IMAGES = {"sac", "mbpo", "pets", "dyna_dqn"}
+NO_IMAGES = {"sac", "mbpo", "pets", "dyna_dqn", "bc", "iql", "mopo", "morel", "combo", "rambo"}
 
 
 def refusal(algo: str, env: str) -> str | None:
@@ -60,7 +60,7 @@ def test_every_preset_builds_and_fits_together(algo, env):
     presets.build(algo, world(env), it.agent, it.loop)
     if made.window is not None:
         assert it.loop.capacity >= 50 * it.loop.num_envs * made.window(it.agent)
-    elif algo in ("sac", "mbpo", "dqn", "dyna_dqn", "pets"):
+    elif made.replay == "transitions":
         assert it.loop.capacity >= it.steps
     else:
         assert it.loop.capacity == it.loop.num_envs * it.loop.unroll

@@ -239,7 +239,19 @@ def step_out(nets: Networks, params: Any, obs: Obs, action: Action, y: Array) ->
     return StepOut(next_obs, reward, jnp.ones((), jnp.float32) if logit is None else jax.nn.sigmoid(-logit))
 
 
-def observation_model(nets: Networks, init: Any, loss: Any, mean: Any, step: Any) -> WorldModel:
+def moments(scales: Scales, obs: Obs, mean: Array, std: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of [o', r], [D_y] each, in the units of observations and rewards.
+
+    Args:
+      scales: the model's.
+      obs: where the step starts.
+      mean, std: [D_y] of y, scaled.
+    """
+    next_obs, reward = decode_target(scales, obs, mean)
+    return jnp.append(next_obs, reward), std * scales.targets.std
+
+
+def observation_model(nets: Networks, init: Any, loss: Any, mean: Any, step: Any, std: Any = None) -> WorldModel:
     """A `WorldModel` whose state is the observation.
 
     Args:
@@ -248,7 +260,12 @@ def observation_model(nets: Networks, init: Any, loss: Any, mean: Any, step: Any
       loss: (params, key, batch [B, ...]) -> loss [], metrics.
       mean: (params, obs, action) -> mean of the predicted y [D_y], scaled; `errors` are its errors.
       step: (params, key, obs, action) -> StepOut.
+      std: (params, obs, action) -> standard deviation of the predicted y [D_y], scaled; 0 if None.
     """
+
+    def of_step(params: Any, obs: Obs, action: Action) -> tuple[Array, Array]:
+        center = mean(params, obs, action)
+        return moments(params.scales, obs, center, jnp.zeros_like(center) if std is None else std(params, obs, action))
 
     def error(params: Any, row: Transition) -> Array:
         logit = termination_logit(nets, params.termination, params.scales, row.obs, row.action, row.next_obs)
@@ -263,4 +280,5 @@ def observation_model(nets: Networks, init: Any, loss: Any, mean: Any, step: Any
         decode=lambda params, state: state,
         calibrate=lambda params, rows, mask: params._replace(scales=fit_scales(nets.spec, rows, mask)),
         errors=lambda params, batch: jax.vmap(error, (None, 0))(params, batch),
+        moments=of_step,
     )

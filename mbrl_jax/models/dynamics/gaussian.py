@@ -156,9 +156,12 @@ def gaussian(cfg: GaussianConfig, spec: Spec) -> WorldModel:
     def mean(params: GaussianParams, obs: Obs, action: Action) -> Array:
         return predict(params, obs, action, nets=nets).mean
 
+    def std(params: GaussianParams, obs: Obs, action: Action) -> Array:
+        return jnp.exp(0.5 * predict(params, obs, action, nets=nets).log_var)
+
     def step(params: GaussianParams, key: Key, state: Obs, action: Action) -> StepOut:
         out = predict(params, state, action, nets=nets)
         y = out.mean + jnp.exp(0.5 * out.log_var) * jax.random.normal(key, (outputs,), jnp.float32)
         return common.step_out(nets, params, state, action, y)
 
-    return common.observation_model(nets, init, loss, mean, step)
+    return common.observation_model(nets, init, loss, mean, step, std)
