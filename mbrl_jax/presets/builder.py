@@ -313,6 +313,8 @@ def build(
     entry = algorithm(algo)
     check(agent, "agent.")
     check(loop, "loop.")
+    if data is not None and data.offline:
+        offline.check_loop(loop)
     check_together(agent)
     _refuse_ignored(algo, agent)
     raw: Env | HostEnv = make_env(env) if isinstance(env, str) else env
@@ -355,7 +357,6 @@ def _offline(
     agent: Agent, raw: Env | HostEnv, env: Any, eval_env: Any, loop: LoopConfig, workers: int, data: Data
 ) -> Loop | OfflineHostLoop:
     """The loop of a run that learns from data alone: its steps are taken in an environment in which nothing happens."""
-    offline.check_loop(loop)
     rows = offline.placeholder(env.spec) if data.rows is None else data.rows
     still, store = idle(env.spec), fixed(rows)
     if not isinstance(raw, HostEnv):

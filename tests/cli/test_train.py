@@ -49,7 +49,7 @@ def refused(argv, capsys, work=main):
     ("command", "words"),
     [
         ("", ["algo", "sac", "mbpo"]),
-        ("mbop", ["algo", "sac", "mbop", "did you mean mbpo"]),
+        ("mpbo", ["algo", "sac", "mpbo", "did you mean mbpo"]),
         ("--seeds 2 sac", ["algo", "--seeds"]),
         ("sac --env Pendulum", ["env", "Pendulum-v1"]),
         ("sac --env", ["--env", "Pendulum-v1"]),

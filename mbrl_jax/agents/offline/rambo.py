@@ -161,6 +161,9 @@ def make(
         needs a wrapper first.
     """
     check(cfg)
+    for name in ("normalize_obs", "scale_rewards"):
+        if getattr(cfg.policy, name):
+            raise ValueError(f"policy.{name} must be False in RAMBO, whose model learns from the policy's values")
     member = model_based.member_for(cfg, spec, member, reward, termination)
     if member.moments is None:
         raise ValueError(

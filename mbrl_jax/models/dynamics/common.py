@@ -243,10 +243,11 @@ def moments(scales: Scales, obs: Obs, mean: Array, std: Array) -> tuple[Array, A
     """Mean and standard deviation of [o', r], [D_y] each, in the units of observations and rewards.
 
     Args:
-      scales: the model's.
+      scales: the model's; no gradient flows into them.
       obs: where the step starts.
       mean, std: [D_y] of y, scaled.
     """
+    scales = jax.lax.stop_gradient(scales)
     next_obs, reward = decode_target(scales, obs, mean)
     return jnp.append(next_obs, reward), std * scales.targets.std
 
