@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.agents import dqn, imagined_replay
 from mbrl_jax.agents.learned_model import LearnedModel, ensemble_model
+from mbrl_jax.agents.standardized import inner_of, with_inner
 from mbrl_jax.buffers.uniform import Ring
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Key, Metrics, Obs, Replay, Spec, Tree, WorldModel
@@ -126,7 +127,8 @@ def update(
 
     planned, imagined = jax.lax.scan(plan, real, jax.random.split(key_imagined, planning))
     metrics |= {f"imagined/{name}": jnp.mean(imagined[name]) for name in ("loss", "q")}
-    return learner._replace(policy=planned._replace(updates=real.updates)), metrics, ()
+    counted = inner_of(planned)._replace(updates=inner_of(real).updates)
+    return learner._replace(policy=with_inner(planned, counted)), metrics, ()
 
 
 def make(

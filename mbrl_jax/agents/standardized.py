@@ -31,6 +31,16 @@ class Standardized(NamedTuple):
     reward: Running | tuple[()]  # []; () likewise
 
 
+def inner_of(learner: Any) -> Any:
+    """What the agent itself has learned, without statistics."""
+    return learner.inner if isinstance(learner, Standardized) else learner
+
+
+def with_inner(learner: Any, inner: Any) -> Any:
+    """The learner with `inner` for what the agent itself has learned."""
+    return learner._replace(inner=inner) if isinstance(learner, Standardized) else inner
+
+
 def has_units(spec: Spec) -> bool:
     """Whether observations are vectors that may leave [-1, 1]; images, planes and codes need no scaling."""
     space = spec.obs

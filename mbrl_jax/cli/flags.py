@@ -53,7 +53,8 @@ def parse(
     try:
         with contextlib.nullcontext() if helps else _caught(said):
             config = (tyro.conf.FlagCreatePairsOff,)
-            made = tyro.cli(whole, args=list(words), prog=prog, description=description, config=config)
+            args = _switched(words, flat(whole()))
+            made = tyro.cli(whole, args=args, prog=prog, description=description, config=config)
     except SystemExit as stop:
         if helps:
             return None
@@ -147,14 +148,31 @@ def _caught(said: io.StringIO) -> Iterator[None]:
             os.environ["COLUMNS"] = old
 
 
+def _flag(name: str, off: bool = False) -> str:
+    path, _, last = name.replace("_", "-").rpartition(".")
+    return "--" + (f"{path}." if path else "") + ("no-" if off else "") + last
+
+
 def _flags(values: dict[str, Any]) -> list[str]:
-    """The flags that exist: what is on already can only be turned off, by `--x.no-name`."""
+    """The flags that change something: what is on already can only be turned off, by `--x.no-name`."""
+    return [_flag(name, off=value is True) for name, value in values.items()]
 
-    def flag(name: str, value: Any) -> str:
-        path, _, last = name.replace("_", "-").rpartition(".")
-        return "--" + (f"{path}." if path else "") + ("no-" if value is True else "") + last
 
-    return [flag(name, value) for name, value in values.items()]
+def _switched(words: Sequence[str], values: dict[str, Any]) -> list[str]:
+    """The words without the switches that change nothing; of several of one setting the last one counts."""
+    switches = {}
+    for name, value in values.items():
+        if isinstance(value, bool):
+            switches |= {_flag(name): (name, True), _flag(name, off=True): (name, False)}
+    asked: dict[str, bool] = {}
+    rest = []
+    for word in words:
+        if word.replace("_", "-") in switches:
+            name, on = switches[word.replace("_", "-")]
+            asked[name] = on
+        else:
+            rest.append(word)
+    return rest + [_flag(name, off=not on) for name, on in asked.items() if on is not values[name]]
 
 
 def _one_line(box: str, known: list[str]) -> str:

@@ -88,5 +88,5 @@ def general_figure(out: Path, runs: Path = Path("results/general")) -> None:
     panel.set_yticks(range(len(pairs)), [f"{agent}  {task}" for task, agent in reversed(pairs)])
     panel.set_xlabel("share of the way from random actions to good play")
     panel.axvline(1.0, color="0.6", linewidth=0.8)
-    panel.legend(loc="lower right")
+    panel.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False)
     save(out / "general.png", figure)

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from mbrl_jax.agents import dqn, ppo, sac
-from mbrl_jax.agents.standardized import Standardized, discounted_sums, has_units, standardized
+from mbrl_jax.agents.standardized import (
+    Standardized,
+    discounted_sums,
+    has_units,
+    inner_of,
+    standardized,
+    with_inner,
+)
 from mbrl_jax.core.types import Agent, Box, Discrete, Replay, Spec, Transition
 
 LOW, HIGH = np.array([-50.0, -3.0], np.float32), np.array([50.0, 3.0], np.float32)
@@ -105,3 +112,19 @@ def test_asking_for_nothing_gives_the_agent_itself() -> None:
     inside: Agent = standardized(agent, SPEC._replace(obs=Box((2,), 0.0, 1.0)), obs=True, rewards=False)
     assert inside is agent
     assert isinstance(standardized(agent, SPEC, obs=True, rewards=False).init(jax.random.key(0)), Standardized)
+
+
+def test_deep_dyna_counts_real_updates_alone_also_behind_statistics():
+    """Epsilon falls with the updates on real rows, whatever the policy sees the world through."""
+    sizes: dict[str, Any] = {"hidden": (4,), "batch": 4, "normalize_obs": True, "scale_rewards": True}
+    policy = dqn.make(dqn.DQNConfig(**sizes), SPEC)
+    rows = batch((4,), np.zeros(4, np.int32))
+    learner = policy.init(jax.random.key(0))
+    for i in range(3):
+        learner, *_ = policy.update(jax.random.key(i), learner, replay(rows))
+    assert int(inner_of(learner).updates) == 3
+    again = with_inner(learner, inner_of(learner)._replace(updates=jnp.int32(1)))
+    assert isinstance(again, Standardized)
+    assert (int(inner_of(again).updates), float(again.reward.rows)) == (1, 12.0)  # pyright: ignore
+    plain = inner_of(learner)
+    assert with_inner(plain, plain) is plain

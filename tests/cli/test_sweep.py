@@ -216,7 +216,7 @@ def test_programs_are_divided_until_they_fit_into_memory(tmp_path, monkeypatch, 
     assert programs == [[[0, 1, 2, 3]], [[0, 1], [2, 3]], [[0], [1], [2], [3]]]
     monkeypatch.setattr(checks.memory, "available", lambda devices=1: 10)
     capsys.readouterr()
-    assert "must be lower than" in refused([*words, "--out", str(tmp_path / "none")], capsys)
+    assert "memory: a run needs" in refused([*words, "--out", str(tmp_path / "none")], capsys)
 
 
 def test_a_program_that_another_process_runs_is_left_to_it(tmp_path, capsys):

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mbrl_jax import presets
+from mbrl_jax.cli import flags
 from mbrl_jax.cli import train as cli
 from mbrl_jax.cli.plot import main as plot
 from mbrl_jax.cli.train import main
@@ -284,3 +285,21 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
     finally:
         jax.config.update("jax_compilation_cache_dir", old[0])
         jax.config.update("jax_persistent_cache_min_compile_time_secs", old[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], (True, False)),
+        (["--agent.net.decoder", "--agent.no-bfloat16"], (True, False)),  # as they are already
+        (["--agent.net.no-decoder", "--agent.bfloat16"], (False, True)),
+        (["--agent.net.no_decoder"], (False, False)),
+        (["--agent.net.no-decoder", "--agent.net.decoder"], (True, False)),  # the last one counts
+        (["--agent.net.decoder", "--agent.net.no-decoder"], (False, False)),
+    ],
+)
+def test_switches_may_be_given_either_way(words, expected):
+    agent = presets.preset("dreamer_v3", "CartPole-v1").agent
+    parsed = flags.parse([], {"agent": agent}, words, "train", "")
+    assert parsed is not None
+    assert (parsed.agent.net.decoder, parsed.agent.bfloat16) == expected

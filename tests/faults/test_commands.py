@@ -62,7 +62,6 @@ AT_ODDS = [
     ("dreamer_v3 --loop.capacity 60", "--loop.capacity must be at least"),
     ("muzero --agent.reanalyse 500", "--agent.reanalyse must be at most --agent.batch (128), got 500"),
     ("sac --env CartPole-v1 --agent.target-entropy 9", "--agent.target-entropy must be at least 0"),
-    ("dreamer_v3 --agent.net.decoder", "did you mean --agent.net.no-decoder?"),
     ("dreamer_v3 --agent.net.decoder=False", "did you mean --agent.net.no-decoder?"),
     ("sac --out ~nouser/x", "--out ~nouser/x is in the home of a user who does not exist"),
     ("sac --agent-module ~nouser/x.py", "--agent-module: ~nouser/x.py is in the home of a user who does not exist"),

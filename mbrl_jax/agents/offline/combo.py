@@ -102,10 +102,10 @@ def conservative_loss(
     def one(key: Key, row: Transition) -> tuple[Array, Array]:
         at = lambda a: nets.q(critic, row.obs, a)  # noqa: E731
         if isinstance(action, Discrete):
-            q, shift = jax.vmap(at)(jnp.arange(action.n)), jnp.zeros(())
+            q, shift = jax.vmap(at)(jnp.arange(action.n)), jnp.zeros((), jnp.float32)
         else:
             tried, density = proposals(key, row, nets=nets, policy=policy, actions=actions, space=action)
-            q, shift = jax.vmap(at)(tried) - density[:, None], jnp.log(3.0 * actions)
+            q, shift = jax.vmap(at)(tried) - density[:, None], jnp.float32(math.log(3.0 * actions))
         return jax.nn.logsumexp(q, axis=0) - shift, at(row.action)
 
     keys = jax.random.split(key, batch.reward.shape[0])
