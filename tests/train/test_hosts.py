@@ -52,6 +52,7 @@ def rows(folder: Path, name: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(run=False, reason="the two processes do not end, see docs/explanation/many_devices.md")
 def test_two_processes_equal_one_and_go_on_where_they_stopped(tmp_path):
     ended([begun("one", [*WORDS, "--steps", "30", "--out", str(tmp_path / "one")])])
     two([*WORDS, "--steps", "20", "--out", str(tmp_path / "two")])
