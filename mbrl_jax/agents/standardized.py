@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbrl_jax.core.types import Action, Agent, Array, Box, Key, Metrics, Obs, Replay, Spec, Transition, Tree
-from mbrl_jax.ops.running import SMALLEST, Running, include, no_rows, root_mean_square, standardize
+from mbrl_jax.ops.running import Running, deviation, include, no_rows, root_mean_square, standardize
 
 
 class Standardized(NamedTuple):
@@ -83,6 +83,7 @@ def standardized(agent: Agent, spec: Spec, *, obs: bool, rewards: bool, returns:
     obs = obs and has_units(spec)
     if not (obs or rewards):
         return agent
+    size = root_mean_square if returns is None else deviation
 
     def seen(learner: Standardized, row: Obs) -> Obs:
         return standardize(learner.obs, row) if isinstance(learner.obs, Running) else row
@@ -107,7 +108,7 @@ def standardized(agent: Agent, spec: Spec, *, obs: bool, rewards: bool, returns:
             if isinstance(now, Running):
                 sizes = batch.reward if returns is None else discounted_sums(batch, returns)
                 now = include(now, jnp.reshape(sizes, -1))
-                batch = batch._replace(reward=batch.reward / _size(now, returns is not None))
+                batch = batch._replace(reward=batch.reward / size(now))
             if isinstance(later, Running):
                 before = later
                 later = include(later, jnp.reshape(batch.obs, (-1, *before.mean.shape)))
@@ -119,14 +120,7 @@ def standardized(agent: Agent, spec: Spec, *, obs: bool, rewards: bool, returns:
         inner, metrics, feedback = agent.update(key, learner.inner, replay._replace(sample=sample))
         (of_obs, of_reward), *_ = drawn
         if isinstance(of_reward, Running):
-            metrics = metrics | {"reward_scale": _size(of_reward, returns is not None)}
+            metrics = metrics | {"reward_scale": size(of_reward)}
         return Standardized(inner, of_obs, of_reward), metrics, feedback
 
     return Agent(init, agent.carry, act, update, agent.refresh, None if agent.follow is None else follow)
-
-
-def _size(running: Running, returns: bool) -> Array:
-    if not returns:
-        return root_mean_square(running)
-    std = jnp.sqrt(running.var)
-    return jnp.where(std < SMALLEST, 1.0, std)

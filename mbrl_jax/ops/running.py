@@ -72,8 +72,7 @@ def standardize(running: Running, x: Array, limit: float = 10.0) -> Array:
       x: [...] one row, or several along leading axes.
       limit: above 0.
     """
-    std = jnp.sqrt(running.var)
-    return jnp.clip((x - running.mean) / jnp.where(std < SMALLEST, 1.0, std), -limit, limit)
+    return jnp.clip((x - running.mean) / deviation(running), -limit, limit)
 
 
 def root_mean_square(running: Running) -> Array:
@@ -84,5 +83,19 @@ def root_mean_square(running: Running) -> Array:
     Returns:
       [...] above 0.
     """
-    size = jnp.sqrt(jnp.square(running.mean) + running.var)
+    return _or_one(jnp.sqrt(jnp.square(running.mean) + running.var))
+
+
+def deviation(running: Running) -> Array:
+    """σ, or 1 for an entry that does not vary.
+
+    Args:
+      running: statistics of the rows.
+    Returns:
+      [...] above 0.
+    """
+    return _or_one(jnp.sqrt(running.var))
+
+
+def _or_one(size: Array) -> Array:
     return jnp.where(size < SMALLEST, 1.0, size)

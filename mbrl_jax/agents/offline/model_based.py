@@ -99,6 +99,21 @@ def revised(model: Model, revise: Revise) -> Model:
     return model._replace(step=lambda key, state, action: revise(state, action, model.step(key, state, action)), at=one)
 
 
+def moments_of(member: WorldModel) -> Callable[..., tuple[Array, Array]]:
+    """A member's mean and deviation of a step.
+
+    Args:
+      member: the ensemble's member.
+    Raises:
+      ValueError: it has no `moments`.
+    """
+    if member.moments is None:
+        raise ValueError(
+            "known.member must be a WorldModel with moments, mean and deviation of a step, got one without"
+        )
+    return member.moments
+
+
 def elite_moments(member: WorldModel, fitted: FitState) -> Callable[[Obs, Action], tuple[Array, Array]]:
     """(observation, action) -> mean and standard deviation of [o', r] in each elite, [K, |o| + 1] both, in their units.
 
@@ -108,11 +123,7 @@ def elite_moments(member: WorldModel, fitted: FitState) -> Callable[[Obs, Action
     Raises:
       ValueError: the member has no `moments`.
     """
-    moments = member.moments
-    if moments is None:
-        raise ValueError(
-            "known.member must be a WorldModel with moments, mean and deviation of a step, got one without"
-        )
+    moments = moments_of(member)
     elites = tree.take(fitted.params, fitted.elites)
     return lambda obs, action: jax.vmap(moments, (0, None, None))(elites, obs, action)
 

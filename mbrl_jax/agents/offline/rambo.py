@@ -76,8 +76,7 @@ def log_density(elites: Params, obs: Obs, action: Action, outcome: Array, *, mem
       outcome: [|o| + 1] s' and r.
       member: with `moments`.
     """
-    assert member.moments is not None
-    mean, std = jax.vmap(member.moments, (0, None, None))(elites, obs, action)
+    mean, std = jax.vmap(model_based.moments_of(member), (0, None, None))(elites, obs, action)
     each = -0.5 * jnp.square((outcome - mean) / std) - jnp.log(std) - 0.5 * jnp.log(2 * jnp.pi)
     return jax.nn.logsumexp(jnp.sum(each, axis=-1)) - jnp.log(float(mean.shape[0]))
 
@@ -165,10 +164,7 @@ def make(
         if getattr(cfg.policy, name):
             raise ValueError(f"policy.{name} must be False in RAMBO, whose model learns from the policy's values")
     member = model_based.member_for(cfg, spec, member, reward, termination)
-    if member.moments is None:
-        raise ValueError(
-            "known.member must be a WorldModel with moments, mean and deviation of a step, got one without"
-        )
+    model_based.moments_of(member)  # before anything is trained
     nets, whole, adam = sac.networks(cfg.policy, spec), ensemble(member, cfg.fit.members), optax.adam(cfg.adversary_lr)
 
     def step(key: Key, fitted: FitState, opt: Tree, learner: Learner, replay: Replay) -> tuple[Any, Tree, Metrics]:
