@@ -36,6 +36,7 @@ from mbrl_jax.agents.search_policy import (
     temperature,
     unsearched,
 )
+from mbrl_jax.agents.standardized import inner_of, model_in_units, standardized
 from mbrl_jax.buffers.prioritized import prioritized
 from mbrl_jax.buffers.sequence import Feedback, Step, Window, sequence
 from mbrl_jax.core import tree
@@ -86,6 +87,8 @@ class MuZeroConfig:
     priorities: bool = setting(default=False, help="sampling of windows by priority instead of uniformly")
     alpha: float = setting(default=1.0, low=0, high=1, help="exponent α of priorities; 0 samples uniformly")
     beta: float = setting(default=1.0, low=0, high=1, help="exponent β of importance weights; 1 corrects fully")
+    normalize_obs: bool = setting(default=False, help="observations scaled to mean 0 and deviation 1, see standardized")
+    scale_rewards: bool = setting(default=False, help="rewards divided by their running root mean square")
 
 
 class Learner(NamedTuple):
@@ -172,7 +175,8 @@ def make(cfg: MuZeroConfig, spec: Spec) -> Agent:
         return Learner(params, target, opt, learner.updates + 1), metrics, feedback
 
     follow = partial(unsearched, num_actions=spec.num_actions)
-    return Agent(init, lambda: (), act, update, follow=follow)
+    agent = Agent(init, lambda: (), act, update, follow=follow)
+    return standardized(agent, spec, obs=cfg.normalize_obs, rewards=cfg.scale_rewards)
 
 
 def search_latent(
@@ -288,10 +292,10 @@ def learned_model(cfg: MuZeroConfig, spec: Spec, learner: Learner) -> LearnedMod
       spec: of the environment.
       learner: what was learned.
     """
-    nets = muzero(cfg.net, spec)
+    nets, params = muzero(cfg.net, spec), inner_of(learner).params
 
     def encode(key: Key, obs: Obs) -> Latent:
         del key
-        return root(nets, learner.params, *split_mask(obs))
+        return root(nets, params, *split_mask(obs))
 
-    return LearnedModel(bind(nets, learner.params, cfg.players), encode)
+    return model_in_units(LearnedModel(bind(nets, params, cfg.players), encode), learner)

@@ -19,7 +19,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbrl_jax.core.types import Action, Agent, Array, Box, Key, Metrics, Obs, Replay, Spec, Transition, Tree
+from mbrl_jax.agents.learned_model import LearnedModel
+from mbrl_jax.agents.open_loop import OpenLoopModel
+from mbrl_jax.buffers.sequence import Window
+from mbrl_jax.core.types import (
+    Action,
+    Agent,
+    Array,
+    Box,
+    Key,
+    Metrics,
+    Obs,
+    Replay,
+    Spec,
+    State,
+    StepOut,
+    Transition,
+    Tree,
+)
 from mbrl_jax.ops.running import Running, deviation, include, no_rows, root_mean_square, standardize
 
 
@@ -49,6 +66,88 @@ def has_units(spec: Spec) -> bool:
     return bool(np.any(np.asarray(space.low) < -1.0) or np.any(np.asarray(space.high) > 1.0))
 
 
+def seen(learner: Any, obs: Obs) -> Obs:
+    """An observation as the agent sees it: scaled where its learner keeps statistics of observations.
+
+    Args:
+      learner: `Standardized` or not.
+      obs: in the environment's units, [..., D] where it is scaled.
+    """
+    if not isinstance(learner, Standardized) or not isinstance(learner.obs, Running):
+        return obs
+    return standardize(learner.obs, obs)
+
+
+def model_in_units(learned: LearnedModel, learner: Any, factor: Array | float = 1.0) -> LearnedModel:
+    """An agent's model over its own states, as one of the environment: rewards and values in the environment's units.
+
+    Args:
+      learned: what the agent has learned; its states are no observations.
+      learner: holds the statistics, if there are any: rewards of size "rms".
+      factor: the agent's own, above 0, that rewards were multiplied by.
+    """
+    of = learner.reward if isinstance(learner, Standardized) else ()
+    size = (root_mean_square(of) if isinstance(of, Running) else 1.0) / factor
+    step, value = learned.model.step, learned.model.value
+
+    def in_units(key: Key, state: State, action: Action) -> StepOut:
+        out = step(key, state, action)
+        return out._replace(reward=out.reward * size)
+
+    scaled = None if value is None else (lambda key, state: size * value(key, state))
+    model = learned.model._replace(step=in_units, value=scaled)
+    return LearnedModel(model, lambda key, obs: learned.encode(key, seen(learner, obs)))
+
+
+def open_loop_in_units(model: OpenLoopModel, learner: Any, *, decodes: bool = True) -> OpenLoopModel:
+    """A model to look into that takes observations in the environment's units, and gives such.
+
+    Args:
+      model: of the agent behind the statistics.
+      learner: that holds them; without any the model stays as it is.
+      decodes: whether `decode` gives observations, and not what `show` gives of them.
+    """
+    if not isinstance(learner, Standardized) or not isinstance(learner.obs, Running):
+        return model
+    of = learner.obs
+
+    def show(obs: Obs) -> Array:
+        assert model.show is not None
+        return model.show(seen(learner, obs))
+
+    def decode(state: State) -> Array:
+        out = model.decode(state)
+        return out * deviation(of) + of.mean if decodes else out
+
+    return model._replace(
+        track=lambda key, obs, action: model.track(key, seen(learner, obs), action),
+        decode=decode,
+        show=None if model.show is None else show,
+    )
+
+
+def _scaled(
+    rows: Any, of_obs: Running | tuple[()], of_reward: Running | tuple[()], size: Any, sizes: Any
+) -> tuple[Any, Any, Any]:
+    """Rows as the agent sees them, and the statistics with them.
+
+    Args:
+      rows: `Transition`s or `Step`s, with leading axes.
+      of_obs, of_reward: statistics so far.
+      size: (statistics of rewards) -> s.
+      sizes: (rows) -> what `of_reward` is of.
+    """
+    if isinstance(of_reward, Running):
+        of_reward = include(of_reward, jnp.reshape(sizes(rows), -1))
+        rows = rows._replace(reward=rows.reward / size(of_reward))
+    if isinstance(of_obs, Running):
+        before = of_obs
+        of_obs = include(of_obs, jnp.reshape(rows.obs, (-1, *before.mean.shape)))
+        names = [name for name in ("obs", "next_obs") if name in rows._fields]
+        rows = rows._replace(**{name: standardize(before, getattr(rows, name)) for name in names})
+    return rows, of_obs, of_reward
+
+
 def discounted_sums(trajectory: Transition, gamma: Array | float) -> Array:
     """R_t = r_t + γ R_{t-1} within each episode, from 0 at the trajectory's first step.
 
@@ -72,7 +171,7 @@ def standardized(agent: Agent, spec: Spec, *, obs: bool, rewards: bool, returns:
     """An agent that sees scaled observations and rewards; the agent itself where neither is asked for.
 
     Args:
-      agent: its `update` samples `Transition`s.
+      agent: its `update` samples `Transition`s or `Window`s.
       spec: of the environment.
       obs: scale observations, where `has_units`.
       rewards: scale rewards.
@@ -85,8 +184,8 @@ def standardized(agent: Agent, spec: Spec, *, obs: bool, rewards: bool, returns:
         return agent
     size = root_mean_square if returns is None else deviation
 
-    def seen(learner: Standardized, row: Obs) -> Obs:
-        return standardize(learner.obs, row) if isinstance(learner.obs, Running) else row
+    def sizes(rows: Any) -> Array:
+        return rows.reward if returns is None else discounted_sums(rows, returns)
 
     def init(key: Key) -> Standardized:
         shape = spec.obs.shape if isinstance(spec.obs, Box) else ()
@@ -102,20 +201,12 @@ def standardized(agent: Agent, spec: Spec, *, obs: bool, rewards: bool, returns:
     def update(key: Key, learner: Standardized, replay: Replay) -> tuple[Standardized, Metrics, Tree]:
         drawn: list[tuple[Any, Any]] = []
 
-        def sample(key: Key, n: int) -> Transition:
-            batch: Transition = replay.sample(key, n)
-            now, later = learner.reward, learner.obs
-            if isinstance(now, Running):
-                sizes = batch.reward if returns is None else discounted_sums(batch, returns)
-                now = include(now, jnp.reshape(sizes, -1))
-                batch = batch._replace(reward=batch.reward / size(now))
-            if isinstance(later, Running):
-                before = later
-                later = include(later, jnp.reshape(batch.obs, (-1, *before.mean.shape)))
-                scaled = (standardize(before, x) for x in (batch.obs, batch.next_obs))
-                batch = batch._replace(**dict(zip(("obs", "next_obs"), scaled, strict=True)))
-            drawn.append((later, now))
-            return batch
+        def sample(key: Key, n: int) -> Transition | Window:
+            batch: Transition | Window = replay.sample(key, n)
+            rows: Any = batch.steps if isinstance(batch, Window) else batch
+            rows, of_obs, of_reward = _scaled(rows, learner.obs, learner.reward, size, sizes)
+            drawn.append((of_obs, of_reward))
+            return batch._replace(steps=rows) if isinstance(batch, Window) else rows
 
         inner, metrics, feedback = agent.update(key, learner.inner, replay._replace(sample=sample))
         (of_obs, of_reward), *_ = drawn

@@ -29,6 +29,7 @@ import optax
 
 from mbrl_jax.agents.learned_model import LearnedModel
 from mbrl_jax.agents.open_loop import OpenLoopModel
+from mbrl_jax.agents.standardized import inner_of, model_in_units, open_loop_in_units, standardized
 from mbrl_jax.buffers.sequence import Window, sequence
 from mbrl_jax.core.config import check, config, replace, setting
 from mbrl_jax.core.images import is_image, random_shift
@@ -98,6 +99,8 @@ class TDMPC2Config:
     tau: float = setting(default=0.01, above=0, high=1, help="step size of the target values towards the values")
     gamma_low: float = setting(default=0.95, low=0, high=1, help="smallest discount per step; gamma_high fixes it")
     gamma_high: float = setting(default=0.995, low=0, high=1, help="largest discount per step, used without time limit")
+    normalize_obs: bool = setting(default=False, help="observations scaled to mean 0 and deviation 1, see standardized")
+    scale_rewards: bool = setting(default=False, help="rewards divided by their running root mean square")
 
 
 class Learner(NamedTuple):
@@ -515,7 +518,9 @@ def make(cfg: TDMPC2Config, spec: Spec, tasks: Tasks | None = None) -> Agent:
         return learner._replace(target=target), metrics | more, ()
 
     start = planner(1.0, True)
-    return Agent(init, start.init, act, update, follow=plan_anew(start))
+    agent = Agent(init, start.init, act, update, follow=plan_anew(start))
+    # Behind the observation of several tasks stands a code of the task.
+    return standardized(agent, spec, obs=cfg.normalize_obs and tasks is None, rewards=cfg.scale_rewards)
 
 
 def open_loop_model(cfg: TDMPC2Config, spec: Spec, learner: Learner) -> OpenLoopModel:
@@ -530,7 +535,7 @@ def open_loop_model(cfg: TDMPC2Config, spec: Spec, learner: Learner) -> OpenLoop
       unrolled latents beside those of the encoded observations.
     """
     nets = tdmpc(cfg.net, spec)
-    world, policy = learner.params
+    world, policy = inner_of(learner).params
 
     def step(key: Key, state: Latent, action: Action) -> Latent:
         del key
@@ -545,9 +550,10 @@ def open_loop_model(cfg: TDMPC2Config, spec: Spec, learner: Learner) -> OpenLoop
         return decode(encode(nets, world, obs))
 
     names = ("value", *(f"z[{i}]" for i in range(LATENTS)))
-    return OpenLoopModel(
+    model = OpenLoopModel(
         lambda key, obs, action: jax.vmap(lambda obs: encode(nets, world, obs))(obs), step, decode, show, names
     )
+    return open_loop_in_units(model, learner, decodes=False)
 
 
 def learned_model(cfg: TDMPC2Config, spec: Spec, learner: Learner) -> LearnedModel:
@@ -558,5 +564,6 @@ def learned_model(cfg: TDMPC2Config, spec: Spec, learner: Learner) -> LearnedMod
       spec: of the environment.
       learner: what was learned.
     """
-    nets = tdmpc(cfg.net, spec)
-    return LearnedModel(bind(nets, learner.params), lambda key, obs: encode(nets, learner.params.world, obs))
+    nets, params = tdmpc(cfg.net, spec), inner_of(learner).params
+    learned = LearnedModel(bind(nets, params), lambda key, obs: encode(nets, params.world, obs))
+    return model_in_units(learned, learner)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+# What makes one setting fit tasks of any units.
+UNITS: dict[str, Any] = {"normalize_obs": True, "scale_rewards": True}
+
 # The Dreamers --------------------------------------------------------------------------------------------------------
 
 # Minutes on a CPU: few rows per update, and bins only as far as the returns of small tasks reach.
@@ -38,7 +41,8 @@ DREAMER_V3: dict[str, dict[str, Any]] = {
     "MemoryChain-bsuite": NANO_DREAMER | {"lr": 1e-3, "gamma": 0.97, "entropy": 3e-3},
     # With a third of this entropy weight and half the updates, the policy stayed at three bricks for long.
     "Breakout-MinAtar": NANO_DREAMER | {"gamma": 0.98, "entropy": 1e-2, "imagined": 15},
-    "": {name: value for name, value in NANO_DREAMER.items() if name not in ("net.bins", "net.bound")},
+    "": {name: value for name, value in NANO_DREAMER.items() if name not in ("net.bins", "net.bound")}
+    | {"normalize_obs": True},
 }
 
 # The first two Dreamers, small.
@@ -59,15 +63,17 @@ DREAMER_V1: dict[str, dict[str, Any]] = {
     # Learning rates made for rewards up to 1 learn rewards down to -16 slowly.
     "Pendulum-v1": SMALL_RSSM
     | {"net.stoch": 16, "gamma": 0.98, "free": 1.0, "reward_scale": 0.1, "actor_lr": 1e-3, "critic_lr": 1e-3},
-    "": SMALL_RSSM,
+    "": SMALL_RSSM | UNITS,
 }
 POLE_V2: dict[str, Any] = SMALL_RSSM | {"net.stoch": 8, "net.classes": 8, "reinforce": 1.0, "entropy": 1e-3}
 
 DREAMER_V2: dict[str, dict[str, Any]] = {
     "CartPole-v1": POLE_V2,
     "CartPole-v1-x2": POLE_V2,  # with half as many decisions its return varies less
-    "": SMALL_RSSM,
+    "": SMALL_RSSM | UNITS,
 }
+DISCRETE_V2: dict[str, Any] = {"reinforce": 1.0, "entropy": 1e-3}
+"""What DreamerV2's general settings have for discrete actions, as in the paper."""
 
 # World Models ---------------------------------------------------------------------------------------------------------
 
@@ -122,5 +128,5 @@ TDMPC2: dict[str, dict[str, Any]] = {
     "ContinuousCartPole-x2": FAR_TDMPC | {"tau": 0.02},
     "CartPoleSwingUp": FAR_TDMPC | {"planner.population": 96},
     "MountainCarContinuous-v0-x8": FAR_TDMPC,
-    "": NANO_TDMPC,  # minutes on a CPU, where the default size 5m would take hours
+    "": NANO_TDMPC | UNITS,  # minutes on a CPU, where the default size 5m would take hours
 }

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mbrl_jax.core.types import Box, Discrete, Spec
-from mbrl_jax.presets.latent import DREAMER_V1, DREAMER_V2, DREAMER_V3, IMAGE_DREAM, TDMPC2, WORLD_MODELS
+from mbrl_jax.presets.latent import DISCRETE_V2, DREAMER_V1, DREAMER_V2, DREAMER_V3, IMAGE_DREAM, TDMPC2, WORLD_MODELS
 from mbrl_jax.presets.model_free import DQN, DYNA_DQN, MBPO, PPO, PPO_CONTINUOUS, SAC
 from mbrl_jax.presets.offline_tables import BC, COMBO, IQL, MOPO, MOREL, RAMBO
 from mbrl_jax.presets.planning import MPC, PETS
@@ -114,6 +114,7 @@ INHERITED: dict[str, Callable[[str, Spec], Changes]] = {
 
 GENERAL: dict[str, Callable[[Spec], Changes]] = {
     "ppo": lambda spec: PPO_CONTINUOUS if isinstance(spec.action, Box) else {},
+    "dreamer_v2": lambda spec: {} if isinstance(spec.action, Box) else DISCRETE_V2,
     "world_models": lambda spec: {} if len(spec.obs.shape) == 1 else IMAGE_DREAM,
 }
 """What the general settings of an agent add for an environment without settings of its own."""

@@ -22,7 +22,9 @@ MUZERO: dict[str, dict[str, Any]] = {
     "Breakout-MinAtar": SMALL_MUZERO
     | {"net.latent": 128, "net.hidden": (128,), "net.support": 6, "net.project": 32, "gamma": 0.98},
     # Transformed returns up to 30 are returns up to 900.
-    "": SMALL_MUZERO | {"net.latent": 128, "net.hidden": (128,), "net.support": 30, "net.project": 32},
+    "": SMALL_MUZERO
+    | {"net.latent": 128, "net.hidden": (128,), "net.support": 30, "net.project": 32}
+    | {"normalize_obs": True, "scale_rewards": True},
 }
 
 # The only reward is the result at the end of a game: returns reach that far, or nearly.

@@ -53,6 +53,7 @@ from mbrl_jax.agents.dreamer.common import (
 )
 from mbrl_jax.agents.learned_model import LearnedModel
 from mbrl_jax.agents.open_loop import OpenLoopModel
+from mbrl_jax.agents.standardized import inner_of, model_in_units, open_loop_in_units, standardized
 from mbrl_jax.buffers.sequence import Window, sequence
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import (
@@ -89,6 +90,8 @@ class DreamerV1Config:
     reward_scale: float = setting(
         default=1.0, above=0, help="factor on rewards before anything learns from them; the paper's are in [0, 1]"
     )
+    normalize_obs: bool = setting(default=False, help="observations scaled to mean 0 and deviation 1, see standardized")
+    scale_rewards: bool = setting(default=False, help="rewards divided by their running root mean square")
     kl_scale: float = setting(default=1.0, low=0, help="weight β of the KL loss")
     free: float = setting(default=3.0, low=0, help="free nats f of the batch's mean KL, below which it has no gradient")
     cont_scale: float = setting(default=10.0, low=0, help="weight κ of the continuation loss")
@@ -396,7 +399,8 @@ def make(cfg: DreamerV1Config, spec: Spec) -> Agent:
         learner, metrics = update(key_model, key_imagine, learner, start, rows, **parts)
         return learner, metrics, ()
 
-    return Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update_from_replay, follow=follow)
+    agent = Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update_from_replay, follow=follow)
+    return standardized(agent, spec, obs=cfg.normalize_obs, rewards=cfg.scale_rewards)
 
 
 def open_loop_model(cfg: DreamerV1Config, spec: Spec, learner: Learner) -> OpenLoopModel:
@@ -406,8 +410,9 @@ def open_loop_model(cfg: DreamerV1Config, spec: Spec, learner: Learner) -> OpenL
       ValueError: observations are a dict of arrays.
     """
     need_one_array(spec, "an open-loop model")
-    nets, params = networks(cfg.net, spec, gaussian=True), learner.model
-    return rssm_open_loop_model(spec.action, nets.encoder, nets.rssm, nets.decoder, params)
+    nets, params = networks(cfg.net, spec, gaussian=True), inner_of(learner).model
+    model = rssm_open_loop_model(spec.action, nets.encoder, nets.rssm, nets.decoder, params)
+    return open_loop_in_units(model, learner)
 
 
 def learned_model(cfg: DreamerV1Config, spec: Spec, learner: Learner) -> LearnedModel:
@@ -418,5 +423,6 @@ def learned_model(cfg: DreamerV1Config, spec: Spec, learner: Learner) -> Learned
       spec: of the environment.
       learner: what was learned.
     """
-    nets = networks(cfg.net, spec, gaussian=True)
-    return rssm_learned_model(bind(nets, learner.model), spec.action, nets.encoder, nets.rssm, learner.model)
+    nets, params = networks(cfg.net, spec, gaussian=True), inner_of(learner).model
+    learned = rssm_learned_model(bind(nets, params), spec.action, nets.encoder, nets.rssm, params)
+    return model_in_units(learned, learner, cfg.reward_scale)

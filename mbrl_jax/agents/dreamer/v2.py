@@ -54,6 +54,7 @@ from mbrl_jax.agents.dreamer.common import (
 )
 from mbrl_jax.agents.learned_model import LearnedModel
 from mbrl_jax.agents.open_loop import OpenLoopModel
+from mbrl_jax.agents.standardized import inner_of, model_in_units, open_loop_in_units, standardized
 from mbrl_jax.buffers.sequence import Window, sequence
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
@@ -76,6 +77,8 @@ class DreamerV2Config:
     gamma: float = setting(default=0.99, low=0, below=1, help="discount factor per step (0.999)")
     lam: float = setting(default=0.95, low=0, high=1, help="λ of the imagined λ-returns")
     reward_scale: float = setting(default=1.0, above=0, help="factor on rewards before anything learns from them")
+    normalize_obs: bool = setting(default=False, help="observations scaled to mean 0 and deviation 1, see standardized")
+    scale_rewards: bool = setting(default=False, help="rewards divided by their running root mean square")
     kl_scale: float = setting(default=1.0, low=0, help="weight β of the KL loss (0.1)")
     balance: float = setting(default=0.8, low=0, high=1, help="KL balance α: the prior's share of the KL's gradient")
     free: float = setting(default=1.0, low=0, help="free nats f of the batch's mean KL, below it no gradient (0)")
@@ -382,7 +385,8 @@ def make(cfg: DreamerV2Config, spec: Spec) -> Agent:
         learner, metrics = update(key_model, key_imagine, learner, start, rows, **parts)
         return learner, metrics, ()
 
-    return Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update_from_replay, follow=follow)
+    agent = Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update_from_replay, follow=follow)
+    return standardized(agent, spec, obs=cfg.normalize_obs, rewards=cfg.scale_rewards)
 
 
 def open_loop_model(cfg: DreamerV2Config, spec: Spec, learner: Learner) -> OpenLoopModel:
@@ -392,8 +396,9 @@ def open_loop_model(cfg: DreamerV2Config, spec: Spec, learner: Learner) -> OpenL
       ValueError: observations are a dict of arrays.
     """
     need_one_array(spec, "an open-loop model")
-    nets, params = networks(cfg.net, spec, gaussian=False), learner.model
-    return rssm_open_loop_model(spec.action, nets.encoder, nets.rssm, nets.decoder, params)
+    nets, params = networks(cfg.net, spec, gaussian=False), inner_of(learner).model
+    model = rssm_open_loop_model(spec.action, nets.encoder, nets.rssm, nets.decoder, params)
+    return open_loop_in_units(model, learner)
 
 
 def learned_model(cfg: DreamerV2Config, spec: Spec, learner: Learner) -> LearnedModel:
@@ -404,5 +409,6 @@ def learned_model(cfg: DreamerV2Config, spec: Spec, learner: Learner) -> Learned
       spec: of the environment.
       learner: what was learned.
     """
-    nets = networks(cfg.net, spec, gaussian=False)
-    return rssm_learned_model(bind(nets, learner.model), spec.action, nets.encoder, nets.rssm, learner.model)
+    nets, params = networks(cfg.net, spec, gaussian=False), inner_of(learner).model
+    learned = rssm_learned_model(bind(nets, params), spec.action, nets.encoder, nets.rssm, params)
+    return model_in_units(learned, learner, cfg.reward_scale)

@@ -59,6 +59,7 @@ from mbrl_jax.agents.dreamer.common import (
 from mbrl_jax.agents.dreamer.plan2explore import Explorer, Plan2ExploreConfig
 from mbrl_jax.agents.learned_model import LearnedModel
 from mbrl_jax.agents.open_loop import OpenLoopModel
+from mbrl_jax.agents.standardized import inner_of, model_in_units, open_loop_in_units, standardized
 from mbrl_jax.buffers.sequence import Feedback, Window, sequence
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
@@ -116,6 +117,7 @@ class DreamerV3Config:
     clip: float = setting(default=0.3, above=0, help="largest ratio of a tensor's gradient norm to its weight norm")
     context: bool = setting(default=True, help="whether windows start from stored latents, refreshed by every update")
     online: bool = setting(default=True, help="whether a batch takes the newest windows that no batch has had first")
+    normalize_obs: bool = setting(default=False, help="observations scaled to mean 0 and deviation 1, see standardized")
     bfloat16: bool = setting(default=False, help="whether to compute in bfloat16, for accelerators")
     explorer: str = setting(
         default="none", choices=("none", "plan2explore"), help="actor for training episodes in place of the task's"
@@ -394,7 +396,8 @@ def make(cfg: DreamerV3Config, spec: Spec) -> Agent:
             learner, metrics = learner._replace(explorer=explorer), metrics | more
         return learner, metrics, Feedback(sampled.index, extras=states if cfg.context else None)
 
-    return Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update_from_replay, follow=follow)
+    agent = Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update_from_replay, follow=follow)
+    return standardized(agent, spec, obs=cfg.normalize_obs, rewards=False)
 
 
 def open_loop_model(cfg: DreamerV3Config, spec: Spec, learner: Learner) -> OpenLoopModel:
@@ -407,7 +410,9 @@ def open_loop_model(cfg: DreamerV3Config, spec: Spec, learner: Learner) -> OpenL
     nets = dreamer_v3(cfg.net, spec)
     if nets.decoder is None:
         raise ValueError("imagined observations need a decoder: set net.decoder to true")
-    return rssm_open_loop_model(spec.action, nets.encoder, nets.rssm, nets.decoder, learner.params)
+    params = inner_of(learner).params
+    model = rssm_open_loop_model(spec.action, nets.encoder, nets.rssm, nets.decoder, params)
+    return open_loop_in_units(model, learner)
 
 
 def learned_model(cfg: DreamerV3Config, spec: Spec, learner: Learner) -> LearnedModel:
@@ -418,5 +423,6 @@ def learned_model(cfg: DreamerV3Config, spec: Spec, learner: Learner) -> Learned
       spec: of the environment.
       learner: what was learned.
     """
-    nets = dreamer_v3(cfg.net, spec)
-    return rssm_learned_model(bind(nets, learner.params), spec.action, nets.encoder, nets.rssm, learner.params)
+    nets, params = dreamer_v3(cfg.net, spec), inner_of(learner).params
+    learned = rssm_learned_model(bind(nets, params), spec.action, nets.encoder, nets.rssm, params)
+    return model_in_units(learned, learner)
