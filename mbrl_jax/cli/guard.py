@@ -94,6 +94,9 @@ def guarded(work: Callable[[], int], wording: Callable[[str], str] = str) -> int
             raise
         if left := getattr(error, "left", ""):  # a `train.folder.DiskError`, in the midst of a run
             print(f"error: {error.filename}: {error.strerror}; {left}", file=sys.stderr)
+            if getattr(error, "at_once", False):  # a `train.hosts.ProcessLost`: exit would wait for that process
+                sys.stdout.flush()
+                os._exit(1)
             return 1
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
     except (MemoryError, RuntimeError) as error:

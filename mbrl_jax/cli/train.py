@@ -12,6 +12,7 @@ import math
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     from mbrl_jax.presets.api import of_data
     from mbrl_jax.presets.checks import names_and_values
     from mbrl_jax.presets.restore import check_resumable
-    from mbrl_jax.train.hosts import is_first
+    from mbrl_jax.train.hosts import agreed
     from mbrl_jax.train.run import Job, check_folder
 
     env = settle(env) if env else presets.default_env(algo)
@@ -103,10 +104,9 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     out = named_folder(options.out) if options.out else _newest(base) if options.resume else None
     if options.resume and out is not None:
         check_resumable(out, algo, agent, loop_cfg)
-    first = not options.distributed or is_first()
-    if out is not None and first:
-        check_folder(job, out, options.resume)
-    return _run(job, made, out, base, options, first, data)
+    if out is not None:
+        (agreed if options.distributed else lambda check: check())(lambda: check_folder(job, out, options.resume))
+    return _run(job, made, out, base, options, data)
 
 
 def _connect(words: list[str]) -> None:
@@ -207,7 +207,7 @@ def _resume(words: list[str], prog: str, names: list[str]) -> int:
     return 1 if result.diverged else 0 if result.finished else 130
 
 
-def _run(job: Job, env: Any, out: Path | None, base: Path, options: Any, first: bool, data: Any) -> int:
+def _run(job: Job, env: Any, out: Path | None, base: Path, options: Any, data: Any) -> int:
     """Trains in a folder, a new one after `base` where none is named, or follows the first process; the exit code."""
     from mbrl_jax import presets
     from mbrl_jax.analysis import curves
@@ -216,7 +216,7 @@ def _run(job: Job, env: Any, out: Path | None, base: Path, options: Any, first: 
     from mbrl_jax.train import trackers
     from mbrl_jax.train.compilation import enable_compilation_cache
     from mbrl_jax.train.folder import new_folder, remove_empty
-    from mbrl_jax.train.hosts import Hosts, follow
+    from mbrl_jax.train.hosts import Hosts, follow, is_first
     from mbrl_jax.train.run import run
 
     enable_compilation_cache()
@@ -224,9 +224,8 @@ def _run(job: Job, env: Any, out: Path | None, base: Path, options: Any, first: 
     job, start = started(job, env, going_on, options.init_from or None, _words(options.init_parts) or None)
     built = presets.build(job.algo, env, job.agent, job.loop, options.env_workers, start, data)
     loop, memory = checked(built, job)
-    if not first:
-        follow(loop, job)
-        return 0
+    if options.distributed and not is_first():
+        return 0 if follow(loop, job) else 130
     if not options.quiet:
         print(memory, flush=True)
     drawn, track = None, _words(options.track)
@@ -241,10 +240,13 @@ def _run(job: Job, env: Any, out: Path | None, base: Path, options: Any, first: 
 
     made = None if out is not None else new_folder(base)
     try:
-        result = run(
-            Hosts(loop) if options.distributed else loop, job, out or made or base, resume=options.resume,
-            quiet=options.quiet, checkpoint_seconds=options.checkpoint_seconds, draw=draw, watchers=watchers,
-        )  # fmt: skip
+        with Hosts(loop) if options.distributed else nullcontext(loop) as shared:
+            result = run(
+                shared, job, out or made or base, resume=options.resume, quiet=options.quiet,
+                checkpoint_seconds=options.checkpoint_seconds, draw=draw, watchers=watchers,
+            )  # fmt: skip
+            if isinstance(shared, Hosts):
+                shared.finished = result.finished
     finally:
         if made is not None:
             remove_empty(made)

@@ -98,7 +98,7 @@ def save(
     arrays[MANIFEST] = np.frombuffer(manifest.encode(), np.uint8)
     path = folder / place.name
     try:
-        with _unsaid(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+        with _unsaid(), _alone(ocp) as writer:
             writer.save(path, args=ocp.args.PyTreeSave(arrays), force=True)
     except Exception as error:  # storage has errors of its own
         raise _as_os_error(error, path) from error
@@ -175,7 +175,7 @@ def _read(folder: Path | str, place: Place, like: Tree, part: Tree | None) -> tu
         raise ValueError(f"no checkpoint {path}")
     ocp = _orbax()
     try:
-        with _unsaid(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with _unsaid(), _alone(ocp) as reader:
             saved: dict[str, Any] = reader.restore(path, args=ocp.args.PyTreeRestore())
         about = _verified(saved)
     except Exception as error:  # whatever orbax, its storage and its JSON make of damaged bytes
@@ -302,6 +302,14 @@ def _unsaid() -> Iterator[None]:
         sys.unraisablehook = hook
     finally:
         log.setLevel(level)
+
+
+def _alone(ocp: Any) -> Any:
+    """What reads and writes for this process alone; orbax would otherwise wait until all processes of a run do so."""
+    this = jax.process_index()
+    only = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=only)
+    return ocp.Checkpointer(handler, multiprocessing_options=only)
 
 
 def _orbax() -> Any:

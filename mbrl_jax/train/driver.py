@@ -57,7 +57,8 @@ class Driver(Protocol):
 
     It may have a method `drop(seeds)`: seeds, counted from 0, on which it need not work any more from the next chunk
     on. What it reports of them is not read. It may have a method `whole(work)`, which gives the work of all seeds where
-    its own holds some of them alone.
+    its own holds some of them alone, and a method `stopping()`, which says whether the run is to stop as after a
+    signal.
     """
 
     def shapes(self) -> Work:

@@ -483,6 +483,7 @@ def _train(
     """
     done, chunks = span
     rows, per_iteration = saver.record, job.loop.unroll * job.loop.num_envs
+    stopping = getattr(driver, "stopping", lambda: False)
 
     def show() -> None:
         note = driver.note(work)
@@ -498,6 +499,9 @@ def _train(
                 saver.save(done, error.work)
                 progress.say(f"what was learned is saved; resume with: {resume_command(job.command, rows.folder)}")
             raise
+        if stopping() and not stop.asked:
+            stop.asked = True
+            progress.say("stopping: another process of the run was asked to")
         if report is not None:
             done += 1
             metrics, returns, lengths, faults = jax.device_get(tuple(report))
