@@ -32,6 +32,7 @@ import optax
 from mbrl_jax.agents.standardized import standardized
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.sharding import over_data
 from mbrl_jax.core.types import (
     Agent,
     Array,
@@ -273,7 +274,8 @@ def make(cfg: PPOConfig, spec: Spec) -> Agent:
 
         def step(learner: Learner, index: Array) -> tuple[Learner, Metrics]:
             params = learner.policy, learner.value
-            grads, metrics = jax.grad(ppo_loss, has_aux=True)(params, tree.take(rows, index), nets=nets, **weights)
+            batch = over_data(tree.take(rows, index))
+            grads, metrics = jax.grad(ppo_loss, has_aux=True)(params, batch, nets=nets, **weights)
             (policy, value), opt = descend(optimizer, grads, learner.opt, params)
             return Learner(policy, value, opt), metrics
 

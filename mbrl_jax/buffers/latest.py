@@ -46,4 +46,4 @@ def latest(steps: int, num_envs: int) -> Buffer:
         rows = steps * num_envs
         return Replay(lambda key=None, n=None: sample(key, data, n), take, jnp.int32(rows), rows)
 
-    return Buffer(init, add, sample, replay)
+    return Buffer(init, add, sample, replay, axis=1)

@@ -73,6 +73,11 @@ def make_mesh(text: str) -> Mesh | None:
     return jax.make_mesh((*shape.values(),), (*shape,), axis_types=types, devices=jax.local_devices()[:size])
 
 
+def meshed() -> bool:
+    """Whether functions are traced for a mesh."""
+    return _mesh.get() is not None
+
+
 @contextmanager
 def using(mesh: Mesh) -> Iterator[None]:
     """A context in which functions are traced for a mesh.

@@ -353,6 +353,7 @@ class Buffer(NamedTuple):
     truncate: Callable[[Tree, Obs], Tree] | None = None
     """(data, obs [N, ...]) -> data: the episodes in progress end at the observations, without a termination; None where
     rows do not depend on those before them"""
+    axis: int = 0  # of `data`, and of a batch without windows, along which the devices of a mesh divide it
 
 
 class Env(NamedTuple):

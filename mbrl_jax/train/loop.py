@@ -220,14 +220,14 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env:
     blocks = cfg.inner // block
     pieces = Pieces(cfg.cycles * (blocks + 1) + 1, blocks, block, gather, piece, chunk)
     loop = Loop(init, chunk, train, pieces, WarmUp(watched, init))
-    return loop if mesh is None else on_mesh(loop, mesh)
+    return loop if mesh is None else on_mesh(loop, mesh, buffer.axis)
 
 
 def divided(buffer: Buffer) -> Buffer:
     """A buffer whose samples are divided among the devices of the mesh in force, by their batch axis.
 
     Args:
-      buffer: of transitions, or of windows [L, B, ...].
+      buffer: of transitions, of windows [L, B, ...], or of trajectories.
     """
 
     def replay(data: Tree) -> Replay:
@@ -237,25 +237,26 @@ def divided(buffer: Buffer) -> Buffer:
             batch = found.sample(key, n)
             if hasattr(batch, "steps"):  # windows are time-major
                 return over_data(batch._replace(steps=()))._replace(steps=over_data(batch.steps, 1))
-            return over_data(batch)
+            return over_data(batch, buffer.axis)
 
         return found._replace(sample=sample)
 
     return buffer._replace(replay=replay)
 
 
-def on_mesh(loop: Loop, mesh: Mesh) -> Loop:
+def on_mesh(loop: Loop, mesh: Mesh, axis: int = 0) -> Loop:
     """A loop whose state lies on the devices of a mesh: parameters over `model`, all that is counted over `data`.
 
     Args:
       loop: whose functions say by `core.sharding.over_data` what a batch is.
       mesh: of the devices.
+      axis: of the replay that is divided, as `Buffer.axis`.
     """
     assert loop.pieces is not None
     pieces = loop.pieces
 
     def settled(state: LoopState) -> LoopState:
-        buffer, actors = over_data((state.buffer, state.actors))
+        buffer, actors = over_data(state.buffer, axis), over_data(state.actors)
         return LoopState(on_all(state.key), over_model(state.learner), buffer, actors)
 
     def place(state: LoopState) -> LoopState:

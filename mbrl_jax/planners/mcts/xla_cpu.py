@@ -6,7 +6,7 @@ computations that it compiles into a single function without dispatch. It finds 
 to nothing; `while_loop` asks for one (by the metadata `xla_cpu_small_call`) where a loop carries a large table but does
 little in each iteration. A small call runs on one core and cannot contain scatters, matrix products or large
 reductions, so loops that touch more than `FEW` numbers stay ordinary loops, whether those numbers are of one tree or of
-a whole batch of trees under `vmap`. On other devices nothing changes.
+a whole batch of trees under `vmap`; so do those of a learner on a mesh. On other devices nothing changes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from jax.custom_batching import custom_vmap
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
+from mbrl_jax.core.sharding import meshed
 from mbrl_jax.core.types import Array
 
 FEW = 150  # numbers; reductions of some thousands go to a library, which a small call cannot use
@@ -46,6 +47,7 @@ def while_loop(going: Callable[[Any], Array], step: Callable[[Any], Any], start:
     def run(closed_over: Sequence[Array], leaves: Sequence[Array]) -> tuple[Array, ...]:
         return tuple(jaxpr_as_fun(ClosedJaxpr(whole.jaxpr, closed_over))(*leaves))
 
+    numbers = FEW + 1 if meshed() else numbers  # XLA cannot divide a small call among devices
     leaves = _batched(run, numbers, tuple(kept))(whole.consts, jax.tree.leaves(start))
     return jax.tree.unflatten(jax.tree.structure(shape), leaves)
 
@@ -55,7 +57,7 @@ def put(table: Array, rows: Array, columns: Array, numbers: Array) -> Array:
 
     A scatter that a small call can contain: on CPUs it writes one-element slices one after the other.
     """
-    return _put(table, rows, columns, numbers)
+    return (_scatter if meshed() else _put)(table, rows, columns, numbers)
 
 
 @custom_vmap
