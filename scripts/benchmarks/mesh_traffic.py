@@ -1,4 +1,6 @@
-"""What passes between devices in an update on a mesh: `python scripts/benchmarks/mesh_traffic.py --csv FILE`.
+"""What passes between devices in an update on a mesh.
+
+    python scripts/benchmark.py mesh [--algos sac] [--mesh data=8 data=4,model=2] [--csv FILE]
 
 Each agent's chunk of one iteration, compiled for eight devices of which nothing is asked but that they exist; the
 collective operations are read from the compiled program (`mbrl_jax.analysis.collectives`).
@@ -7,12 +9,12 @@ collective operations are read from the compiled program (`mbrl_jax.analysis.col
 from __future__ import annotations
 
 import argparse
-import csv
-import os
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+
+from benchmarks.timing import by_agent
 
 LOOP: dict[str, Any] = {
     "num_envs": 8, "unroll": 1, "updates": 1, "inner": 1, "cycles": 1, "warmup": 80, "eval_episodes": 0,
@@ -27,12 +29,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def rows(algo: str, mesh: str) -> list[dict[str, Any]]:
-    """The collectives of one iteration of an agent, by kind.
+def rows(algo: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The collectives of one iteration of an agent, by mesh and kind.
 
     Args:
       algo: in `CASES`.
-      mesh: as `LoopConfig.mesh`.
+      given: the option `mesh`, several as of `LoopConfig.mesh`.
     """
     from mbrl_jax import presets
     from mbrl_jax.analysis.collectives import collectives
@@ -41,40 +43,20 @@ def rows(algo: str, mesh: str) -> list[dict[str, Any]]:
 
     env, agent = CASES[algo]
     known = presets.preset(algo, env)
-    loop = presets.build(algo, env, replace(known.agent, agent), replace(known.loop, {**LOOP, "mesh": mesh}))
-    state = jax.eval_shape(loop.init, jax.random.key(0))
-    place = loop.place
-    assert place is not None
-    found = collectives(jax.jit(lambda state: loop.chunk(place(state))).lower(state).compile())
-    head = {"algo": algo, "mesh": mesh}
-    size = {"learner_megabytes": round(num_bytes(state.learner) / 1e6, 3)}
-    return [
-        {**head, "kind": kind, "count": one.times, "megabytes": round(one.bytes / 1e6, 3), **size}
-        for kind, one in found.items()
-    ]
+    for mesh in given.mesh:
+        loop = presets.build(algo, env, replace(known.agent, agent), replace(known.loop, {**LOOP, "mesh": mesh}))
+        state = jax.eval_shape(loop.init, jax.random.key(0))
+        place = loop.place
+        assert place is not None
+        found = collectives(jax.jit(lambda state: loop.chunk(place(state))).lower(state).compile())  # noqa: B023
+        size = round(num_bytes(state.learner) / 1e6, 3)
+        for kind, one in found.items():
+            passed = {"kind": kind, "count": one.times, "megabytes": round(one.bytes / 1e6, 3)}
+            yield {"algo": algo, "mesh": mesh, **passed, "learner_megabytes": size}
 
 
-def main() -> None:
-    """Compiles, prints and writes."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--algos", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--mesh", nargs="+", default=["data=8", "data=4,model=2"])
-    parser.add_argument("--csv", default="", metavar="FILE", help="rows are added to it")
-    args = parser.parse_args()
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line of this benchmark."""
     jax.config.update("jax_num_cpu_devices", 8)
-    for algo in args.algos:
-        for mesh in args.mesh:
-            for row in rows(algo, mesh):
-                print(row, flush=True)
-                if args.csv:
-                    new = not Path(args.csv).exists()
-                    with open(args.csv, "a", newline="") as file:
-                        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-                        if new:
-                            writer.writeheader()
-                        writer.writerow(row)
-
-
-if __name__ == "__main__":
-    main()
+    meshes = {"nargs": "+", "default": ["data=8", "data=4,model=2"], "help": "as of --loop.mesh"}
+    return by_agent(__doc__, list(CASES), rows, {"--mesh": meshes}, argv)

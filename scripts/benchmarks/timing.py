@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 PAUSE = 0.02  # seconds between rounds, so that one library's spinning threads do not disturb the other's round
 
@@ -108,6 +110,43 @@ def _fit(case: Case, seconds: float) -> int:
     while (taken := _once(case, n)[0] * n * case.units) < seconds / 10:
         n *= 2
     return max(1, round(n * seconds / taken))
+
+
+def by_agent(
+    about: str | None,
+    agents: Sequence[str],
+    rows: Callable[[str, argparse.Namespace], Iterable[dict[str, Any]]],
+    options: dict[str, dict[str, Any]],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """The command line of a benchmark with rows for each of several agents, printed as they come.
+
+    Args:
+      about: the script's help.
+      agents: to choose among.
+      rows: (name of an agent, the options) -> rows, all with the same columns.
+      options: of the benchmark, by their flags; each as `ArgumentParser.add_argument` takes it.
+      argv: the arguments after the script's name.
+    Returns:
+      the exit code.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algos", nargs="+", default=list(agents), choices=list(agents))
+    for flag, how in options.items():
+        parser.add_argument(flag, **how)
+    parser.add_argument("--csv", default="", metavar="FILE", help="rows are added to it")
+    given = parser.parse_args(argv)
+    for algo in given.algos:
+        for row in rows(algo, given):
+            print(" ".join(f"{name}={value}" for name, value in row.items()), flush=True)
+            if given.csv:
+                new = not Path(given.csv).exists()
+                with open(given.csv, "a", newline="") as file:
+                    writer = csv.DictWriter(file, list(row), lineterminator="\n")
+                    if new:
+                        writer.writeheader()
+                    writer.writerow(row)
+    return 0
 
 
 def by_size(
