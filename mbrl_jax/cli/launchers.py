@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -214,15 +215,17 @@ def start_ray(commands: Commands, out: Path, given: Mapping[str, Any], worker: W
 
     del out
     begun = not ray.is_initialized()
-    if begun:
-        ray.init(log_to_driver=False, include_dashboard=False)
-    try:
-        task = ray.remote(worker).options(**{"max_retries": ATTEMPTS, **given})
-        tasks = [task.remote(list(words)) for words in commands]
-        return [_code(lambda task=task: ray.get(task), ray.exceptions.WorkerCrashedError) for task in tasks]
-    finally:
+    with warnings.catch_warnings():  # Ray's forks run other programs at once, which JAX's threads do not harm
+        warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
         if begun:
-            ray.shutdown()
+            ray.init(log_to_driver=False, include_dashboard=False)
+        try:
+            task = ray.remote(worker).options(**{"max_retries": ATTEMPTS, **given})
+            tasks = [task.remote(list(words)) for words in commands]
+            return [_code(lambda task=task: ray.get(task), ray.exceptions.WorkerCrashedError) for task in tasks]
+        finally:
+            if begun:
+                ray.shutdown()
 
 
 def _code(result: Callable[[], int], lost: type[Exception]) -> int:
