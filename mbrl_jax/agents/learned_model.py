@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.core.types import Key, Model, Obs, State, WorldModel
-from mbrl_jax.models.dynamics.ensemble import bind
+from mbrl_jax.core.types import Action, Array, Key, Model, Obs, State, WorldModel
+from mbrl_jax.models.dynamics.ensemble import bind, member
 from mbrl_jax.models.dynamics.fit import FitState
 
 
@@ -18,18 +18,28 @@ class LearnedModel(NamedTuple):
 
     model: Model  # for `core.unroll`, `core.imagine` and every planner
     encode: Callable[[Key, Obs], State]  # (key, observation that starts an episode) -> the model's state
+    moments: Callable[[Array, State, Action], tuple[Array, Array]] | None = None
+    """(i, state, action) -> mean and standard deviation of the next observation and the reward, [|o| + 1] each, that
+    member i of an ensemble predicts; None where a model predicts none"""
 
 
-def ensemble_model(member: WorldModel, fitted: FitState, members: int) -> LearnedModel:
+def ensemble_model(world: WorldModel, fitted: FitState, members: int) -> LearnedModel:
     """A fitted ensemble over observations; each rollout keeps its member.
 
     Args:
-      member: one member.
+      world: one member.
       fitted: the parameters of all members.
       members: E.
     """
-    model = bind(member, fitted.params, members=members)
-    return LearnedModel(model, lambda key, obs: jnp.asarray(obs, jnp.float32))
+    model = bind(world, fitted.params, members=members)
+    of_member = world.moments
+
+    def moments(i: Array, state: State, action: Action) -> tuple[Array, Array]:
+        assert of_member is not None
+        return of_member(member(fitted.params, i), state, action)
+
+    encode = lambda key, obs: jnp.asarray(obs, jnp.float32)  # noqa: E731
+    return LearnedModel(model, encode, None if of_member is None else moments)
 
 
 def state_model(model: Model) -> LearnedModel:

@@ -1,9 +1,13 @@
+from . import calibration as calibration
 from . import curves as curves
 from . import flops as flops
 from . import imagination as imagination
 from . import labels as labels
 from . import mazes as mazes
+from . import model_error as model_error
+from . import model_pictures as model_pictures
 from . import profile as profile
 from . import report as report
 from . import search_trees as search_trees
 from . import statistics as statistics
+from . import trust as trust

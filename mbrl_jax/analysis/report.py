@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mbrl_jax.analysis.authors import Published, beside
+from mbrl_jax.analysis.calibration import Calibration
 from mbrl_jax.analysis.curves import DASHES, Curve, load
 from mbrl_jax.analysis.statistics import (
     bootstrap_interval,
@@ -34,23 +35,17 @@ INK = "#010203"
 ELSEWHERE = ("seed", "env_steps", "updates", "wall_seconds", "return", "episodes", "eval_return")
 
 
-class Calibration(NamedTuple):
-    """How well a model's predictions of one step cover what happened, on rows of the replay buffer."""
-
-    levels: Any  # [L] of central intervals, in [0, 1]
-    coverage: Any  # [L] share of entries inside them; equal to `levels` where the model is calibrated
-    rows: int
-
-
 class Looked(NamedTuple):
     """What the model of a run was found to do."""
 
     label: str
     picture: bytes | None  # a PNG of an imagined episode beside the real one
-    errors: Any | None  # [H] root mean square error of open-loop predictions, in standard deviations, by steps ahead
+    errors: Any | None  # [H] root mean square error of open-loop predictions, in spreads, by steps ahead
     calibration: Calibration | None
     note: str = ""  # why something is missing
     colour: str = COLOURS[0]  # of its curves
+    kind: str = "observation"  # what the errors are of
+    persistence: Any | None = None  # [H] errors of the prediction that nothing changes
 
 
 class Run(NamedTuple):
@@ -343,7 +338,10 @@ def error_svg(looked: Sequence[Looked], name: str) -> str:
     for one in looked:
         if one.errors is not None:
             ahead = np.arange(1, len(one.errors) + 1)
-            panel.plot(ahead, one.errors, color=one.colour, linewidth=2, label=one.label)
+            what = "" if one.kind == "observation" else f", {one.kind}"
+            panel.plot(ahead, one.errors, color=one.colour, linewidth=2, label=f"{one.label}{what}")
+            if one.persistence is not None:
+                panel.plot(ahead, one.persistence, color=one.colour, linewidth=1, linestyle=":")
     panel.axhline(1.0, color=INK, linestyle="--", linewidth=0.9, alpha=0.6)
     panel.set_ylim(bottom=0)
     panel.set_xlabel("steps ahead", color=INK)

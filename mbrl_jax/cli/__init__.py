@@ -18,7 +18,7 @@ COMMANDS = {
     "envs": ("mbrl_jax.cli.envs", "list the environments, or describe and check one"),
     "report": ("mbrl_jax.cli.report", "write one HTML page on runs: curves, tables, settings, times and models"),
     "export": ("mbrl_jax.cli.export", "write a run's policy as StableHLO or ONNX, to act without this library"),
-    "plot": ("mbrl_jax.cli.plot", "draw learning curves, or what a world model imagines"),
+    "plot": ("mbrl_jax.cli.plot", "draw learning curves, what a world model imagines, or how far to rely on a model"),
 }
 """Module and summary of each subcommand."""
 

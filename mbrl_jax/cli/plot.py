@@ -1,4 +1,4 @@
-"""`mbrl-jax plot`: learning curves of runs, and what a world model imagines."""
+"""`mbrl-jax plot`: learning curves of runs, what a world model imagines, and how far to rely on a model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from mbrl_jax.cli import plot_models
 from mbrl_jax.cli.guard import program
 from mbrl_jax.cli.parser import Parser
 
@@ -31,9 +32,12 @@ def _plot(words: list[str], prog: str) -> int:
     kind.add_argument("--context", type=int, default=5, metavar="C", help="observations seen first (default: 5)")
     kind.add_argument("--horizon", type=int, default=45, metavar="H", help="steps imagined then (default: 45)")
     kind.add_argument("--samples", type=int, default=5, metavar="N", help="rollouts imagined (default: 5)")
+    plot_models.add_parsers(kinds)
     args = parser.parsed(words)
     if isinstance(args, int):
         return args
+    if args.kind in plot_models.KINDS:
+        return plot_models.draw(args)
     if args.out.suffix != ".png":
         raise ValueError(f"--out must end in .png, got {args.out}")
     if args.kind == "imagine":

@@ -55,6 +55,24 @@ def collect(
     return _joined(parts, about)
 
 
+def episodes(run: Loaded, key: Key, steps: int, count: int, actions: str = "policy") -> Transition:
+    """Rows of several copies of a run's environment, from the start of an episode on.
+
+    Args:
+      run: what was learned, by an agent that sees observations.
+      key: used once.
+      steps: T, rows of each copy.
+      count: N, copies.
+      actions: "policy" for those of evaluation, "sampled" for those of training, "random" for uniform ones.
+    Returns:
+      rows [N, T, ...] with observations as the environment gives them; a copy whose episode ends starts the next one.
+    """
+    agent, learner = (_random_agent(run), ()) if actions == "random" else (_seeing(run), run.state.learner)
+    play: Any = _on_host if isinstance(run.raw, HostEnv) else _compiled
+    rows = play(agent._replace(act=_mode(agent, actions == "sampled")), learner, run.raw, key, steps, count)
+    return jax.tree.map(lambda x: np.moveaxis(np.asarray(x), 0, 1), rows)
+
+
 def replayed(run: Loaded) -> Dataset:
     """The rows of a run's replay buffer, from the oldest to the newest, those of each environment together.
 

@@ -15,7 +15,6 @@ import pytest
 from mbrl_jax.analysis import authors, report
 from mbrl_jax.analysis.statistics import probability_of_improvement
 from mbrl_jax.cli import main
-from mbrl_jax.presets.look import coverage, open_loop_errors
 
 SCORES = {"a": [[1.0, 5.0], [2.0, 7.0], [0.0, 6.0], [3.0, 9.0]], "b": [[1.0, 4.0], [2.0, 6.0], [0.0, 3.0], [1.0, 2.0]]}
 
@@ -82,26 +81,6 @@ def test_probability_of_improvement_is_the_share_of_pairs():
         assert probability_of_improvement(x, y) == pytest.approx(pairs)
     with pytest.raises(ValueError, match="both groups must have scores"):
         probability_of_improvement([], [1])
-
-
-def test_calibration_of_draws_from_the_truth_is_the_level_and_errors_are_in_standard_deviations():
-    rng = np.random.default_rng(0)
-    right = coverage(rng.normal(size=(3000, 64, 2)), rng.normal(size=(3000, 2)))
-    np.testing.assert_allclose(right.coverage, right.levels, atol=0.03)
-    sure = coverage(0.3 * rng.normal(size=(3000, 64, 2)), rng.normal(size=(3000, 2)))
-    assert (sure.coverage < sure.levels - 0.05).all()
-    exact = coverage(np.ones((10, 4, 1)), np.ones((10, 1)))
-    np.testing.assert_array_equal(exact.coverage, 1.0)
-
-    class Found:
-        length = 8
-        real = np.stack([np.arange(10.0), np.ones(10)], -1)
-        imagined = np.stack([np.stack([np.arange(3.0, 10.0) + 2.0 * np.arange(1, 8), np.ones(7)], -1)] * 2)
-
-    spread = np.arange(8.0).std()
-    np.testing.assert_allclose(open_loop_errors([Found], 3), 2.0 * np.arange(1, 6) / spread)
-    Found.length = 3
-    assert open_loop_errors([Found], 3) is None
 
 
 def looked():

@@ -87,3 +87,51 @@ def test_another_seed_key_or_context_is_another_picture(run, tmp_path):
 def test_wrong_commands_are_refused(run, words, message, capsys):
     assert plots.main(["imagine", *(str(run) if word == "RUN" else word for word in words)]) == 2
     assert message in capsys.readouterr().err
+
+
+FEW = ["--episodes", "2", "--steps", "12", "--starts", "2", "--horizon", "3", "--context", "2"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["error", *(pytest.param(k, marks=pytest.mark.slow) for k in ("calibration", "trust"))]
+)
+def test_measures_of_a_model_are_written_into_its_run(run, kind, capsys):
+    assert plots.main([kind, str(run), *FEW]) == 0
+    said = capsys.readouterr().out
+    assert f"model_{kind}.png" in said
+    with Image.open(run / f"model_{kind}.png") as picture:
+        assert picture.size[0] > 600
+    rows = (run / f"model_{kind}.csv").read_text().splitlines()
+    head = {"error": "kind,steps_ahead,what,error", "calibration": "prediction,what,at,value"}
+    assert rows[0].startswith(head.get(kind, "actions,disagreement,error,o[0]"))
+    assert len(rows) > 4
+    if kind == "error":
+        kinds = {row.split(",")[0] for row in rows[1:]}
+        assert kinds <= {"observation", "reward"}
+        assert "observation" in kinds
+
+
+@pytest.mark.slow
+def test_models_are_compared_in_one_picture(run, tmp_path, capsys):
+    out = tmp_path / "both.png"
+    assert plots.main(["compare", str(run), str(run), "--out", str(out), "--actions", "random", *FEW]) == 0
+    assert "dreamer_v2 (run) 1" in capsys.readouterr().out
+    runs = {row.split(",")[0] for row in out.with_suffix(".csv").read_text().splitlines()[1:]}
+    assert runs == {"dreamer_v2 (run) 1", "dreamer_v2 (run) 2"}
+    assert out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["error", "RUN", "--out", "a.jpg"], "--out must end in .png, got a.jpg"),
+        (["error", "RUN", "--actions", "best"], "--actions must be policy, sampled or random, got 'best'"),
+        (["trust", "RUN", "--horizon", "0"], "--horizon must be from 1 to 10,000, got 0"),
+        (["compare", "RUN", "--labels", "a", "b"], "--labels must name each of the 1 runs, got 2"),
+        (["calibration", "RUN", "--checkpoint", "99"], "checkpoint must be one of"),
+        (["error", "nowhere"], "no run in nowhere"),
+    ],
+)
+def test_wrong_measures_are_refused(run, words, message, capsys):
+    assert plots.main([str(run) if word == "RUN" else word for word in words]) == 2
+    assert message in capsys.readouterr().err
