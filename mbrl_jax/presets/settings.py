@@ -115,6 +115,7 @@ INHERITED: dict[str, Callable[[str, Spec], Changes]] = {
 GENERAL: dict[str, Callable[[Spec], Changes]] = {
     "ppo": lambda spec: PPO_CONTINUOUS if isinstance(spec.action, Box) else {},
     "dreamer_v2": lambda spec: {} if isinstance(spec.action, Box) else DISCRETE_V2,
+    "dreamer_v3": lambda spec: {"calibrated": isinstance(spec.obs, Box) and len(spec.obs.shape) == 1},
     "world_models": lambda spec: {} if len(spec.obs.shape) == 1 else IMAGE_DREAM,
 }
 """What the general settings of an agent add for an environment without settings of its own."""

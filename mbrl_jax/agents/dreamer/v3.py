@@ -64,7 +64,7 @@ from mbrl_jax.buffers.sequence import Feedback, Window, sequence
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.sharding import over_data
-from mbrl_jax.core.types import Action, Agent, Array, Buffer, Key, Metrics, Obs, Params, Replay, Spec, Tree
+from mbrl_jax.core.types import Action, Agent, Array, Box, Buffer, Key, Metrics, Obs, Params, Replay, Spec, Tree
 from mbrl_jax.envs.spaces import check_unit_actions, need_one_array
 from mbrl_jax.models.rssm.dreamer_v3 import (
     DreamerParams,
@@ -101,6 +101,9 @@ class DreamerV3Config:
     rep_scale: float = setting(default=0.1, low=0, help="weight of the KL that trains the posterior")
     decoder_scale: float = setting(
         default=1.0, low=0, help="weight α of the reconstruction; above 1 where small details of observations matter"
+    )
+    calibrated: bool = setting(
+        default=False, help="reconstruction weighted by the likelihood of its best variance; observations: vectors"
     )
     replay_value: float = setting(default=0.3, low=0, help="weight β of the critic's loss on replayed rows")
     slow_share: float = setting(
@@ -226,6 +229,7 @@ def total_grads(
         return model_loss_and_states(
             low(params), key_model, start, rows, nets=nets, weights=weights, gamma=cfg.gamma, free=cfg.free,
             dyn_scale=cfg.dyn_scale, rep_scale=cfg.rep_scale, decoder_scale=cfg.decoder_scale,
+            calibrated=cfg.calibrated,
         )  # fmt: skip
 
     (model_loss, states), model_backward, metrics = jax.vjp(model_forward, params, has_aux=True)
@@ -341,6 +345,8 @@ def make(cfg: DreamerV3Config, spec: Spec) -> Agent:
     """
     check(cfg)
     check_unit_actions(spec)
+    if cfg.calibrated and not (isinstance(spec.obs, Box) and len(spec.obs.shape) == 1 and cfg.net.decoder):
+        raise ValueError("calibrated must be false where observations are no vectors or have no decoder, got true")
     nets = dreamer_v3(cfg.net, spec)
     policy = make_policy(spec.action, cfg.actor_unimix)
     optimizer = laprop(cfg.lr, cfg.lr_warmup, cfg.clip)

@@ -18,10 +18,10 @@ from helpers.dreamer_reference import (
     updated,
 )
 
-from mbrl_jax.agents.dreamer import actor_critic_v1_v2, v1, v2
+from mbrl_jax.agents.dreamer import actor_critic_v1_v2, v1, v2, v3
 from mbrl_jax.agents.dreamer import actor_critic_v3 as heads_v3
 from mbrl_jax.agents.dreamer.common import batch_model_inputs
-from mbrl_jax.core.types import Key
+from mbrl_jax.core.types import Box, Discrete, Key, Spec
 from mbrl_jax.models.rssm import dreamer_v1_v2
 from mbrl_jax.models.rssm import dreamer_v3 as model
 from mbrl_jax.nets.net import Net
@@ -103,6 +103,35 @@ def test_the_third_model_loss_is_the_weighted_sum_of_its_terms():
     assert set(metrics) == set(wanted)
     total = wanted["kl_loss"] + 2.0 * wanted["decoder_loss"] + wanted["reward_loss"] + wanted["continue_loss"]
     assert float(loss) == pytest.approx(total, rel=2e-3)
+    loss, metrics = model.model_loss(params, key, start, rows, nets=up.nets, weights=weights, **scales, calibrated=True)
+    entries = rows.obs.shape[-1]
+    total += 2.0 * (0.5 * entries / wanted["decoder_loss"] - 1.0) * wanted["decoder_loss"]
+    assert float(loss) == pytest.approx(total, rel=2e-3)
+    assert float(metrics["decoder_loss"]) == pytest.approx(wanted["decoder_loss"], rel=2e-3)
+
+
+def test_a_calibrated_reconstruction_descends_the_likelihood_of_its_best_variance():
+    """The gradient of -log N(o; prediction, σ² I) with σ² the mean squared error, by automatic differentiation."""
+    error = jnp.array([[0.3, -0.2, 0.5], [0.1, 0.4, -0.6]])
+
+    def squares(error):
+        return jnp.mean(jnp.sum(jnp.square(error), -1))
+
+    def best(error):
+        var = squares(error) / 3
+        normal = 0.5 * jnp.sum(jnp.square(error) / var + jnp.log(2 * jnp.pi * var), -1)
+        return jnp.mean(normal)
+
+    weighted = jax.grad(lambda error: model.likelihood_weight(squares(error), 3) * squares(error))(error)
+    np.testing.assert_allclose(weighted, jax.grad(best)(error), rtol=1e-5)
+    assert float(model.likelihood_weight(jnp.float32(1e-9), 3)) == 100.0
+    assert float(model.likelihood_weight(jnp.float32(12.0), 3)) == 0.125
+
+
+def test_only_vectors_with_a_decoder_are_calibrated():
+    spec = Spec(Box((5, 5, 3), 0, 1), Discrete(2))
+    with pytest.raises(ValueError, match="calibrated must be false where observations are no vectors"):
+        v3.make(v3.DreamerV3Config(calibrated=True), spec)
 
 
 def test_the_third_actor_and_critics_by_numpy():
