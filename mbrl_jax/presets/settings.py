@@ -96,6 +96,11 @@ def _target_entropy(env: str, spec: Spec) -> Changes:
     return {"target_entropy": 0.5 * math.log(action.n) if isinstance(action, Discrete) else -float(action.size)}
 
 
+def _calibrated(spec: Spec) -> Changes:
+    """What the Dreamers' general settings have for vectors, whatever decides in them, metres or milliradians."""
+    return {"calibrated": True} if isinstance(spec.obs, Box) and len(spec.obs.shape) == 1 else {}
+
+
 INHERITED: dict[str, Callable[[str, Spec], Changes]] = {
     "sac": _target_entropy,
     **{
@@ -114,8 +119,9 @@ INHERITED: dict[str, Callable[[str, Spec], Changes]] = {
 
 GENERAL: dict[str, Callable[[Spec], Changes]] = {
     "ppo": lambda spec: PPO_CONTINUOUS if isinstance(spec.action, Box) else {},
-    "dreamer_v2": lambda spec: {} if isinstance(spec.action, Box) else DISCRETE_V2,
-    "dreamer_v3": lambda spec: {"calibrated": isinstance(spec.obs, Box) and len(spec.obs.shape) == 1},
+    "dreamer_v1": lambda spec: _calibrated(spec),
+    "dreamer_v2": lambda spec: _calibrated(spec) | ({} if isinstance(spec.action, Box) else DISCRETE_V2),
+    "dreamer_v3": lambda spec: _calibrated(spec),
     "world_models": lambda spec: {} if len(spec.obs.shape) == 1 else IMAGE_DREAM,
 }
 """What the general settings of an agent add for an environment without settings of its own."""

@@ -12,7 +12,7 @@ from mbrl_jax.agents.learned_model import LearnedModel
 from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.buffers.sequence import Step
 from mbrl_jax.core import tree
-from mbrl_jax.core.types import Action, Array, Key, Model, MultiDiscrete, Obs, Space
+from mbrl_jax.core.types import Action, Array, Box, Key, Model, MultiDiscrete, Obs, Space, Spec
 from mbrl_jax.models.rssm.rssm import RSSM, Latent, Rows, Tracked, action_code, code_size, previous
 from mbrl_jax.nets.net import Net
 from mbrl_jax.nets.observations import Decoder
@@ -69,6 +69,19 @@ def factored_policy(space: MultiDiscrete, one: Callable[[int], Policy]) -> Polic
         return joined([policy.to_env(part) for policy, part in zip(policies, parts(action), strict=True)])
 
     return Policy(sample, mode, log_prob, entropy, to_env, space.size)
+
+
+def check_calibrated(calibrated: bool, spec: Spec) -> None:
+    """Checks that a reconstruction that is to be calibrated is one of vectors.
+
+    Args:
+      calibrated: the setting.
+      spec: of the environment.
+    Raises:
+      ValueError: observations are of another form.
+    """
+    if calibrated and not (isinstance(spec.obs, Box) and len(spec.obs.shape) == 1):
+        raise ValueError("calibrated must be false where observations are not vectors, got true")
 
 
 class ActorCarry(NamedTuple):

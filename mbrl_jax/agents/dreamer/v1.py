@@ -46,6 +46,7 @@ from mbrl_jax.agents.dreamer.common import (
     Policy,
     batch_model_inputs,
     carry_after,
+    check_calibrated,
     initial_carry,
     observe_step,
     rssm_learned_model,
@@ -75,6 +76,7 @@ from mbrl_jax.core.types import (
 from mbrl_jax.envs.spaces import check_unit_actions, need_one_array
 from mbrl_jax.models.rssm.dreamer_v1_v2 import DreamerNetConfig, ModelParams, Networks, bind, model_terms, networks
 from mbrl_jax.models.rssm.rssm import Latent, Rows, action_code, features
+from mbrl_jax.ops.model_losses import likelihood_weight
 
 
 @config
@@ -95,6 +97,9 @@ class DreamerV1Config:
     kl_scale: float = setting(default=1.0, low=0, help="weight β of the KL loss")
     free: float = setting(default=3.0, low=0, help="free nats f of the batch's mean KL, below which it has no gradient")
     cont_scale: float = setting(default=10.0, low=0, help="weight κ of the continuation loss")
+    calibrated: bool = setting(
+        default=False, help="reconstruction weighted by the likelihood of its best variance; observations: vectors"
+    )
     noise: float = setting(
         default=0.3,
         low=0,
@@ -186,6 +191,7 @@ def model_loss(
     kl_scale: Array | float,
     free: Array | float,
     cont_scale: Array | float,
+    calibrated: bool = False,
 ) -> tuple[Array, Metrics]:
     """The world model's loss on a batch of windows (Hafner et al. 2020, eq. 10).
 
@@ -200,12 +206,14 @@ def model_loss(
       kl_scale: β.
       free: f, nats.
       cont_scale: κ.
+      calibrated: whether L_rec is multiplied by `ops.model_losses.likelihood_weight`; observations are vectors.
     Returns:
       L_model [] and the means "decoder_loss", "reward_loss", "continue_loss" and "kl" in nats.
     """
     loss, (_, metrics) = model_loss_and_states(
-        params, key, start, rows, nets=nets, kl_scale=kl_scale, free=free, cont_scale=cont_scale
-    )
+        params, key, start, rows, nets=nets, kl_scale=kl_scale, free=free, cont_scale=cont_scale,
+        calibrated=calibrated,
+    )  # fmt: skip
     return loss, metrics
 
 
@@ -219,18 +227,20 @@ def model_loss_and_states(
     kl_scale: Array | float,
     free: Array | float,
     cont_scale: Array | float,
+    calibrated: bool = False,
 ) -> tuple[Array, tuple[Latent, Metrics]]:
     """`model_loss` together with the rows' states, from which imagination starts.
 
     Args:
-      params, key, start, rows, nets, kl_scale, free, cont_scale: as in `model_loss`.
+      params, key, start, rows, nets, kl_scale, free, cont_scale, calibrated: as in `model_loss`.
     Returns:
       L_model [], and beside it the states [T, B, ...] and the metrics of `model_loss`.
     """
     tracked, means = model_terms(params, key, start, rows, nets=nets)
     means["kl"] = jnp.mean(jax.vmap(jax.vmap(nets.rssm.kl))(tracked.posterior, tracked.prior))
+    precision = likelihood_weight(means["decoder_loss"], rows.obs.shape[-1]) if calibrated else 1.0
     loss = (
-        means["decoder_loss"]
+        precision * means["decoder_loss"]
         + means["reward_loss"]
         + cont_scale * means["continue_loss"]
         + kl_scale * jnp.maximum(free, means["kl"])
@@ -340,8 +350,9 @@ def update(
       the learner after the step; the metrics of the three losses, and "model_loss".
     """
     of_model = partial(
-        model_loss_and_states, nets=nets, kl_scale=cfg.kl_scale, free=cfg.free, cont_scale=cfg.cont_scale
-    )
+        model_loss_and_states, nets=nets, kl_scale=cfg.kl_scale, free=cfg.free, cont_scale=cfg.cont_scale,
+        calibrated=cfg.calibrated,
+    )  # fmt: skip
     of_actor = partial(
         actor_loss_and_trajectories, critic=learner.critic, nets=nets, heads=heads, horizon=cfg.imagined,
         gamma=cfg.gamma, lam=cfg.lam,
@@ -365,6 +376,7 @@ def make(cfg: DreamerV1Config, spec: Spec) -> Agent:
     """
     check(cfg)
     check_unit_actions(spec)
+    check_calibrated(cfg.calibrated, spec)
     nets = networks(cfg.net, spec, gaussian=True)
     policy = make_policy(spec.action, lambda size: tanh_normal(size, cfg.first_std, cfg.mean_scale))
     heads = actor_critic(cfg.net, nets.rssm.size, policy)

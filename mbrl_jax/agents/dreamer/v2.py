@@ -47,6 +47,7 @@ from mbrl_jax.agents.dreamer.common import (
     Policy,
     batch_model_inputs,
     carry_after,
+    check_calibrated,
     initial_carry,
     observe_step,
     rssm_learned_model,
@@ -64,6 +65,7 @@ from mbrl_jax.models.rssm.dreamer_v1_v2 import DreamerNetConfig, ModelParams, Ne
 from mbrl_jax.models.rssm.rssm import Latent, Rows, action_code, features
 from mbrl_jax.ops import dists
 from mbrl_jax.ops.kl import balanced, two_way
+from mbrl_jax.ops.model_losses import likelihood_weight
 
 
 @config
@@ -83,6 +85,9 @@ class DreamerV2Config:
     balance: float = setting(default=0.8, low=0, high=1, help="KL balance α: the prior's share of the KL's gradient")
     free: float = setting(default=1.0, low=0, help="free nats f of the batch's mean KL, below it no gradient (0)")
     cont_scale: float = setting(default=1.0, low=0, help="weight κ of the continuation loss (5)")
+    calibrated: bool = setting(
+        default=False, help="reconstruction weighted by the likelihood of its best variance; observations: vectors"
+    )
     reinforce: float = setting(
         default=0.0, low=0, high=1, help="REINFORCE's share ρ of the actor's gradient: 1 for discrete actions"
     )
@@ -153,6 +158,7 @@ def model_loss(
     balance: Array | float,
     free: Array | float,
     cont_scale: Array | float,
+    calibrated: bool = False,
 ) -> tuple[Array, Metrics]:
     """The world model's loss on a batch of windows (Hafner et al. 2021, eq. 2 and algorithm 2).
 
@@ -168,12 +174,14 @@ def model_loss(
       balance: α in [0, 1].
       free: f, nats.
       cont_scale: κ.
+      calibrated: whether L_rec is multiplied by `ops.model_losses.likelihood_weight`; observations are vectors.
     Returns:
       L_model [] and the means "decoder_loss", "reward_loss", "continue_loss", "kl_loss" (the bracket) and "kl" in nats.
     """
     loss, (_, metrics) = model_loss_and_states(
-        params, key, start, rows, nets=nets, kl_scale=kl_scale, balance=balance, free=free, cont_scale=cont_scale
-    )
+        params, key, start, rows, nets=nets, kl_scale=kl_scale, balance=balance, free=free, cont_scale=cont_scale,
+        calibrated=calibrated,
+    )  # fmt: skip
     return loss, metrics
 
 
@@ -188,20 +196,21 @@ def model_loss_and_states(
     balance: Array | float,
     free: Array | float,
     cont_scale: Array | float,
+    calibrated: bool = False,
 ) -> tuple[Array, tuple[Latent, Metrics]]:
     """`model_loss` together with the rows' states, from which imagination starts.
 
     Args:
-      params, key, start, rows, nets, kl_scale, balance, free, cont_scale: as in `model_loss`.
+      params, key, start, rows, nets, kl_scale, balance, free, cont_scale, calibrated: as in `model_loss`.
     Returns:
       L_model [], and beside it the states [T, B, ...] and the metrics of `model_loss`.
     """
     tracked, means = model_terms(params, key, start, rows, nets=nets)
     dyn, rep = two_way(jax.vmap(jax.vmap(nets.rssm.kl)), tracked.posterior, tracked.prior)
     means["kl_loss"] = balanced(dyn, rep, balance, free)
-    loss = (
-        means["decoder_loss"] + means["reward_loss"] + cont_scale * means["continue_loss"] + kl_scale * means["kl_loss"]
-    )
+    precision = likelihood_weight(means["decoder_loss"], rows.obs.shape[-1]) if calibrated else 1.0
+    loss = precision * means["decoder_loss"] + means["reward_loss"]
+    loss += cont_scale * means["continue_loss"] + kl_scale * means["kl_loss"]
     return loss, (tracked.states, means | {"kl": jnp.mean(dyn)})
 
 
@@ -324,6 +333,7 @@ def update(
     of_model = partial(
         model_loss_and_states, nets=nets, kl_scale=cfg.kl_scale, balance=cfg.balance, free=cfg.free,
         cont_scale=cfg.cont_scale,
+        calibrated=cfg.calibrated,
     )  # fmt: skip
     of_actor = partial(
         actor_loss_and_trajectories, critic=learner.target, nets=nets, heads=heads, horizon=cfg.imagined,
@@ -350,6 +360,7 @@ def make(cfg: DreamerV2Config, spec: Spec) -> Agent:
     """
     check(cfg)
     check_unit_actions(spec)
+    check_calibrated(cfg.calibrated, spec)
     nets = networks(cfg.net, spec, gaussian=False)
     policy = make_policy(spec.action, clipped_normal)
     heads = actor_critic(cfg.net, nets.rssm.size, policy)

@@ -51,6 +51,7 @@ from mbrl_jax.agents.dreamer.common import (
     Policy,
     batch_model_inputs,
     carry_after,
+    check_calibrated,
     initial_carry,
     observe_step,
     rssm_learned_model,
@@ -64,7 +65,7 @@ from mbrl_jax.buffers.sequence import Feedback, Window, sequence
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.sharding import over_data
-from mbrl_jax.core.types import Action, Agent, Array, Box, Buffer, Key, Metrics, Obs, Params, Replay, Spec, Tree
+from mbrl_jax.core.types import Action, Agent, Array, Buffer, Key, Metrics, Obs, Params, Replay, Spec, Tree
 from mbrl_jax.envs.spaces import check_unit_actions, need_one_array
 from mbrl_jax.models.rssm.dreamer_v3 import (
     DreamerParams,
@@ -345,8 +346,7 @@ def make(cfg: DreamerV3Config, spec: Spec) -> Agent:
     """
     check(cfg)
     check_unit_actions(spec)
-    if cfg.calibrated and not (isinstance(spec.obs, Box) and len(spec.obs.shape) == 1 and cfg.net.decoder):
-        raise ValueError("calibrated must be false where observations are no vectors or have no decoder, got true")
+    check_calibrated(cfg.calibrated, spec)
     nets = dreamer_v3(cfg.net, spec)
     policy = make_policy(spec.action, cfg.actor_unimix)
     optimizer = laprop(cfg.lr, cfg.lr_warmup, cfg.clip)

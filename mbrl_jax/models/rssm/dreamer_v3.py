@@ -28,10 +28,8 @@ from mbrl_jax.nets.layers import layers
 from mbrl_jax.nets.net import Net
 from mbrl_jax.nets.observations import CoderConfig, Decoder, decoder, encoder
 from mbrl_jax.ops.kl import clipped, two_way
-from mbrl_jax.ops.model_losses import binary_cross_entropy
+from mbrl_jax.ops.model_losses import binary_cross_entropy, likelihood_weight
 from mbrl_jax.ops.two_hot import expectation, symexp_bins, two_hot_cross_entropy
-
-PRECISE = 100.0  # largest weight of a squared error in a calibrated reconstruction: a deviation of 0.07
 
 
 class Widths(NamedTuple):
@@ -260,29 +258,11 @@ def model_loss_and_states(
         feature, decoder_scale = jax.vmap(features)(flat), SCALE
         means["decoder_loss"], _ = redundancy_loss(params.decoder, feature, tokens, project=nets.project)
     elif calibrated:
-        decoder_scale *= likelihood_weight(means["decoder_loss"], sum(x[0, 0].size for x in jax.tree.leaves(rows.obs)))
+        decoder_scale *= likelihood_weight(means["decoder_loss"], rows.obs.shape[-1])
     loss = (
         means["kl_loss"] + decoder_scale * means["decoder_loss"] + means["reward_loss"] + means["continue_loss"]
     )  # fmt: skip
     return (loss, states), means
-
-
-def likelihood_weight(error: Array, entries: int) -> Array:
-    """The weight of a sum of squared errors in the likelihood of normal distributions with the best common variance.
-
-        D / 2 log(L / D)  has the gradient  w ∇L,  w = D / (2 L)
-
-    The better observations can be reconstructed, the more an error weighs, whatever they are measured in; noise that
-    cannot be keeps its variance. After Rybkin et al. 2021, "Simple and Effective VAE Training with Calibrated
-    Decoders" (arXiv 2006.13202), eq. 9.
-
-    Args:
-      error: L, [] mean over rows of the squared errors' sum; a constant here.
-      entries: D, of an observation.
-    Returns:
-      w, at most `PRECISE`.
-    """
-    return jnp.minimum(0.5 * entries / jnp.maximum(jax.lax.stop_gradient(error), 1e-6), PRECISE)
 
 
 def window_terms(

@@ -25,6 +25,7 @@ from mbrl_jax.core.types import Box, Discrete, Key, Spec
 from mbrl_jax.models.rssm import dreamer_v1_v2
 from mbrl_jax.models.rssm import dreamer_v3 as model
 from mbrl_jax.nets.net import Net
+from mbrl_jax.ops.model_losses import likelihood_weight
 
 KEY = jax.random.key(0)
 LINEAR = Net(lambda key: jnp.zeros(1), lambda w, x: w * x)  # v(s) = w s, of features [1]
@@ -122,16 +123,17 @@ def test_a_calibrated_reconstruction_descends_the_likelihood_of_its_best_varianc
         normal = 0.5 * jnp.sum(jnp.square(error) / var + jnp.log(2 * jnp.pi * var), -1)
         return jnp.mean(normal)
 
-    weighted = jax.grad(lambda error: model.likelihood_weight(squares(error), 3) * squares(error))(error)
+    weighted = jax.grad(lambda error: likelihood_weight(squares(error), 3) * squares(error))(error)
     np.testing.assert_allclose(weighted, jax.grad(best)(error), rtol=1e-5)
-    assert float(model.likelihood_weight(jnp.float32(1e-9), 3)) == 100.0
-    assert float(model.likelihood_weight(jnp.float32(12.0), 3)) == 0.125
+    assert float(likelihood_weight(jnp.float32(1e-9), 3)) == 100.0
+    assert float(likelihood_weight(jnp.float32(12.0), 3)) == 0.125
 
 
-def test_only_vectors_with_a_decoder_are_calibrated():
+def test_only_vectors_are_calibrated():
     spec = Spec(Box((5, 5, 3), 0, 1), Discrete(2))
-    with pytest.raises(ValueError, match="calibrated must be false where observations are no vectors"):
-        v3.make(v3.DreamerV3Config(calibrated=True), spec)
+    for module, config in ((v1, v1.DreamerV1Config), (v2, v2.DreamerV2Config), (v3, v3.DreamerV3Config)):
+        with pytest.raises(ValueError, match="calibrated must be false where observations are not vectors"):
+            module.make(config(calibrated=True), spec._replace(action=Box((1,), -1.0, 1.0)))
 
 
 def test_the_third_actor_and_critics_by_numpy():
