@@ -389,8 +389,7 @@ def make(cfg: DreamerV3Config, spec: Spec) -> Agent:
             key, key_explorer = jax.random.split(key)
         key_sample, key_model, key_imagine = jax.random.split(key, 3)
         sampled: Window = replay.sample(key_sample, cfg.batch)
-        if len(sampled.steps.reward) != window(cfg):
-            got = len(sampled.steps.reward)
+        if (got := len(sampled.steps.reward)) != window(cfg):
             raise ValueError(f"windows must have length + context = {window(cfg)} rows, got {got}")
         start, rows = batch_model_inputs(sampled.steps, rssm=nets.rssm, space=spec.action, context=cfg.context)
         params, weights = learner.params, sampled.weight
