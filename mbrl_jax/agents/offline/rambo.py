@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import optax
 
 from mbrl_jax.agents import sac
+from mbrl_jax.agents.learned_model import gaussian_member
 from mbrl_jax.agents.offline import model_based
 from mbrl_jax.agents.offline.model_based import ImaginedConfig, Learner, learned_model
 from mbrl_jax.buffers.uniform import sample as sample_ring
@@ -163,7 +164,7 @@ def make(
     for name in ("normalize_obs", "scale_rewards"):
         if getattr(cfg.policy, name):
             raise ValueError(f"policy.{name} must be False in RAMBO, whose model learns from the policy's values")
-    member = model_based.member_for(cfg, spec, member, reward, termination)
+    member = gaussian_member(cfg, spec, member, reward, termination)
     model_based.moments_of(member)  # before anything is trained
     nets, whole, adam = sac.networks(cfg.policy, spec), ensemble(member, cfg.fit.members), optax.adam(cfg.adversary_lr)
 
