@@ -199,41 +199,24 @@ def _resume(words: list[str], prog: str, names: list[str]) -> int:
 
 def _run(job: Job, task: Task, out: Path | None, base: Path, options: Any) -> int:
     """Trains in a folder, a new one after `base` where none is named, or follows the first process; the exit code."""
-    from mbrl_jax import presets
-    from mbrl_jax.analysis import curves
-    from mbrl_jax.presets.api import started
+    from mbrl_jax.presets.api import run_loop, started
+    from mbrl_jax.presets.builder import build
     from mbrl_jax.presets.checks import checked
-    from mbrl_jax.train import trackers
-    from mbrl_jax.train.compilation import enable_compilation_cache
     from mbrl_jax.train.folder import new_folder, remove_empty
     from mbrl_jax.train.hosts import Hosts, follow, is_first
-    from mbrl_jax.train.run import run
 
-    enable_compilation_cache()
     going_on = out if options.resume else None
     job, start = started(job, task.env, going_on, options.init_from or None, _words(options.init_parts) or None)
-    built = presets.build(job.algo, task.env, job.agent, job.loop, options.env_workers, start, task.data)
+    built = build(job.algo, task.env, job.agent, job.loop, options.env_workers, start, task.data)
     loop, memory = checked(built, job)
     if options.distributed and not is_first():
         return 0 if follow(loop, job) else 130
-    if not options.quiet:
-        print(memory, flush=True)
-    drawn, track = None, _words(options.track)
-    if track:
-        from mbrl_jax.presets.pictures import last_pictures
-
-        drawn = last_pictures(job, task.env)
-    watchers = trackers.made(track, job, drawn)
-
-    def draw(folder: Path) -> None:
-        curves.draw(folder / "curve.png", [folder], None, job.threshold)
-
     made = None if out is not None else new_folder(base)
     try:
         with Hosts(loop) if options.distributed else nullcontext(loop) as shared:
-            result = run(
-                shared, job, out or made or base, resume=options.resume, quiet=options.quiet,
-                checkpoint_seconds=options.checkpoint_seconds, draw=draw, watchers=watchers,
+            result = run_loop(
+                shared, job, task.env, out or made or base, memory=memory, resume=options.resume, quiet=options.quiet,
+                checkpoint_seconds=options.checkpoint_seconds, track=_words(options.track),
             )  # fmt: skip
             if isinstance(shared, Hosts):
                 shared.finished = result.finished

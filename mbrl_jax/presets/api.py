@@ -21,9 +21,10 @@ from mbrl_jax.presets.offline import Data
 from mbrl_jax.presets.restore import check_resumable, load_run, saved_configs, saved_settings
 from mbrl_jax.presets.task import Task, data_for, of_data, task
 from mbrl_jax.train import checkpoint, trackers
+from mbrl_jax.train import run as runs
 from mbrl_jax.train.compilation import enable_compilation_cache
 from mbrl_jax.train.devices import devices_for
-from mbrl_jax.train.run import Job, Result, Watcher, check_folder, run
+from mbrl_jax.train.run import Job, Result, Watcher, check_folder
 
 
 def train(
@@ -136,14 +137,47 @@ def run_job(
       ValueError: as `train`.
     """
     check_folder(job, out, resume)
+    program, memory = checked(build(job.algo, env, job.agent, job.loop, env_workers, start, data), job)
+    return run_loop(
+        program, job, env, out, memory=memory, resume=resume, quiet=quiet, checkpoint_seconds=checkpoint_seconds,
+        callback=callback, track=track,
+    )  # fmt: skip
+
+
+def run_loop(
+    loop: Any,
+    job: Job,
+    env: Env | HostEnv,
+    out: Path | str,
+    *,
+    memory: str,
+    resume: bool,
+    quiet: bool,
+    checkpoint_seconds: float,
+    callback: Watcher | None = None,
+    track: str | Sequence[str] = (),
+) -> Result:
+    """Runs a loop that is built and checked, with trackers, and draws its curve.
+
+    Args:
+      loop: what `train.run.run` takes.
+      job: what to run.
+      env: its environment.
+      out: the run's folder.
+      memory: what it needs, a line to print.
+      resume: go on with the run there.
+      quiet, checkpoint_seconds, callback, track: as for `train`.
+    Returns:
+      as `train`.
+    Raises:
+      ValueError: there is no such tracker, or the folder cannot be used.
+    """
     drawn = None
     if track:
         from mbrl_jax.presets.pictures import last_pictures
 
         drawn = last_pictures(job, env)
     watchers = [*trackers.made(track, job, drawn), *([] if callback is None else [callback])]
-    loop: Any = build(job.algo, env, job.agent, job.loop, env_workers, start, data)
-    program, memory = checked(loop, job)
     if not quiet:
         print(memory, flush=True)
 
@@ -152,10 +186,9 @@ def run_job(
 
         curves.draw(folder / "curve.png", [folder], None, job.threshold)
 
-    return run(
-        program, job, out, resume=resume, quiet=quiet, checkpoint_seconds=checkpoint_seconds, draw=draw,
-        watchers=watchers,
-    )  # fmt: skip
+    return runs.run(
+        loop, job, out, resume=resume, quiet=quiet, checkpoint_seconds=checkpoint_seconds, draw=draw, watchers=watchers
+    )
 
 
 def resume(
