@@ -63,7 +63,8 @@ def page(name: str) -> str:
         "## Where each loss and update is",
         table(["function", "where", "what it is"], losses(section)),
         "## Settings",
-        f"`mbrl-jax train {name} --env ENV --help` shows the defaults for an environment; these are the general ones.",
+        f"`mbrl-jax train {name} --env ENV --help` shows the defaults for an environment. Here are those of the settings' "
+        f"class{'; what presets change, and the general one for other tasks, stands below' * bool(presets(name))}.",
         table(["flag", "default", "allowed", "what it is"], settings(entry.config())),
         *presets(name),
         *expected(name),
@@ -191,7 +192,11 @@ def presets(name: str) -> list[str]:
         [f"`{env}`" if env else "any other", ", ".join(f"`{key}` {shown(value)}" for key, value in changes.items())]
         for env, changes in own.items()
     ]
-    return ["## Presets", "What an environment's preset changes:", table(["environment", "settings"], rows)]
+    base = {"mbpo": "sac", "dyna_dqn": "dqn", "dyna_q": "q_learning", "sweeping": "q_learning"}.get(name)
+    more = (
+        f" Settings under `policy` are those of [`{base}`]({base}.md#presets) where none stands here." if base else ""
+    )
+    return ["## Presets", f"What an environment's preset changes.{more}", table(["environment", "settings"], rows)]
 
 
 def expected(name: str) -> list[str]:
