@@ -63,8 +63,8 @@ def page(name: str) -> str:
         "## Where each loss and update is",
         table(["function", "where", "what it is"], losses(section)),
         "## Settings",
-        f"`mbrl-jax train {name} --env ENV --help` shows the defaults for an environment. Here are those of the settings' "
-        f"class{'; what presets change, and the general one for other tasks, stands below' * bool(presets(name))}.",
+        f"`mbrl-jax train {name} --env ENV --help` shows the defaults for an environment. Here are those of the "
+        f"settings' class{'; what presets change, for other tasks too, stands below' * bool(presets(name))}.",
         table(["flag", "default", "allowed", "what it is"], settings(entry.config())),
         *presets(name),
         *expected(name),
