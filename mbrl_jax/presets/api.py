@@ -137,7 +137,8 @@ def run_job(
       ValueError: as `train`.
     """
     check_folder(job, out, resume)
-    program, memory = checked(build(job.algo, env, job.agent, job.loop, env_workers, start, data), job)
+    loop: Any = build(job.algo, env, job.agent, job.loop, env_workers, start, data)
+    program, memory = checked(loop, job)
     return run_loop(
         program, job, env, out, memory=memory, resume=resume, quiet=quiet, checkpoint_seconds=checkpoint_seconds,
         callback=callback, track=track,
