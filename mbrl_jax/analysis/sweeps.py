@@ -234,6 +234,10 @@ def _response(panel: Any, order: Sequence[Trial], name: str) -> None:
         panel.minorticks_off()
         panel.set_xticks(sorted({*at}), [_shown(value) for value in sorted({*values})])
         panel.margins(x=0.2)
+    elif wide:  # the texts of a logarithmic axis lie over each other where it spans few powers of ten
+        marks = [min(at) * (max(at) / min(at)) ** (i / 4) for i in range(5)]
+        panel.minorticks_off()
+        panel.set_xticks(marks, [_shown(float(f"{mark:.2g}")) for mark in marks])
     elif not numbers:
         panel.set_xticks(range(len(labels)), labels)
         panel.set_xlim(-0.5, len(labels) - 0.5)
