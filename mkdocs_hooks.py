@@ -76,10 +76,10 @@ def on_files(files: Files, config: Any) -> Files:
     root = Path(config.config_file_path).parent
     pages = {file.src_uri: file.content_string for file in files.documentation_pages()}
     files.append(File.generated(config, PLACES[RUNS], content=(root / RUNS).read_text()))
-    drawn = notebook_pages()
-    for path, text in (agent_pages() | drawn).items():
+    made = agent_pages() | notebook_pages()
+    for path, text in made.items():
         files.append(File.generated(config, path, content=text))
-    pages |= drawn
+    pages |= made
     found = {outside(page, link) for page, text in pages.items() for _, _, link in LINK.findall(text)}
     for path in sorted(path for path in found if path is not None and path not in PLACES):
         uri = place(path)

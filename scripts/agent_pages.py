@@ -1,15 +1,19 @@
 """A page of the docs for each agent, made from the code: paper and equations, where each loss is, every setting.
 
-`mkdocs_hooks.py` adds them to the site. What an agent reports, and its results, are on `docs/reference/agents.md`.
+`mkdocs_hooks.py` adds them to the site. What an agent's metrics mean, and its results, are on
+`docs/reference/agents.md`; the values that they had come from a recorded run.
 """
 
 from __future__ import annotations
 
 import ast
+import csv
 import dataclasses
 import importlib
 import inspect
+import json
 import re
+import statistics
 import textwrap
 from functools import cache
 from pathlib import Path
@@ -17,6 +21,16 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 OVERVIEW = ROOT / "docs" / "reference" / "agents.md"
+RECORDED = {
+    "q_learning": "dynamaze-q-learning", "dyna_q": "dynamaze-dyna-q", "dyna_q_plus": "dynamaze-dyna-q-plus",
+    "sweeping": "dynamaze-sweeping", "dqn": "cartpole-dqn", "dyna_dqn": "cartpole-dyna-10", "ppo": "cartpole-ppo",
+    "sac": "pendulum-sac", "mbpo": "pendulum-mbpo", "pets": "pendulum-pets", "alphazero": "tictactoe-alphazero",
+    "muzero": "cartpole-muzero", "dreamer_v1": "pendulum-dreamer-v1", "dreamer_v2": "cartpole-dreamer-v2",
+    "dreamer_v3": "pendulum-dreamer-v3", "world_models": "pendulum-world-models", "tdmpc2": "pendulum-tdmpc2",
+}  # fmt: skip
+"""The run under `results/` that shows what values an agent's metrics have."""
+SHARED = ("seed", "env_steps", "updates", "wall_seconds", "episodes")
+"""Columns of every `metrics.csv` that say nothing of how well it learns."""
 REPLAY = {"transitions": "single transitions", "latest": "the newest trajectory", "windows": "windows of steps"}
 
 
@@ -49,9 +63,11 @@ def page(name: str) -> str:
         "## Where each loss and update is",
         table(["function", "where", "what it is"], losses(section)),
         "## Settings",
-        f"`mbrl-jax train {name} --env ENV --help` shows the defaults for an environment; these are the general ones.",
+        f"`mbrl-jax train {name} --env ENV --help` shows the defaults for an environment. Here are those of the "
+        f"settings' class{'; what presets change, for other tasks too, stands below' * bool(presets(name))}.",
         table(["flag", "default", "allowed", "what it is"], settings(entry.config())),
         *presets(name),
+        *expected(name),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -176,7 +192,49 @@ def presets(name: str) -> list[str]:
         [f"`{env}`" if env else "any other", ", ".join(f"`{key}` {shown(value)}" for key, value in changes.items())]
         for env, changes in own.items()
     ]
-    return ["## Presets", "What an environment's preset changes:", table(["environment", "settings"], rows)]
+    base = {"mbpo": "sac", "dyna_dqn": "dqn", "dyna_q": "q_learning", "sweeping": "q_learning"}.get(name)
+    more = (
+        f" Settings under `policy` are those of [`{base}`]({base}.md#presets) where none stands here." if base else ""
+    )
+    return ["## Presets", f"What an environment's preset changes.{more}", table(["environment", "settings"], rows)]
+
+
+def expected(name: str) -> list[str]:
+    """The values that an agent's metrics had in a recorded run, early, half way and at the end.
+
+    Args:
+      name: of the agent.
+    """
+    if name not in RECORDED:
+        return []
+    folder = ROOT / "results" / RECORDED[name]
+    told = json.loads((folder / "config.json").read_text())
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    steps = sorted({int(row["env_steps"]) for row in rows})
+    at = [steps[0], steps[len(steps) // 2], steps[-1]]
+    columns = [column for column in rows[0] if column not in SHARED]
+    cells = [
+        [f"`{column}`", *(middle([row[column] for row in rows if int(row["env_steps"]) == step]) for step in at)]
+        for column in columns
+    ]
+    run, task = f"[`{folder.name}`](../../../results/{folder.name}/metrics.csv)", told["env"]
+    return [
+        "## Values to expect",
+        f"Medians over the {told['seeds']} seeds of {run}, on `{task}`, of the chunks that end after so many real "
+        f"steps. What each column is: [Agents](../agents.md#{anchor(section_of(name))}). Other tasks have other "
+        "values; what matters is which way they go.",
+        table(["column", *(f"{step:,} steps" for step in at)], cells),
+    ]
+
+
+def middle(cells: list[str]) -> str:
+    """The median of the cells that are not empty, as text; "-" where all are."""
+    values = [float(cell) for cell in cells if cell]
+    if not values:
+        return "-"
+    found = statistics.median(values)
+    return f"{found:,.0f}" if abs(found) >= 1_000 else f"{found:.3g}"
 
 
 def shown(value: Any) -> str:

@@ -132,6 +132,10 @@ train swingup-pets-shooting pets --env CartPoleSwingUp --steps 1000 --agent.plan
 train cartpole-muzero muzero --env CartPole-v1
 train catch-muzero muzero --env Catch-bsuite
 train cartpole-uct uct --env CartPole-v1 --steps 600
+train dynamaze-q-learning q_learning --env DynaMaze
+train dynamaze-dyna-q dyna_q --env DynaMaze
+train dynamaze-dyna-q-plus dyna_q_plus --env DynaMaze
+train dynamaze-sweeping sweeping --env DynaMaze
 train frozenlake-uct uct --env FrozenLake-deterministic --steps 200
 train tictactoe-muzero muzero --env TicTacToe
 train tictactoe-alphazero alphazero --env TicTacToe

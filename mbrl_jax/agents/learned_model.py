@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.core.types import Action, Array, Key, Model, Obs, State, WorldModel
+from mbrl_jax.core.types import Action, Array, Key, Model, Obs, Spec, State, WorldModel
 from mbrl_jax.models.dynamics.ensemble import bind, member
 from mbrl_jax.models.dynamics.fit import FitState
+from mbrl_jax.models.dynamics.gaussian import gaussian
+from mbrl_jax.models.dynamics.known import RewardFn, TerminationFn, member_of
 
 
 class LearnedModel(NamedTuple):
@@ -21,6 +23,24 @@ class LearnedModel(NamedTuple):
     moments: Callable[[Array, State, Action], tuple[Array, Array]] | None = None
     """(i, state, action) -> mean and standard deviation of the next observation and the reward, [|o| + 1] each, that
     member i of an ensemble predicts; None where a model predicts none"""
+
+
+def gaussian_member(
+    cfg: Any,
+    spec: Spec,
+    member: WorldModel | None = None,
+    reward: RewardFn | None = None,
+    termination: TerminationFn | None = None,
+) -> WorldModel:
+    """The ensemble's member of an agent that learns Gaussian models, with what is known of the environment.
+
+    Args:
+      cfg: settings of the agent, with the fields `model` and `known`.
+      spec, member, reward, termination: as for `mbpo.make`.
+    Raises:
+      ValueError: as there.
+    """
+    return member_of(cfg.known, lambda: gaussian(cfg.model, spec), spec, member, reward, termination)
 
 
 def ensemble_model(world: WorldModel, fitted: FitState, members: int) -> LearnedModel:

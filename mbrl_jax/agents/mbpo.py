@@ -23,13 +23,13 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.agents import imagined_replay, sac
-from mbrl_jax.agents.learned_model import LearnedModel, ensemble_model
+from mbrl_jax.agents.learned_model import LearnedModel, ensemble_model, gaussian_member
 from mbrl_jax.buffers.uniform import Ring
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Key, Metrics, Obs, Replay, Spec, Tree, WorldModel
 from mbrl_jax.models.dynamics.fit import FitConfig, FitState, trainer
-from mbrl_jax.models.dynamics.gaussian import GaussianConfig, gaussian
-from mbrl_jax.models.dynamics.known import KnownConfig, RewardFn, TerminationFn, member_of
+from mbrl_jax.models.dynamics.gaussian import GaussianConfig
+from mbrl_jax.models.dynamics.known import KnownConfig, RewardFn, TerminationFn
 
 
 @config
@@ -151,7 +151,7 @@ def make(
     check(cfg)
     _check_together(cfg)
     policy = sac.make(cfg.policy, spec)
-    member = member_of(cfg.known, lambda: gaussian(cfg.model, spec), spec, member, reward, termination)
+    member = gaussian_member(cfg, spec, member, reward, termination)
     model = trainer(member, cfg.fit)
 
     def init(key: Key) -> Learner:
@@ -189,5 +189,4 @@ def learned_model(cfg: MBPOConfig, spec: Spec, learner: Learner) -> LearnedModel
       spec: of the environment.
       learner: what was learned.
     """
-    member = member_of(cfg.known, lambda: gaussian(cfg.model, spec), spec)
-    return ensemble_model(member, learner.model, cfg.fit.members)
+    return ensemble_model(gaussian_member(cfg, spec), learner.model, cfg.fit.members)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from mbrl_jax.agents.learned_model import LearnedModel, ensemble_model
+from mbrl_jax.agents.learned_model import LearnedModel, ensemble_model, gaussian_member
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import (
     Action,
@@ -39,7 +39,7 @@ from mbrl_jax.core.types import (
 from mbrl_jax.models.dynamics.ensemble import bind, ensemble
 from mbrl_jax.models.dynamics.fit import FitConfig, FitState, trainer
 from mbrl_jax.models.dynamics.gaussian import GaussianConfig, gaussian
-from mbrl_jax.models.dynamics.known import KnownConfig, RewardFn, TerminationFn, chosen, member_of, with_known
+from mbrl_jax.models.dynamics.known import KnownConfig, RewardFn, TerminationFn, chosen, with_known
 from mbrl_jax.planners.mpc.choice import PlannerConfig, make_planner
 
 
@@ -142,5 +142,4 @@ def learned_model(cfg: PETSConfig, spec: Spec, learner: FitState) -> LearnedMode
       spec: of the environment.
       learner: what was learned.
     """
-    member = member_of(cfg.known, lambda: gaussian(cfg.model, spec), spec)
-    return ensemble_model(member, learner, cfg.fit.members)
+    return ensemble_model(gaussian_member(cfg, spec), learner, cfg.fit.members)

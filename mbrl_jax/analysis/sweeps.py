@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from mbrl_jax.analysis.statistics import bootstrap_interval, interquartile_mean,
 from mbrl_jax.analysis.text import aligned
 from mbrl_jax.train.log import RECENT, cell, write_atomic
 from mbrl_jax.train.run_files import read_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST = 25
 """Trials in the text table; the CSV has all."""
@@ -161,6 +164,23 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure of a width, at least 6, and a height in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(6.0, width), height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    """A figure's PNG, the same for the same figure."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
+    return file.getvalue()
+
+
 def picture(order: Sequence[Trial], title: str) -> bytes:
     """A PNG of the return over each setting: a point for each trial with its interval, the best one in another colour.
 
@@ -170,14 +190,10 @@ def picture(order: Sequence[Trial], title: str) -> bytes:
     Returns:
       the PNG's bytes.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names = list(order[0].values)
     columns = min(3, len(names))
     lines = -(-len(names) // columns)
-    figure = Figure(figsize=(max(6.0, 4.2 * columns), 3.6 * lines + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(4.2 * columns, 3.6 * lines + 0.6)
     panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for i, panel in enumerate(panels.flat):
         if i >= len(names):
@@ -190,9 +206,7 @@ def picture(order: Sequence[Trial], title: str) -> bytes:
     marks = panels[0, 0].get_legend_handles_labels()
     unique = dict(zip(marks[1], marks[0], strict=True))
     figure.legend(list(unique.values()), list(unique), loc="outside lower center", ncols=3, frameon=False, fontsize=10)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
-    return file.getvalue()
+    return _png(figure)
 
 
 def _response(panel: Any, order: Sequence[Trial], name: str) -> None:
@@ -220,6 +234,10 @@ def _response(panel: Any, order: Sequence[Trial], name: str) -> None:
         panel.minorticks_off()
         panel.set_xticks(sorted({*at}), [_shown(value) for value in sorted({*values})])
         panel.margins(x=0.2)
+    elif wide:  # the texts of a logarithmic axis lie over each other where it spans few powers of ten
+        marks = [min(at) * (max(at) / min(at)) ** (i / 4) for i in range(5)]
+        panel.minorticks_off()
+        panel.set_xticks(marks, [_shown(float(f"{mark:.2g}")) for mark in marks])
     elif not numbers:
         panel.set_xticks(range(len(labels)), labels)
         panel.set_xlim(-0.5, len(labels) - 0.5)
@@ -241,9 +259,7 @@ def parallel(order: Sequence[Trial], title: str) -> bytes:
       the PNG's bytes.
     """
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
 
     names = list(order[0].values)
     axes = [axis([trial.values[name] for trial in order]) for name in names]
@@ -252,8 +268,7 @@ def parallel(order: Sequence[Trial], title: str) -> bytes:
     low, high = (np.nanmin(scores), np.nanmax(scores)) if not np.all(np.isnan(scores)) else (0.0, 1.0)
     colours, norm = colormaps["viridis_r"], Normalize(low, high if high > low else low + 1)
 
-    figure = Figure(figsize=(max(6.0, 2.3 * len(axes)), 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(2.3 * len(axes), 4.6)
     panel = figure.subplots()
     for i in reversed(range(len(order))):
         place = [at(order[i].values[name]) for (at, _), name in zip(axes, names, strict=False)]
@@ -280,9 +295,7 @@ def parallel(order: Sequence[Trial], title: str) -> bytes:
     panel.set_title(title, fontsize=12)
     if panel.get_legend_handles_labels()[1]:
         figure.legend(loc="outside lower center", frameon=False, fontsize=10)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
-    return file.getvalue()
+    return _png(figure)
 
 
 def axis(values: Sequence[Any], linear: bool = False) -> tuple[Callable[[Any], float], list[tuple[float, str]]]:

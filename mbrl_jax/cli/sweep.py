@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from mbrl_jax.cli.guard import program
 from mbrl_jax.cli.launchers import LAUNCHERS
-from mbrl_jax.cli.train import data_of, first_words, named_folder, split_env_args
-from mbrl_jax.envs.registry import ENVS, is_host, is_own, settle
+from mbrl_jax.cli.train import first_words, named_folder, split_env_args, task_of
+from mbrl_jax.envs.registry import ENVS, is_host
 from mbrl_jax.presets.registry import AGENTS
 
 if TYPE_CHECKING:
@@ -58,24 +58,18 @@ def _sweep(words: list[str], prog: str, names: list[str]) -> int:
 
     from mbrl_jax.train.devices import settle_devices
 
-    hosted = is_host(env)
-    settle_devices([] if hosted else ["--seeds", "2"])  # rows of trials and seeds, in any case more than one
-    from mbrl_jax import presets
+    settle_devices([] if is_host(env) else ["--seeds", "2"])  # rows of trials and seeds, in any case more than one
     from mbrl_jax.cli.flags import parse
-    from mbrl_jax.core.types import HostEnv
-    from mbrl_jax.envs.registry import make_env
     from mbrl_jax.models.dynamics.known import settled
     from mbrl_jax.presets import sweep as sweeps
-    from mbrl_jax.presets.api import of_data
+    from mbrl_jax.presets.builder import default_wave
     from mbrl_jax.presets.checks import names_and_values
+    from mbrl_jax.presets.task import of_data
     from mbrl_jax.train.compilation import enable_compilation_cache
     from mbrl_jax.train.run import Job
 
-    env = settle(env) if env else presets.default_env(algo)
-    made: Any = make_env(env, **env_args)
-    hosted = isinstance(made, HostEnv)
-    data, offline, rows = data_of(algo, made, rest)
-    known = presets.preset(algo, made if hosted or env_args or is_own(env) else env, offline, rows)
+    task = task_of(algo, env, env_args, rest)
+    env, known = task.name, task.known
     flags = _options(env, known.steps)
     names += [*(flag.name for flag in flags), *names_and_values(known.agent, known.loop)]
     options = parse(
@@ -89,15 +83,15 @@ def _sweep(words: list[str], prog: str, names: list[str]) -> int:
         return 0
     _check_options(options)
     agent = settled(options.agent)
-    wave = options.wave or presets.default_wave(agent)
+    wave = options.wave or default_wave(agent)
     limit = known.threshold if math.isfinite(known.threshold) else None
     base = Job(
         algo, env, agent, options.loop, options.steps, options.seed, options.seeds, wave, threshold=limit,
-        agent_module=module, env_args=env_args, **of_data(data),
+        agent_module=module, env_args=env_args, **of_data(task.data),
     )  # fmt: skip
     sweep = sweeps.Sweep(
-        base, known, made, [], _asked(base, given, options), options.devices, options.together, options.trials,
-        data=data,
+        base, known, task.env, [], _asked(base, given, options), options.devices, options.together, options.trials,
+        data=task.data,
     )  # fmt: skip
     enable_compilation_cache()
     out = named_folder(options.out)

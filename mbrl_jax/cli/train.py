@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from mbrl_jax.cli.guard import program
 from mbrl_jax.envs.own import FORM, folder_name
-from mbrl_jax.envs.registry import ENVS, LIBRARIES, is_host, is_own, settle
+from mbrl_jax.envs.registry import ENVS, LIBRARIES, is_host
 from mbrl_jax.presets.registry import AGENTS, import_agents
 
 if TYPE_CHECKING:
     from mbrl_jax.cli.flags import Option
+    from mbrl_jax.presets.task import Task
     from mbrl_jax.train.run import Job
 
 PROG = "mbrl-jax train"
@@ -65,25 +66,18 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     from mbrl_jax.train.devices import settle_devices
 
     rest, env_args = split_env_args(rest)
-    hosted = is_host(env)
-    settle_devices([] if hosted else rest)
+    settle_devices([] if is_host(env) else rest)
     _connect(rest)
-    from mbrl_jax import presets
     from mbrl_jax.cli.flags import parse
-    from mbrl_jax.core.types import HostEnv
-    from mbrl_jax.envs.registry import make_env
     from mbrl_jax.models.dynamics.known import settled
-    from mbrl_jax.presets.api import of_data
     from mbrl_jax.presets.checks import names_and_values
     from mbrl_jax.presets.restore import check_resumable
+    from mbrl_jax.presets.task import of_data
     from mbrl_jax.train.hosts import agreed
     from mbrl_jax.train.run import Job, check_folder
 
-    env = settle(env) if env else presets.default_env(algo)
-    made: Any = make_env(env, **env_args) if hosted or env_args or is_own(env) else env
-    hosted = isinstance(made, HostEnv)
-    data, offline, rows = data_of(algo, made, words)
-    known = presets.preset(algo, made if hosted or env_args else env, offline, rows)
+    task = task_of(algo, env, env_args, words)
+    env, known = task.name, task.known
     given = _options(algo, env, known.steps)
     names += [*(option.name for option in given), *names_and_values(known.agent, known.loop)]
     options = parse(
@@ -99,14 +93,15 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     command = f"{prog} {shlex.join(word for word in words if word != '--resume')}"
     limit = known.threshold if math.isfinite(known.threshold) else None
     job = Job(algo, env, agent, loop_cfg, options.steps, threshold=limit, agent_module=module, env_args=env_args)
-    job = _shared(job._replace(command=command, stop_diverged=options.stop_diverged, **of_data(data)), options, hosted)
+    job = job._replace(command=command, stop_diverged=options.stop_diverged, **of_data(task.data))
+    job = _shared(job, options, task.hosted)
     base = _base(algo, env, options.seed)
     out = named_folder(options.out) if options.out else _newest(base) if options.resume else None
     if options.resume and out is not None:
         check_resumable(out, algo, agent, loop_cfg)
     if out is not None:
         (agreed if options.distributed else lambda check: check())(lambda: check_folder(job, out, options.resume))
-    return _run(job, made, out, base, options, data)
+    return _run(job, task, out, base, options)
 
 
 def _connect(words: list[str]) -> None:
@@ -142,28 +137,23 @@ def _shared(job: Job, options: Any, hosted: bool) -> Job:
     return job._replace(devices=1 if hosted or options.loop.mesh else devices_for(options.devices, options.seeds))
 
 
-def data_of(algo: str, env: Any, words: list[str]) -> tuple[Any, bool, int]:
-    """The data set that a command line names, whether it is all that is learned from, and its rows.
+def task_of(algo: str, env: str, env_args: dict[str, Any], words: list[str]) -> Task:
+    """The environment and the data set that a command line names, with the agent's settings there.
 
     Args:
       algo: an agent's name.
-      env: its environment, or the name of it.
-      words: of the command line, `--data` and `--offline` among them.
-    Returns:
-      None and 0 rows where there is none, also where only help is asked for.
+      env: its environment's; "" for the first that it can handle.
+      env_args: arguments of the environment.
+      words: of the command line, `--data` and `--offline` among them. Where they ask for help no data is read.
     Raises:
-      ValueError: as `presets.api.data_for`.
+      ValueError: as `presets.task.task`.
     """
-    from mbrl_jax.envs.registry import make_env
-    from mbrl_jax.presets.api import data_for
+    from mbrl_jax.presets.builder import default_env
+    from mbrl_jax.presets.task import task
 
-    offline = AGENTS[algo].offline or "--offline" in words
-    if {"-h", "--help"} & set(words):
-        return None, offline, 0
-    where = _value_of(words, "--data", "a file of rows") or ""
-    made: Any = make_env(env) if isinstance(env, str) and where else env
-    data = data_for(algo, made, where, "--offline" in words)
-    return data, offline, 0 if data is None or data.rows is None else data.rows.reward.shape[0]
+    helps = bool({"-h", "--help"} & set(words))
+    data = "" if helps else _value_of(words, "--data", "a file of rows") or ""
+    return task(algo, env or default_env(algo), env_args, data, "--offline" in words, read=not helps)
 
 
 def _words(text: str) -> list[str]:
@@ -207,43 +197,26 @@ def _resume(words: list[str], prog: str, names: list[str]) -> int:
     return 1 if result.diverged else 0 if result.finished else 130
 
 
-def _run(job: Job, env: Any, out: Path | None, base: Path, options: Any, data: Any) -> int:
+def _run(job: Job, task: Task, out: Path | None, base: Path, options: Any) -> int:
     """Trains in a folder, a new one after `base` where none is named, or follows the first process; the exit code."""
-    from mbrl_jax import presets
-    from mbrl_jax.analysis import curves
-    from mbrl_jax.presets.api import started
+    from mbrl_jax.presets.api import run_loop, started
+    from mbrl_jax.presets.builder import build
     from mbrl_jax.presets.checks import checked
-    from mbrl_jax.train import trackers
-    from mbrl_jax.train.compilation import enable_compilation_cache
     from mbrl_jax.train.folder import new_folder, remove_empty
     from mbrl_jax.train.hosts import Hosts, follow, is_first
-    from mbrl_jax.train.run import run
 
-    enable_compilation_cache()
     going_on = out if options.resume else None
-    job, start = started(job, env, going_on, options.init_from or None, _words(options.init_parts) or None)
-    built = presets.build(job.algo, env, job.agent, job.loop, options.env_workers, start, data)
+    job, start = started(job, task.env, going_on, options.init_from or None, _words(options.init_parts) or None)
+    built = build(job.algo, task.env, job.agent, job.loop, options.env_workers, start, task.data)
     loop, memory = checked(built, job)
     if options.distributed and not is_first():
         return 0 if follow(loop, job) else 130
-    if not options.quiet:
-        print(memory, flush=True)
-    drawn, track = None, _words(options.track)
-    if track:
-        from mbrl_jax.presets.pictures import last_pictures
-
-        drawn = last_pictures(job, env)
-    watchers = trackers.made(track, job, drawn)
-
-    def draw(folder: Path) -> None:
-        curves.draw(folder / "curve.png", [folder], None, job.threshold)
-
     made = None if out is not None else new_folder(base)
     try:
         with Hosts(loop) if options.distributed else nullcontext(loop) as shared:
-            result = run(
-                shared, job, out or made or base, resume=options.resume, quiet=options.quiet,
-                checkpoint_seconds=options.checkpoint_seconds, draw=draw, watchers=watchers,
+            result = run_loop(
+                shared, job, task.env, out or made or base, memory=memory, resume=options.resume, quiet=options.quiet,
+                checkpoint_seconds=options.checkpoint_seconds, track=_words(options.track),
             )  # fmt: skip
             if isinstance(shared, Hosts):
                 shared.finished = result.finished

@@ -391,6 +391,7 @@ class HostEnvs(NamedTuple):
     are, and their rows mean nothing"""
     close: Callable[[], None]
     render: Callable[[int], Any] | None = None  # (i) -> [height, width, 3] uint8, a picture of environment i
+    checked: bool = False  # `reset` and `step` raise `EnvironmentFailed` at a NaN; else the host loop looks for one
 
 
 class HostEnv(NamedTuple):

@@ -112,7 +112,7 @@ def side_by_side(name: str, plan: Plan, count: int, workers: int = 0) -> HostEnv
         ends = None if seeds is None else whole(seeds)
         return HostStep(*_named(name, lambda: group.step(np.asarray(actions), ends, on)))
 
-    return HostEnvs(reset, step, group.close, lambda i: _named(name, lambda: group.render(i)))
+    return HostEnvs(reset, step, group.close, lambda i: _named(name, lambda: group.render(i)), checked=True)
 
 
 def whole(seeds: Any) -> list[int]:

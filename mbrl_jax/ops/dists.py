@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
 
 import chex
-import distrax
 import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.precision import narrow
 from mbrl_jax.core.types import Array, Key
 
+if TYPE_CHECKING:
+    import distrax
+
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # Haarnoja et al. 2018, reference code
+
+
+def _library() -> ModuleType:
+    """distrax, imported on first use: that takes a third of a command's start, and many need no distribution."""
+    with jax.ensure_compile_time_eval():  # its constants must be numbers, also where a trace comes first
+        import distrax
+    return distrax
 
 
 def tanh_normal(mean: Array, raw_log_std: Array) -> distrax.Distribution:
@@ -27,8 +37,9 @@ def tanh_normal(mean: Array, raw_log_std: Array) -> distrax.Distribution:
       a distribution over [A], without a closed-form mode or entropy.
     """
     chex.assert_rank([mean, raw_log_std], 1)
-    normal = distrax.MultivariateNormalDiag(mean, jnp.exp(jnp.clip(raw_log_std, LOG_STD_MIN, LOG_STD_MAX)))
-    return distrax.Transformed(normal, distrax.Block(distrax.Tanh(), 1))
+    lib = _library()
+    normal = lib.MultivariateNormalDiag(mean, jnp.exp(jnp.clip(raw_log_std, LOG_STD_MIN, LOG_STD_MAX)))
+    return lib.Transformed(normal, lib.Block(lib.Tanh(), 1))
 
 
 def normal(mean: Array, log_std: Array) -> distrax.Distribution:
@@ -41,7 +52,7 @@ def normal(mean: Array, log_std: Array) -> distrax.Distribution:
       a distribution over [A].
     """
     chex.assert_rank([mean, log_std], 1)
-    return distrax.MultivariateNormalDiag(mean, jnp.exp(log_std))
+    return _library().MultivariateNormalDiag(mean, jnp.exp(log_std))
 
 
 def categorical(logits: Array) -> distrax.Distribution:
@@ -53,7 +64,7 @@ def categorical(logits: Array) -> distrax.Distribution:
       a distribution over [] int32 in 0..A-1.
     """
     chex.assert_rank(logits, 1)
-    return distrax.Categorical(logits)
+    return _library().Categorical(logits)
 
 
 class MultiCategorical(NamedTuple):
@@ -103,4 +114,4 @@ def categorical_entropy(logits: Array) -> Array:
       logits: [A].
     """
     chex.assert_rank(logits, 1)
-    return distrax.Categorical(logits).entropy()  # pyright: ignore[reportReturnType]
+    return _library().Categorical(logits).entropy()

@@ -18,6 +18,7 @@ from . import rewards as rewards
 from . import seen as seen
 from . import settings as settings
 from . import tabular as tabular
+from . import task as task
 from . import tree_search as tree_search
 from .api import load as load
 from .api import resume as resume

@@ -5,24 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 
 from mbrl_jax.core.config import replace
 from mbrl_jax.core.types import Env, HostEnv
-from mbrl_jax.envs.registry import make_env, settle
+from mbrl_jax.envs.registry import make_env
 from mbrl_jax.models.dynamics.known import settled
-from mbrl_jax.presets.builder import Preset, Start, algorithm, build, default_wave, learner, preset, suited
+from mbrl_jax.presets.builder import Start, build, default_wave, learner
 from mbrl_jax.presets.checks import checked
 from mbrl_jax.presets.fine_tune import taken_from
 from mbrl_jax.presets.loaded import Run
-from mbrl_jax.presets.offline import Data, check_use, given
+from mbrl_jax.presets.offline import Data
 from mbrl_jax.presets.restore import check_resumable, load_run, saved_configs, saved_settings
+from mbrl_jax.presets.task import Task, data_for, of_data, task
 from mbrl_jax.train import checkpoint, trackers
+from mbrl_jax.train import run as runs
 from mbrl_jax.train.compilation import enable_compilation_cache
 from mbrl_jax.train.devices import devices_for
-from mbrl_jax.train.run import Job, Result, Watcher, check_folder, run
+from mbrl_jax.train.run import Job, Result, Watcher, check_folder
 
 
 def train(
@@ -78,60 +80,32 @@ def train(
       ValueError: a name that does not exist, a setting out of range or at odds with another, a folder that cannot
         be used, learners that do not fit each other, or more memory needed than there is.
     """
-    env = settle(env) if isinstance(env, str) else env if isinstance(env, HostEnv) else make_env(env)
-    made: Any = make_env(env, **(env_args or {})) if isinstance(env, str) else env
-    data_set = data_for(algo, made, str(data), offline)
-    rows = 0 if data_set is None or data_set.rows is None else data_set.rows.reward.shape[0]
-    form = made if isinstance(made, HostEnv) or env_args else env
-    known = preset(algo, form, data_set is not None and data_set.offline, rows)
+    given = task(algo, env, env_args, str(data), offline)
+    known = given.known
     agent_cfg, loop_cfg = settled(replace(known.agent, dict(agent or {}))), replace(known.loop, dict(loop or {}))
     known = known._replace(agent=agent_cfg, loop=loop_cfg)
-    job = _new_job(algo, made, known, known.steps if steps is None else steps, (seed, seeds))
-    job = job._replace(wave=default_wave(agent_cfg), stop_diverged=stop_diverged, env_args=env_args or {})
-    job = job._replace(env=env if isinstance(env, str) else made.spec.name, **of_data(data_set))
+    job = _new_job(algo, given._replace(known=known), known.steps if steps is None else steps, (seed, seeds))
+    job = job._replace(stop_diverged=stop_diverged, env_args=env_args or {})
     if resume:
         check_resumable(out, algo, agent_cfg, loop_cfg)
-    job, start = started(job, made, out if resume else None, init_from, init_parts)
+    job, start = started(job, given.env, out if resume else None, init_from, init_parts)
     how = {"quiet": quiet, "checkpoint_seconds": checkpoint_seconds, "callback": callback, "track": track}
-    return run_job(job, made, out, resume=resume, env_workers=env_workers, start=start, data=data_set, **how)
+    return run_job(job, given.env, out, resume=resume, env_workers=env_workers, start=start, data=given.data, **how)
 
 
-def data_for(algo: str, env: Env | HostEnv, where: str, offline: bool, digest: str = "") -> Data | None:
-    """The data set of a run; None where there is none.
-
-    Args:
-      algo: a name in `AGENTS`.
-      env: the run's environment.
-      where: names the data set; "" for none.
-      offline: whether it is all that a run of an agent which could collect learns from.
-      digest: of the data set that the run began with; "" where it begins now.
-    Raises:
-      ValueError: an agent without the data that it needs, or data that does not fit agent or environment.
-    """
-    entry, form = algorithm(algo), cast(Any, env)
-    check_use(algo, where, offline)
-    return given(where, offline or entry.offline, env.spec, suited(algo, form).spec, digest) if where else None
-
-
-def of_data(data: Data | None) -> dict[str, Any]:
-    """What a `Job` says of a run's data set.
-
-    Args:
-      data: the data set, or None.
-    """
-    return {} if data is None else {"data": data.file, "data_digest": data.digest, "offline": data.offline}
-
-
-def _new_job(algo: str, env: Env | HostEnv, known: Preset, steps: int, seeds: tuple[int, int]) -> Job:
-    """A job of a preset, for the first of the seeds and their number."""
+def _new_job(algo: str, given: Task, steps: int, seeds: tuple[int, int]) -> Job:
+    """A job of a task's settings, for the first of the seeds and their number."""
     first, count = seeds
     if count < 1:
         raise ValueError(f"seeds must be at least 1, got {count}")
     if not 0 <= first <= 2**32 - count:
         raise ValueError(f"seed must be at least 0 and at most 2**32 - seeds = {2**32 - count}, got {first}")
-    threshold = known.threshold if math.isfinite(known.threshold) else None
-    devices = 1 if isinstance(env, HostEnv) or known.loop.mesh else devices_for(0, count)
-    return Job(algo, env.spec.name, known.agent, known.loop, steps, first, count, devices=devices, threshold=threshold)
+    agent, loop, _, solved = given.known
+    return Job(
+        algo, given.name, agent, loop, steps, first, count, default_wave(agent),
+        devices=1 if given.hosted or loop.mesh else devices_for(0, count),
+        threshold=solved if math.isfinite(solved) else None, **of_data(given.data),
+    )  # fmt: skip
 
 
 def run_job(
@@ -163,14 +137,48 @@ def run_job(
       ValueError: as `train`.
     """
     check_folder(job, out, resume)
+    loop: Any = build(job.algo, env, job.agent, job.loop, env_workers, start, data)
+    program, memory = checked(loop, job)
+    return run_loop(
+        program, job, env, out, memory=memory, resume=resume, quiet=quiet, checkpoint_seconds=checkpoint_seconds,
+        callback=callback, track=track,
+    )  # fmt: skip
+
+
+def run_loop(
+    loop: Any,
+    job: Job,
+    env: Env | HostEnv,
+    out: Path | str,
+    *,
+    memory: str,
+    resume: bool,
+    quiet: bool,
+    checkpoint_seconds: float,
+    callback: Watcher | None = None,
+    track: str | Sequence[str] = (),
+) -> Result:
+    """Runs a loop that is built and checked, with trackers, and draws its curve.
+
+    Args:
+      loop: what `train.run.run` takes.
+      job: what to run.
+      env: its environment.
+      out: the run's folder.
+      memory: what it needs, a line to print.
+      resume: go on with the run there.
+      quiet, checkpoint_seconds, callback, track: as for `train`.
+    Returns:
+      as `train`.
+    Raises:
+      ValueError: there is no such tracker, or the folder cannot be used.
+    """
     drawn = None
     if track:
         from mbrl_jax.presets.pictures import last_pictures
 
         drawn = last_pictures(job, env)
     watchers = [*trackers.made(track, job, drawn), *([] if callback is None else [callback])]
-    loop: Any = build(job.algo, env, job.agent, job.loop, env_workers, start, data)
-    program, memory = checked(loop, job)
     if not quiet:
         print(memory, flush=True)
 
@@ -179,10 +187,9 @@ def run_job(
 
         curves.draw(folder / "curve.png", [folder], None, job.threshold)
 
-    return run(
-        program, job, out, resume=resume, quiet=quiet, checkpoint_seconds=checkpoint_seconds, draw=draw,
-        watchers=watchers,
-    )  # fmt: skip
+    return runs.run(
+        loop, job, out, resume=resume, quiet=quiet, checkpoint_seconds=checkpoint_seconds, draw=draw, watchers=watchers
+    )
 
 
 def resume(

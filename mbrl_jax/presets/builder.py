@@ -263,6 +263,25 @@ def _check_batches(entry: Algorithm, agent: Any, loop: LoopConfig, data: Data | 
             raise ValueError(f"{name} must be at most {what} = {most}, got {value}".replace(", =", " ="))
 
 
+def _check_settings(algo: str, raw: Env | HostEnv, agent: Any, loop: LoopConfig, data: Data | None) -> None:
+    """Raises ValueError where a setting is out of range, of no use, or at odds with another one."""
+    entry = algorithm(algo)
+    check(agent, "agent.")
+    check(loop, "loop.")
+    if data is not None and data.offline:
+        offline.check_loop(loop)
+    check_together(agent)
+    _refuse_ignored(algo, agent)
+    if entry.table and (loop.num_envs, loop.unroll, loop.updates) != (1, 1, 1):
+        given = f"{loop.num_envs}, {loop.unroll} and {loop.updates}"
+        raise ValueError(f"loop.num_envs, loop.unroll and loop.updates must be 1 for {algo}, got {given}")
+    rows = loop.num_envs * loop.unroll
+    if entry.replay != "latest" and loop.capacity < rows:  # the latest trajectory takes what it needs
+        raise ValueError(f"loop.capacity must be at least loop.num_envs x loop.unroll = {rows}, got {loop.capacity}")
+    _check_batches(entry, agent, loop, data)
+    check_learner(lambda: learner(algo, raw, agent)[0], flat(agent, "agent."))
+
+
 @overload
 def build(
     algo: str,
@@ -311,21 +330,8 @@ def build(
     """
     compilation.enable_compilation_cache()
     entry = algorithm(algo)
-    check(agent, "agent.")
-    check(loop, "loop.")
-    if data is not None and data.offline:
-        offline.check_loop(loop)
-    check_together(agent)
-    _refuse_ignored(algo, agent)
     raw: Env | HostEnv = make_env(env) if isinstance(env, str) else env
-    if entry.table and (loop.num_envs, loop.unroll, loop.updates) != (1, 1, 1):
-        given = f"{loop.num_envs}, {loop.unroll} and {loop.updates}"
-        raise ValueError(f"loop.num_envs, loop.unroll and loop.updates must be 1 for {algo}, got {given}")
-    rows = loop.num_envs * loop.unroll
-    if entry.replay != "latest" and loop.capacity < rows:  # the latest trajectory takes what it needs
-        raise ValueError(f"loop.capacity must be at least loop.num_envs x loop.unroll = {rows}, got {loop.capacity}")
-    _check_batches(entry, agent, loop, data)
-    check_learner(lambda: learner(algo, raw, agent)[0], flat(agent, "agent."))
+    _check_settings(algo, raw, agent, loop, data)
     made, suited_env = learner(algo, raw, agent)
     if start is not None:
         fresh = made.init

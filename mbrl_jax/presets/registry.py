@@ -124,11 +124,6 @@ IGNORED_TDMPC2: dict[str, str] = {
     "net.task_dim": ONE_TASK,
 }
 
-IGNORED_RAMBO: dict[str, str] = {
-    f"policy.{name}": "its model learns from the policy's values in the environment's units"
-    for name in ("normalize_obs", "scale_rewards")
-}
-
 AGENTS: dict[str, Algorithm] = {
     "q_learning": _agent(
         "q_learning", "QLearningConfig", "tabular Q-learning", "latest", action_kinds=DISCRETE, table=True
@@ -213,8 +208,7 @@ AGENTS: dict[str, Algorithm] = {
         "offline.combo", "COMBOConfig", "SAC in a model of a data set, critics lowered off the data", offline=True
     ),
     "rambo": _agent(
-        "offline.rambo", "RAMBOConfig", "SAC in a model of a data set that is trained against it", offline=True,
-        ignored=IGNORED_RAMBO,
+        "offline.rambo", "RAMBOConfig", "SAC in a model of a data set that is trained against it", offline=True
     ),
 }  # fmt: skip
 """Every agent by its name on the command line."""

@@ -94,6 +94,29 @@ class Driver(Protocol):
         ...
 
 
+class Around:
+    """What a driver around another one leaves to it.
+
+    Args:
+      inner: the driver that does the work.
+    """
+
+    def __init__(self, inner: Driver):
+        self.inner: Any = inner
+
+    def note(self, work: Work) -> Note:
+        return self.inner.note(work)
+
+    def not_resumed(self) -> str:
+        return self.inner.not_resumed()
+
+    def seconds(self) -> dict[str, float]:
+        return self.inner.seconds()
+
+    def close(self) -> None:
+        self.inner.close()
+
+
 class CompiledDriver:
     """Drives a compiled loop over seeds, in calls of bounded length.
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbrl_jax.core.types import Tree
-from mbrl_jax.train.driver import CompiledDriver, Note, Started, Work
+from mbrl_jax.train.driver import Around, CompiledDriver, Started, Work
 from mbrl_jax.train.interrupt import Stop, aside
 from mbrl_jax.train.loop import Loop, Report
 from mbrl_jax.train.run import Job, seed_keys
@@ -140,7 +140,7 @@ class Hosts:
         self.busy = False
 
 
-class HostsDriver:
+class HostsDriver(Around):
     """The driver of the first process; its `Work` holds its own seeds, `whole` gives all.
 
     Args:
@@ -159,7 +159,7 @@ class HostsDriver:
                 f"distributed must have a number of processes that divides the {self.groups} groups in which the run "
                 f"computes its seeds, got {jax.process_count()}"
             )
-        self.inner = _own(loop, job, self.groups)
+        super().__init__(_own(loop, job, self.groups))
         self.asked, self.dropped = False, set[int]()
 
     def shapes(self) -> Work:
@@ -195,15 +195,6 @@ class HostsDriver:
                 _order(DROP, seed)
                 _drop(self.inner, seed)
         self.dropped.update(seeds)
-
-    def note(self, work: Work) -> Note:
-        return self.inner.note(work)
-
-    def not_resumed(self) -> str:
-        return self.inner.not_resumed()
-
-    def seconds(self) -> dict[str, float]:
-        return self.inner.seconds()
 
     def close(self) -> None:
         pass

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.types import Array, Key, Tree
-from mbrl_jax.train.driver import CompiledDriver, Note, Started, Work
+from mbrl_jax.train.driver import Around, CompiledDriver, Started, Work
 from mbrl_jax.train.loop import Report
 from mbrl_jax.train.sweep import place
 
@@ -116,7 +116,7 @@ def evolve(key: Key, rows: Row, scores: Array, evolution: Evolution) -> tuple[Ro
     return Row(values, copied.state._replace(key=rows.state.key)), taken
 
 
-class PopulationDriver:
+class PopulationDriver(Around):
     """Drives a population: each seed is one of its own, whose members are the trials.
 
     The score of a member is the mean of the chunk's evaluation, or without evaluation its training return.
@@ -129,7 +129,8 @@ class PopulationDriver:
     """
 
     def __init__(self, inner: CompiledDriver, evolution: Evolution, members: int, key: Key):
-        self.inner, self.evolution, self.members, self.key = inner, evolution, members, key
+        super().__init__(inner)
+        self.evolution, self.members, self.key = evolution, members, key
         self._exchange = jax.jit(self.exchange, donate_argnums=0)
 
     def exchange(self, population: Population, scores: Array) -> Population:
@@ -179,15 +180,3 @@ class PopulationDriver:
             population = self._exchange(population, scores)
             population = population._replace(rows=place(population.rows, self.inner.devices))
         return inner._replace(state=population), report._replace(metrics=shown)
-
-    def note(self, work: Work) -> Note:
-        return self.inner.note(work)
-
-    def not_resumed(self) -> str:
-        return self.inner.not_resumed()
-
-    def seconds(self) -> dict[str, float]:
-        return self.inner.seconds()
-
-    def close(self) -> None:
-        self.inner.close()

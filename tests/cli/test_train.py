@@ -21,6 +21,7 @@ from mbrl_jax.cli import train as cli
 from mbrl_jax.cli.plot import main as plot
 from mbrl_jax.cli.train import main
 from mbrl_jax.envs.registry import ENVS
+from mbrl_jax.presets import task
 from mbrl_jax.train import compilation
 
 SMALL = [
@@ -107,10 +108,10 @@ def test_a_mistake_in_the_program_keeps_its_traceback(monkeypatch):
     def elsewhere(*_):
         return json.loads("{")
 
-    monkeypatch.setattr(presets, "preset", elsewhere)  # raised within another library, it is no word to the user
+    monkeypatch.setattr(task, "preset", elsewhere)  # raised within another library, it is no word to the user
     with pytest.raises(json.JSONDecodeError):
         main(["sac"])
-    monkeypatch.setattr(presets, "preset", broken)
+    monkeypatch.setattr(task, "preset", broken)
     with pytest.raises(ValueError, match="not ours"):
         main(["sac"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -302,7 +303,8 @@ def test_unknown_action_spaces_are_refused_by_name():
         presets.AGENTS["sac"].make(settings("sac"), wide)
 
 
-REFERENCE = (Path(__file__).parent.parent.parent / "docs" / "reference" / "agents.md").read_text()
+ROOT = Path(__file__).parent.parent.parent
+REFERENCE = (ROOT / "docs" / "reference" / "agents.md").read_text()
 
 
 def explained(anchor):
@@ -314,6 +316,19 @@ def explained(anchor):
     text = bullet[1] if bullet else body
     names = set(re.findall(r"`([\w/]+)`", text))
     return names.union(*(explained(other) for other in re.findall(r"\(#([\w-]+)\)", text)))
+
+
+RECORDED = sorted(str(path.parent.relative_to(ROOT)) for path in (ROOT / "results").rglob("metrics.csv"))
+
+
+@pytest.mark.parametrize("run", RECORDED)
+def test_every_column_of_the_recorded_runs_is_explained(run):
+    """With the settings of presets, of which some bring further metrics."""
+    folder = ROOT / run
+    shared = {"seed", "env_steps", "updates", "wall_seconds", "return", "episodes", "eval_return"}
+    written = set((folder / "metrics.csv").read_text().partition("\n")[0].split(",")) - shared
+    algo = json.loads((folder / "config.json").read_text())["algo"]
+    assert written <= explained(algo), written - explained(algo)
 
 
 @every_first

@@ -157,8 +157,12 @@ def build(algo: str, kind: type | str, changes: dict[str, Any], **loop: Any) -> 
     return presets.build(algo, env, replace(settings(algo), changes), loop_cfg)
 
 
-def ignored(algo: str) -> dict[str, str]:
-    return presets.AGENTS[algo].ignored
+REFUSED: dict[str, tuple[str, ...]] = {"rambo": ("policy.normalize_obs", "policy.scale_rewards")}
+"""Settings that an agent's `make` allows no other value."""
+
+
+def ignored(algo: str) -> list[str]:
+    return [*presets.AGENTS[algo].ignored, *REFUSED.get(algo, ())]
 
 
 # Floats ---------------------------------------------------------------------------------------------------------------
@@ -290,6 +294,12 @@ def test_a_setting_of_no_use_is_refused_by_name(algo, field):
     other = not value if isinstance(value, bool) else value / 2 or value + 1
     with pytest.raises(ValueError, match=rf"agent\.{field} has no effect in {algo}: "):
         build(algo, presets.AGENTS[algo].actions[0], {field: other})
+
+
+@pytest.mark.parametrize(("algo", "field"), [(algo, field) for algo in REFUSED for field in REFUSED[algo]])
+def test_a_setting_that_may_not_be_changed_is_refused_by_name(algo, field):
+    with pytest.raises(ValueError, match=rf"^agent\.{field} must be False in {algo.upper()}, "):
+        build(algo, presets.AGENTS[algo].actions[0], {field: True})
 
 
 # The loop -------------------------------------------------------------------------------------------------------------

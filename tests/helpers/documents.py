@@ -22,7 +22,7 @@ from mbrl_jax.cli import report as report_command
 from mbrl_jax.cli import sweep as sweep_command
 from mbrl_jax.cli import train as train_command
 from mbrl_jax.envs.registry import ENVS
-from mbrl_jax.presets import api, preset, restore, search
+from mbrl_jax.presets import api, preset, restore, search, task
 from mbrl_jax.presets.offline import Data, placeholder
 from mbrl_jax.presets.registry import AGENTS
 from mbrl_jax.train import compilation, devices, run
@@ -201,7 +201,7 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
     monkeypatch.setattr(compilation, "enable_compilation_cache", lambda: None)
     monkeypatch.setattr(devices, "devices_for", lambda asked, seeds: 1)  # this process has one device
     monkeypatch.setattr(
-        api, "given", lambda where, offline, raw, spec, digest="": Data(placeholder(spec), offline, where)
+        task, "given", lambda where, offline, raw, spec, digest="": Data(placeholder(spec), offline, where)
     )
     monkeypatch.setattr(restore, "load_run", reached)
     monkeypatch.setattr(plot, "_imagine", reached)

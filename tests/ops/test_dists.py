@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,3 +107,16 @@ def test_a_vector_of_independent_choices():
     np.add.at(joint, (drawn[:, 0], drawn[:, 1]), 1 / 4000)
     np.testing.assert_allclose(joint, np.outer(chances[0], chances[1]), atol=0.03)
     assert float(log_probs[5]) == pytest.approx(float(dist.log_prob(drawn[5])), rel=1e-6)
+
+
+def test_the_first_distribution_of_a_process_may_be_made_in_a_trace():
+    """The library behind it is imported then, and its constants must be numbers, not part of the trace."""
+    code = (
+        "import sys, jax, jax.numpy as jnp\nfrom mbrl_jax.ops import dists\nassert 'distrax' not in sys.modules\n"
+        "def value(x): return dists.tanh_normal(x, x).log_prob(jnp.tanh(x)) + dists.categorical(x).entropy()\n"
+        "x = jnp.array([0.1, -0.2])\nwith jax.checking_leaks(): traced = jax.jit(jax.grad(value))(x)\n"
+        "assert 'distrax' in sys.modules\n"
+        "assert jnp.allclose(traced, jax.grad(value)(x), atol=1e-6)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -224,6 +224,17 @@ def test_a_nan_of_the_warm_up_is_named_with_its_step(at, what):
     driver.close()
 
 
+def test_environments_that_look_for_nan_themselves_are_not_looked_at_again():
+    spoiled = Spoiled(host_of(walk()))
+    spoiled.fail_at = 5
+    env = spoiled.made()
+    trusted = env._replace(make=lambda *args: env.make(*args)._replace(checked=True))
+    driver = HostDriver(make_host_loop(adder(), trusted, uniform(120), CFG), keys(2))
+    reward = driver.start(None).work.state.buffer.rows.reward  # the warm-up, in which the NaN comes
+    driver.close()
+    assert np.isnan(np.asarray(reward)).sum() == 1
+
+
 @pytest.mark.parametrize("overlap", [0, 2])
 def test_a_failure_leaves_what_was_learned_and_it_goes_on(overlap):
     cfg = replace(CFG, {"overlap": overlap, "eval_episodes": 0})

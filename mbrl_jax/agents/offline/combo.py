@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.agents import sac
 from mbrl_jax.agents.imagined_replay import is_real
+from mbrl_jax.agents.learned_model import gaussian_member
 from mbrl_jax.agents.offline import model_based
 from mbrl_jax.agents.offline.model_based import ImaginedConfig, Learner, learned_model
 from mbrl_jax.core.config import check, config, setting
@@ -135,7 +136,7 @@ def make(
       ValueError: a setting out of range or at odds with another, or an environment that needs a wrapper first.
     """
     check(cfg)
-    member = model_based.member_for(cfg, spec, member, reward, termination)
+    member = gaussian_member(cfg, spec, member, reward, termination)
     real, action = is_real(cfg.policy.batch, cfg.imagined.real_ratio), cast("Box | Discrete", spec.action)
     nets = sac.networks(cfg.policy, spec)
 

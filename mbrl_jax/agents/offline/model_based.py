@@ -18,14 +18,12 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.agents import imagined_replay, sac
-from mbrl_jax.agents.learned_model import LearnedModel, ensemble_model
+from mbrl_jax.agents.learned_model import LearnedModel, ensemble_model, gaussian_member
 from mbrl_jax.buffers.uniform import Ring
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import config, setting
 from mbrl_jax.core.types import Action, Agent, Array, Key, Metrics, Model, Obs, Replay, Spec, StepOut, Tree, WorldModel
 from mbrl_jax.models.dynamics.fit import FitState, Trainer, trainer
-from mbrl_jax.models.dynamics.gaussian import gaussian
-from mbrl_jax.models.dynamics.known import RewardFn, TerminationFn, member_of
 
 Revise: TypeAlias = Callable[[Obs, Action, StepOut], StepOut]
 """(observation, action, the model's step) -> the step that is believed."""
@@ -206,24 +204,6 @@ def refresh(
     return learner, {f"model/{name}": value for name, value in metrics.items()}
 
 
-def member_for(
-    cfg: Any,
-    spec: Spec,
-    member: WorldModel | None = None,
-    reward: RewardFn | None = None,
-    termination: TerminationFn | None = None,
-) -> WorldModel:
-    """The ensemble's member of an agent, with what is known of the environment.
-
-    Args:
-      cfg: of the agent, with `model` and `known`.
-      spec, member, reward, termination: as for `mbpo.make`.
-    Raises:
-      ValueError: as there.
-    """
-    return member_of(cfg.known, lambda: gaussian(cfg.model, spec), spec, member, reward, termination)
-
-
 def make(
     cfg: Any,
     spec: Spec,
@@ -282,4 +262,4 @@ def learned_model(cfg: Any, spec: Spec, learner: Learner) -> LearnedModel:
       spec: of the environment.
       learner: what was learned.
     """
-    return ensemble_model(member_for(cfg, spec), learner.model, cfg.fit.members)
+    return ensemble_model(gaussian_member(cfg, spec), learner.model, cfg.fit.members)

@@ -18,6 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from mbrl_jax.agents import sac
+from mbrl_jax.agents.learned_model import gaussian_member
 from mbrl_jax.agents.offline import model_based
 from mbrl_jax.agents.offline.model_based import ImaginedConfig, Learner, Revise, learned_model
 from mbrl_jax.core.config import check, config, setting
@@ -74,7 +75,7 @@ def make(
         needs a wrapper first.
     """
     check(cfg)
-    member = model_based.member_for(cfg, spec, member, reward, termination)
+    member = gaussian_member(cfg, spec, member, reward, termination)
 
     def revise(fitted: FitState, facts: Any) -> Revise:
         del facts

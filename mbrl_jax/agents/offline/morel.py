@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from mbrl_jax.agents import sac
+from mbrl_jax.agents.learned_model import gaussian_member
 from mbrl_jax.agents.offline import model_based
 from mbrl_jax.agents.offline.model_based import ImaginedConfig, Learner, Revise, learned_model
 from mbrl_jax.core.config import check, config, setting
@@ -119,7 +120,7 @@ def make(
     check(cfg)
     if isinstance(cfg.policy.gamma, int | float) and cfg.policy.gamma >= 1:
         raise ValueError(f"policy.gamma must be below 1, as HALT has no other value, got {cfg.policy.gamma}")
-    member = model_based.member_for(cfg, spec, member, reward, termination)
+    member = gaussian_member(cfg, spec, member, reward, termination)
 
     def revise(fitted: FitState, facts: Facts) -> Revise:
         moments = model_based.elite_moments(member, fitted)

@@ -17,13 +17,14 @@ the policy is not pretrained by cloning; the rest as in MOPO here.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from mbrl_jax.agents import sac
+from mbrl_jax.agents.learned_model import gaussian_member
 from mbrl_jax.agents.offline import model_based
 from mbrl_jax.agents.offline.model_based import ImaginedConfig, Learner, learned_model
 from mbrl_jax.buffers.uniform import sample as sample_ring
@@ -38,7 +39,8 @@ from mbrl_jax.models.dynamics.known import KnownConfig, RewardFn, TerminationFn
 from mbrl_jax.ops.optim import descend
 
 __all__ = [
-    "Learner", "RAMBOConfig", "Steps", "advantages", "adversarial_loss", "learned_model", "log_density", "make",
+    "Learner", "RAMBOConfig", "Steps", "advantages", "adversarial_loss", "adversarial_step", "learned_model",
+    "log_density", "make",
 ]  # fmt: skip
 
 
@@ -140,6 +142,54 @@ def adversarial_loss(elites: Params, steps: Steps, *, member: WorldModel) -> tup
     return loss, {"adversarial_loss": loss, "log_density": jnp.mean(density)}
 
 
+def adversarial_step(
+    key: Key,
+    fitted: FitState,
+    opt: optax.OptState,
+    learner: Learner,
+    replay: Replay,
+    *,
+    cfg: RAMBOConfig,
+    nets: sac.Networks,
+    member: WorldModel,
+    whole: WorldModel,
+    optimizer: optax.GradientTransformation,
+) -> tuple[tuple[FitState, optax.OptState], Metrics]:
+    """A gradient step of the ensemble on λ times the adversarial loss plus the fit's loss on rows of the data.
+
+    Args:
+      key: used once.
+      fitted: the ensemble.
+      opt: the optimizer's state.
+      learner: whose policy, critics and imagined rows are used.
+      replay: the data.
+      cfg: settings.
+      nets: of SAC.
+      member: the ensemble's member, with `moments`.
+      whole: the ensemble of it.
+      optimizer: of these steps.
+    Returns:
+      the ensemble and the optimizer's state; the metrics of `adversarial_loss`.
+    """
+    key_states, key_steps, key_rows, key_loss = jax.random.split(key, 4)
+    sized = cfg.fit.batch
+    chosen = lambda params: tree.take(params, fitted.elites)  # noqa: E731
+    states = sample_ring(key_states, learner.imagined, sized).obs
+    steps = advantages(
+        chosen(fitted.params), key_steps, states, member=member, nets=nets, policy=learner.policy.policy,
+        critic=learner.policy.critic, gamma=cfg.policy.gamma,
+    )  # fmt: skip
+    rows = [replay.sample(each, sized) for each in jax.random.split(key_rows, cfg.fit.members)]
+
+    def loss(params: Params) -> tuple[Array, Metrics]:
+        against, metrics = adversarial_loss(chosen(params), steps, member=member)
+        return cfg.adversary * against + whole.loss(params, key_loss, tree.stack(rows))[0], metrics
+
+    grads, metrics = jax.grad(loss, has_aux=True)(fitted.params)
+    params, opt = descend(optimizer, grads, opt, fitted.params)
+    return (fitted._replace(params=params), opt), metrics
+
+
 def make(
     cfg: RAMBOConfig,
     spec: Spec,
@@ -163,33 +213,15 @@ def make(
     for name in ("normalize_obs", "scale_rewards"):
         if getattr(cfg.policy, name):
             raise ValueError(f"policy.{name} must be False in RAMBO, whose model learns from the policy's values")
-    member = model_based.member_for(cfg, spec, member, reward, termination)
+    member = gaussian_member(cfg, spec, member, reward, termination)
     model_based.moments_of(member)  # before anything is trained
     nets, whole, adam = sac.networks(cfg.policy, spec), ensemble(member, cfg.fit.members), optax.adam(cfg.adversary_lr)
 
-    def step(key: Key, fitted: FitState, opt: Tree, learner: Learner, replay: Replay) -> tuple[Any, Tree, Metrics]:
-        key_states, key_steps, key_rows, key_loss = jax.random.split(key, 4)
-        sized = cfg.fit.batch
-        chosen = lambda params: tree.take(params, fitted.elites)  # noqa: E731
-        states = sample_ring(key_states, learner.imagined, sized).obs
-        steps = advantages(
-            chosen(fitted.params), key_steps, states, member=member, nets=nets, policy=learner.policy.policy,
-            critic=learner.policy.critic, gamma=cfg.policy.gamma,
-        )  # fmt: skip
-        rows = [replay.sample(each, sized) for each in jax.random.split(key_rows, cfg.fit.members)]
-
-        def loss(params: Params) -> tuple[Array, Metrics]:
-            against, metrics = adversarial_loss(chosen(params), steps, member=member)
-            return cfg.adversary * against + whole.loss(params, key_loss, tree.stack(rows))[0], metrics
-
-        grads, metrics = jax.grad(loss, has_aux=True)(fitted.params)
-        params, opt = descend(adam, grads, opt, fitted.params)
-        return fitted._replace(params=params), opt, metrics
-
     def after(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics]:
         def one(at: tuple[FitState, Tree], key: Key) -> tuple[tuple[FitState, Tree], Metrics]:
-            *new, metrics = step(key, *at, learner, replay)
-            return (new[0], new[1]), metrics
+            return adversarial_step(
+                key, *at, learner, replay, cfg=cfg, nets=nets, member=member, whole=whole, optimizer=adam
+            )
 
         start = (learner.model, learner.own)
         (fitted, opt), metrics = jax.lax.scan(one, start, jax.random.split(key, cfg.adversary_steps))

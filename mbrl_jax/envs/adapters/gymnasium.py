@@ -424,7 +424,7 @@ def _vector(env: Any, spec: Spec, count: int) -> HostEnvs:
         steps += 1
         return turned(actions)
 
-    return HostEnvs(reset, step, env.close, None)
+    return HostEnvs(reset, step, env.close, None, checked=True)
 
 
 def _checked(obs: Any, form: Any, name: str, count: int, steps: int) -> Any:

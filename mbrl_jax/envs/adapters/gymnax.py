@@ -60,7 +60,7 @@ def make(name: str, **params: Any) -> Env:
       ValueError: no environment of this name, no setting of that name, or a time limit below 1.
     """
     # gymnax mixes default and fixed dtypes, in constants of its modules too
-    with jax.enable_x64(False), _imported_on_use("seaborn", "matplotlib.pyplot"):
+    with jax.enable_x64(False), _imported_on_use("seaborn", "matplotlib", "matplotlib.colors", "matplotlib.pyplot"):
         import gymnax  # slow to import
 
     known = list(gymnax.registered_envs)
@@ -86,9 +86,14 @@ class _OnUse(ModuleType):
 def _imported_on_use(*names: str) -> Iterator[None]:
     """A context in which imports of these modules wait for their first use: gymnax's pictures need them, nothing else.
 
-    They take longer to import than gymnax, and afterwards all is as if nobody had asked for them.
+    They take longer to import than gymnax, and afterwards all is as if nobody had asked for them. A package comes
+    before its modules.
     """
     absent = {name: _OnUse(name) for name in names if name not in sys.modules}
+    for name, stand_in in absent.items():
+        package, _, module = name.rpartition(".")
+        if package in absent:
+            setattr(absent[package], module, stand_in)
     sys.modules.update(absent)
     try:
         yield

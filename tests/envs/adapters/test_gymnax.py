@@ -179,9 +179,11 @@ def test_wrong_names():
 def test_what_draws_pictures_is_imported_when_it_draws():
     code = (
         "import sys\nfrom mbrl_jax.envs.adapters import gymnax as adapter\nadapter.make('Pendulum-v1')\n"
-        "assert not {'seaborn', 'pandas', 'matplotlib.pyplot'} & set(sys.modules)\n"
+        "assert not {'seaborn', 'pandas', 'matplotlib', 'matplotlib.pyplot'} & set(sys.modules)\n"
         "from gymnax.environments.misc import pong\nassert callable(pong.sns.color_palette)\n"
-        "import seaborn, matplotlib.pyplot\n"
+        "from gymnax.environments.bsuite import catch\nassert catch.plt.__name__ == 'matplotlib.pyplot'\n"
+        "import seaborn, matplotlib.colors, matplotlib.pyplot\n"
+        "assert pong.colors.ListedColormap is matplotlib.colors.ListedColormap\n"
         "assert pong.sns.color_palette is seaborn.color_palette and pong.plt.figure is matplotlib.pyplot.figure\n"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
