@@ -604,7 +604,7 @@ def _print_summary(job: Job, out: Path, summary: dict[str, Any], finished: bool,
     sys.stdout.flush()
 
 
-NOT_SAVED = {"--env-workers": 1, "--distributed": 1, "--checkpoint-seconds": 1, "--devices": 1, "--quiet": 0}
+NOT_SAVED = {"--env-workers": 1, "--checkpoint-seconds": 1, "--devices": 1, "--quiet": 0}
 """Flags that are no settings of a run, with the number of their values: a resumed one takes them from its command."""
 
 
@@ -629,13 +629,15 @@ def leave(job: Job, record: Record, done: int, state: Tree, compile_seconds: flo
 
 
 def resume_command(command: str, out: Path | str) -> str:
-    """The command line that resumes a run.
+    """The command line that resumes a run; of several processes that share one, each has its own.
 
     Args:
       command: the one that started it; "" for a run that was started from Python.
       out: the run's folder.
     """
     words = shlex.split(command) or ["mbrl-jax", "train"]
+    if any(word.partition("=")[0] == "--distributed" for word in words):  # whose settings do not come from the folder
+        return shlex.join([*words, "--resume"])
     kept: list[str] = []
     for i, word in enumerate(words):
         flag, equals, _ = word.partition("=")

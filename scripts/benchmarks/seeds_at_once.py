@@ -28,7 +28,7 @@ CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Any], dict[str, int]]] = 
         (1, 4, 16, 32),
         {
             "policy.hidden": (32, 32), "policy.batch": 32, "model.hidden": (32, 32), "fit.members": 3, "fit.elites": 2,
-            "fit.max_epochs": 5, "rollouts": 50, "last_horizon": 1,
+            "fit.max_epochs": 5, "rollouts": 50, "first_horizon": 1, "last_horizon": 1,
         },
         {"inner": 10, "updates": 5},
     ),

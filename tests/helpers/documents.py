@@ -180,6 +180,10 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
     for file in re.findall(r"--agent-module[ =](\w+\.py)", line):
         Path(file).write_text(agent_file(file))
         monkeypatch.delitem(sys.modules, Path(file).stem, raising=False)
+    for file in re.findall(r"--agent-module[ =](scripts/\w+\.py)", line):  # commands run in the repository
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text((ROOT / file).read_text())
+        monkeypatch.delitem(sys.modules, Path(file).stem, raising=False)
 
     def reached(*args: object, **rest: object) -> None:
         raise Reached

@@ -15,6 +15,7 @@ from mbrl_jax.presets.registry import AGENTS
 
 @pytest.fixture
 def task():
+    sys.modules.pop("higher_or_lower", None)  # left by a command that named it
     yield importlib.import_module("higher_or_lower")
     AGENTS.pop("climber")
     sys.modules.pop("higher_or_lower")

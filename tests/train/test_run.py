@@ -249,6 +249,10 @@ def test_settings_are_what_json_reads_back():
             "mbrl-jax train sac --quiet --env-workers 3 --devices=2 --checkpoint-seconds 0",
             "mbrl-jax train --resume b --quiet --env-workers 3 --devices=2 --checkpoint-seconds 0",
         ),
+        (
+            "mbrl-jax train sac --seeds 8 --out b --distributed 10.0.0.1:1234,2,0",
+            "mbrl-jax train sac --seeds 8 --out b --distributed 10.0.0.1:1234,2,0 --resume",
+        ),
         ("", "mbrl-jax train --resume b"),
     ],
 )
