@@ -24,7 +24,8 @@ start, and replaced by fresher ones after every update.
 Differs from the paper in: evaluation takes the latents' probabilities and the most likely action where the code samples
 both; actions beyond [-1, 1] are clipped where they are taken, as the model sees them; the policy's uniform share is the
 paper's, which the newest code leaves out; planes of zeros and ones have a Bernoulli decoder; with `calibrated` the
-reconstruction's weight follows its error (`ops.model_losses.likelihood_weight`); convolutions over images have a stride, as in the paper's first version, where the newest code pools (`net.images`).
+reconstruction's weight follows its error (`ops.model_losses.likelihood_weight`); convolutions over images have a
+stride, as in the paper's first version, where the newest code pools (`net.images`).
 """
 
 from __future__ import annotations
