@@ -117,13 +117,7 @@ def _of_dreamer(run: Run, found: Any) -> Probe:
         seen = builder.algorithm(run.algo).open_loop_model
         assert seen is not None
         outputs["observation"] = _observation(run, seen(run.config, run.env.spec, run.learner).decode)
-    scale = float(getattr(run.config, "reward_scale", 1.0))  # of the rewards that it learns
-
-    def step(i: Array, key: Key, state: State, action: Action) -> StepOut:
-        out = found.model.step(key, state, action)
-        return out._replace(reward=out.reward / scale)
-
-    return Probe(track, step, 1, True, outputs, None, 5)
+    return Probe(track, _alone(found), 1, True, outputs, None, 5)
 
 
 def _of_latents(run: Run, found: Any) -> Probe:
