@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Makes a table of results anew: scripts/reproduce.sh [learning | dm_control | mujoco | pendulum | general | offline]
+# Makes a table of results anew: scripts/reproduce.sh [learning | dm_control | mujoco | pendulum | general | offline | troubles]
 #   learning    every learning run of the library's own tasks, with its pictures (the default); hours on two cores
 #   dm_control  TD-MPC2, DreamerV3 and SAC at 100,000 frames, beside their authors' scores
 #   mujoco      SAC, REDQ and MBPO on Gymnasium's MuJoCo tasks
 #   general     SAC, DQN and PPO with their general settings on tasks without a preset, beside those of before
 #   pendulum    agents on Gymnasium's Pendulum in the host loop, beside gymnax's in the compiled one
+#   troubles    what goes wrong with models: tables and pictures of results/troubles, but for the runs that `cost` reads
 #   offline     data sets of the pendulum, made by SAC, and what the offline agents learn from each
 # A run that is finished is skipped, and one that was interrupted goes on where it stopped.
 set -euo pipefail
@@ -99,10 +100,12 @@ offline() {
   "$python" scripts/figures.py offline --runs "$made"
 }
 
+troubles() { "$python" scripts/figures.py troubles; }
+
 case ${1:-learning} in
   learning) ;;
-  dm_control | mujoco | pendulum | general | offline) "$1"; exit ;;
-  *) echo "TABLE must be learning, dm_control, mujoco, pendulum, general or offline, got $1" >&2; exit 2 ;;
+  dm_control | mujoco | pendulum | general | offline | troubles) "$1"; exit ;;
+  *) echo "TABLE must be learning, dm_control, mujoco, pendulum, general, offline or troubles, got $1" >&2; exit 2 ;;
 esac
 train pendulum-mbpo mbpo --env Pendulum-v1
 train pendulum-sac sac --env Pendulum-v1 --steps 10000

@@ -47,6 +47,11 @@ class Looked(NamedTuple):
     kind: str = "observation"  # what the errors are of
     persistence: Any | None = None  # [H] errors of the prediction that nothing changes
 
+    @property
+    def anything(self) -> bool:
+        """Whether there is something to show."""
+        return bool(self.picture or self.note) or self.errors is not None or self.calibration is not None
+
 
 class Run(NamedTuple):
     """What the files of a run say."""

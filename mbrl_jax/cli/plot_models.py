@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def _compare(args: Any) -> int:
         found[label] = measure.errors(run, jax.random.key(args.key), _plan(args))
         for kind, one in found[label].items():
             cells = (one.rollouts[0], one.rollouts[-1], one.baselines["persistence"][-1])
-            shown.append((label, run.name, kind, *(f"{value:.3g}" for value in cells)))
+            shown.append((label, run.name, kind, *map(_shown, cells)))
     table = [("run", "kind", "steps_ahead", "what", "error")]
     table += [(label, *row) for label, errors in found.items() for row in model_error.rows(errors)]
     print("\n".join(text.aligned(shown)))
@@ -197,9 +198,13 @@ def _error_table(found: Any) -> list[tuple[str, ...]]:
     for kind, one in found.items():
         lines = {"model": one.rollouts, "mean of rollouts": one.mean} | one.baselines
         for name, values in lines.items():
-            cells = [f"{values[h - 1]:.3g}" if values[h - 1] == values[h - 1] else "-" for h in marks]
-            shown.append((kind, name, *cells))
+            shown.append((kind, name, *(_shown(values[h - 1]) for h in marks)))
     return shown
+
+
+def _shown(value: float) -> str:
+    """A number, or a dash where no start lasts so long."""
+    return f"{value:.3g}" if math.isfinite(value) else "-"
 
 
 def _calibration_table(found: Any) -> list[tuple[str, ...]]:

@@ -60,7 +60,7 @@ def _write(args: Any) -> int:
         from mbrl_jax.presets.look import look
 
         looked = [look(run.folder, run.label, key=args.key)._replace(colour=run.colour) for run in runs]
-        looked = [found for found in looked if found.picture or found.note]
+        looked = [found for found in looked if found.anything]
     name = args.title or title([run.curve for run in runs])
     write_atomic(args.out, report.page(runs, looked, args.threshold, name))
     print(f"report in {args.out}")

@@ -11,6 +11,7 @@ simulations     returns by number of simulations, UCT and MuZero
 temperature     returns in the model and in the environment by temperature of the model, World Models
 tasks           returns of one TD-MPC2 network for two tasks, beside one network for each
 offline         scores of the offline agents by data set, from the committed table, or made from the data sets in --runs
+troubles        what goes wrong with models, one after the other: cost, stochastic worlds, exploration
 published       runs on dm_control beside the scores that the agents' authors published, from --runs
 general         agents with their general settings on tasks that none was tuned for, from --runs
 
@@ -38,6 +39,7 @@ FIGURES = {
     "temperature": ("figures.dreams", "temperature_figure", 4),
     "tasks": ("figures.tasks", "tasks_figure", 4),
     "offline": ("figures.offline", "offline_figure", 8),
+    "troubles": ("figures.troubles", "troubles_figure", 8),
     "published": ("figures.published", "published_figure", None),
     "general": ("figures.general", "general_figure", None),
 }
@@ -70,9 +72,9 @@ def main(argv: list[str] | None = None) -> None:
         make = getattr(importlib.import_module(module), function)
         given = {} if options.runs is None else {"runs": options.runs}
         try:
-            out = (
-                Path("results/offline") if name == "offline" and options.out == Path("results/figures") else options.out
-            )
+            out = options.out
+            if name in ("offline", "troubles") and out == Path("results/figures"):
+                out = Path("results") / name
             make(out, **given, **({} if seeds is None else {"seeds": options.seeds or seeds}))
         except ValueError as error:
             parser.error(str(error))

@@ -90,6 +90,13 @@ def looked():
             report.Looked("sac (second)", None, None, None, "its folder has no checkpoint")]  # fmt: skip
 
 
+def test_errors_without_a_picture_are_shown_with_what_they_are_of():
+    value = report.Looked("muzero", None, np.ones(3), None, kind="value", persistence=np.full(3, 2.0))
+    assert value.anything
+    assert not report.Looked("sac", None, None, None).anything
+    assert "muzero, value" in report.error_svg([value], "errors")
+
+
 class Tags(HTMLParser):
     """Identifiers and links within a page, and whether its tags are balanced."""
 

@@ -1,0 +1,49 @@
+"""The troubles of model-based RL, measured: `python scripts/figures.py troubles` makes all tables and pictures."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbrl_jax.analysis.statistics import bootstrap_interval
+
+TROUBLES = {
+    "cost": ("figures.trouble_cost", "cost"),
+    "stochastic": ("figures.trouble_stochastic", "stochastic"),
+    "exploration": ("figures.trouble_exploration", "exploration"),
+}
+"""Module and function of each, the cheapest first."""
+
+
+def troubles_figure(out: Path, seeds: int = 8) -> None:
+    """Makes the table and the picture of each trouble.
+
+    Args:
+      out: folder.
+      seeds: of each setting, at least 2.
+    """
+    for name, (module, function) in TROUBLES.items():
+        start = time.perf_counter()
+        getattr(importlib.import_module(module), function)(out, seeds)
+        print(f"{name} took {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def interval(values: Any) -> str:
+    """The mean over seeds with its 95 % bootstrap interval, as text."""
+    values = np.asarray(values, np.float64)
+    low, high = bootstrap_interval(values, np.mean)
+    return f"{number(values.mean())} [{number(low)}, {number(high)}]"
+
+
+def difference(values: Any, others: Any) -> str:
+    """The mean difference of the same seeds with its 95 % bootstrap interval, as text."""
+    return interval(np.asarray(values, np.float64) - np.asarray(others, np.float64))
+
+
+def number(value: Any) -> str:
+    """Three digits, without an exponent."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.4f}"
