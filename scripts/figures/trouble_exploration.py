@@ -16,7 +16,7 @@ import numpy as np
 
 from figures.common import canvas, compiled, keys, save, share, show, timed, write_csv
 from figures.tabular import lean, tabular_loop, whole
-from figures.troubles import difference
+from figures.troubles import difference, interval
 from mbrl_jax.agents import dyna_q
 from mbrl_jax.agents.dyna_q import DynaQConfig
 from mbrl_jax.agents.q_learning import QLearningConfig
@@ -26,7 +26,7 @@ from mbrl_jax.envs.discrete import deep_sea
 from mbrl_jax.train.loop import LoopState
 from mbrl_jax.train.sweep import over_seeds
 
-SIZES, EPISODES, PLANNING = (5, 8, 10, 15, 20, 30), 1_000, 20
+SIZES, EPISODES, PLANNING = (5, 10, 15, 20, 30), 1_000, 20
 POLICY = QLearningConfig(lr=1.0, gamma=0.99, epsilon=0.1)
 AGENTS: dict[str, DynaQConfig] = {
     "Q-learning": DynaQConfig(policy=POLICY, planning=0, form="last"),
@@ -94,6 +94,16 @@ def report(found: dict[tuple[int, str], np.ndarray], episodes: int) -> None:
         if name != "Dyna-Q+"
     ]
     show("Share of Dyna-Q+ less that of another, 95 % interval", ("agent", *(f"N = {n}" for n in sizes)), rows)
+    always = [name for name in AGENTS if all((found[n, name] > 0).all() for n in sizes)]
+    rows = [(name, *(interval(found[n, name]) for n in sizes)) for name in always]
+    rows += [
+        (f"Dyna-Q+ less {name}", *(difference(found[n, "Dyna-Q+"], found[n, name]) for n in sizes))
+        for name in always
+        if name != "Dyna-Q+" and "Dyna-Q+" in always
+    ]
+    if rows:
+        head = ("agent", *(f"N = {n}" for n in sizes))
+        show("Episode of the first treasure, where all seeds find it: mean over seeds, 95 % interval", head, rows)
 
 
 def draw(path: Path, found: dict[tuple[int, str], np.ndarray], episodes: int) -> None:
@@ -102,7 +112,8 @@ def draw(path: Path, found: dict[tuple[int, str], np.ndarray], episodes: int) ->
     sizes = sorted({size for size, _ in found})
     for i, name in enumerate(AGENTS):
         share_of = [(found[n, name] > 0).mean() for n in sizes]
-        left.plot(sizes, share_of, DASHES[i % 4], color=COLOURS[i], marker="o", markersize=4, label=name)
+        beside = np.array(sizes) + 0.3 * (i - 1.5)  # equal shares lie side by side
+        left.plot(beside, share_of, DASHES[i % 4], color=COLOURS[i], marker="o", markersize=4, label=name)
         when = [np.median(np.where(found[n, name] > 0, found[n, name], np.inf)) for n in sizes]
         right.plot(sizes, when, DASHES[i % 4], color=COLOURS[i], marker="o", markersize=4, label=name)
     right.plot(sizes, [2.0**n for n in sizes], ":", color="grey", label="2^N")
