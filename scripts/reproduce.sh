@@ -3,7 +3,7 @@
 #   learning    every learning run of the library's own tasks, with its pictures (the default); hours on two cores
 #   dm_control  TD-MPC2, DreamerV3 and SAC at 100,000 frames, beside their authors' scores
 #   mujoco      SAC, REDQ and MBPO on Gymnasium's MuJoCo tasks
-#   general     SAC, DQN and PPO with their general settings on tasks without a preset, beside those of before
+#   general     agents with their general settings on tasks without a preset, beside those of before
 #   pendulum    agents on Gymnasium's Pendulum in the host loop, beside gymnax's in the compiled one
 #   troubles    what goes wrong with models: tables and pictures of results/troubles, but for the runs that `cost` reads
 #   offline     data sets of the pendulum, made by SAC, and what the offline agents learn from each
@@ -22,7 +22,8 @@ train() {
 
 # What SAC's and DQN's general settings were when some runs on record were made.
 plain_sac="--agent.no-normalize-obs --agent.no-scale-rewards --agent.alpha 1"
-plain_ppo="--agent.no-normalize-obs --agent.no-scale-rewards"
+plain_units="--agent.no-normalize-obs --agent.no-scale-rewards"
+plain_ppo=$plain_units
 plain_dqn="--agent.no-normalize-obs --agent.no-scale-rewards --agent.lr 1e-3 --agent.tau 5e-3 --agent.batch 64
   --agent.epsilon 0.1 --agent.decay-updates 2000 --agent.huber 1"
 
@@ -33,7 +34,8 @@ dm_control() {
     for task in pendulum-swingup cartpole-swingup reacher-easy walker-walk ball_in_cup-catch finger-spin cheetah-run \
       cartpole-swingup_sparse walker-run hopper-stand acrobot-swingup reacher-hard; do
       name=${task/ball_in_/}
-      train "dm_control/$agent-${name/_/-}" "$agent" --env "dm_control:$task-x2" --steps 50000 --loop.cycles 10
+      train "dm_control/$agent-${name/_/-}" "$agent" --env "dm_control:$task-x2" --steps 50000 --loop.cycles 10 \
+        $([ "$agent" != tdmpc2 ] || echo "$plain_units")
     done
   done
   "$python" scripts/figures.py published
@@ -82,6 +84,14 @@ general() {
   train general/dqn-acrobot-before dqn --env Acrobot-v1 --steps 30000 $plain_dqn
   train general/ppo-acrobot ppo --env Acrobot-v1 --steps 200000
   train general/ppo-acrobot-before ppo --env Acrobot-v1 --steps 200000 $plain_ppo
+  for task in pendulum pendulum_kilo; do
+    train "general/tdmpc2-${task/_/-}" tdmpc2 --env "scripts/general_tasks.py:$task" --steps 3000
+    train "general/tdmpc2-${task/_/-}-before" tdmpc2 --env "scripts/general_tasks.py:$task" --steps 3000 $plain_units
+  done
+  seeds=2
+  train general/dreamer_v3-cartpole dreamer_v3 --env scripts/general_tasks.py:cartpole --steps 7000
+  train general/dreamer_v3-cartpole-before dreamer_v3 --env scripts/general_tasks.py:cartpole --steps 7000 \
+    --agent.no-normalize-obs --agent.no-calibrated --agent.free 1 --loop.updates 1
   "$python" scripts/figures.py general
 }
 
