@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import os
-import shutil
-import tempfile
 from importlib.metadata import version
 
 if version("jaxlib").startswith("0.10."):  # a flag that XLA does not know ends the process
@@ -15,16 +12,6 @@ if version("jaxlib").startswith("0.10."):  # a flag that XLA does not know ends 
 
 # Nor do compiled programs need to know the lines of Python that they come from.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
-
-# What two tests of a worker compile alike, or a test and the programs that it starts, is compiled once.
-if "MBRL_TEST_CACHE" in os.environ or "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    if "MBRL_TEST_CACHE" not in os.environ:  # only the process that starts the workers
-        os.environ["MBRL_TEST_CACHE"] = tempfile.mkdtemp(prefix="mbrl_jax_tests_")
-        atexit.register(shutil.rmtree, os.environ["MBRL_TEST_CACHE"], ignore_errors=True)
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["MBRL_TEST_CACHE"], worker)
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import pytest
