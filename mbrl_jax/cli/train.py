@@ -99,8 +99,10 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     out = named_folder(options.out) if options.out else _newest(base) if options.resume else None
     if options.resume and out is not None:
         check_resumable(out, algo, agent, loop_cfg)
-    if out is not None:
-        (agreed if options.distributed else lambda check: check())(lambda: check_folder(job, out, options.resume))
+    if out is not None and options.distributed:
+        agreed(lambda: check_folder(job, out, options.resume))
+    elif out is not None:
+        check_folder(job, out, options.resume)
     return _run(job, task, out, base, options)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# What makes one setting fit tasks of any units.
-UNITS: dict[str, Any] = {"normalize_obs": True, "scale_rewards": True}
+from mbrl_jax.presets.model_free import UNITS
 
 # The Dreamers --------------------------------------------------------------------------------------------------------
 

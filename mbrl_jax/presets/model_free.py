@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+UNITS: dict[str, Any] = {"normalize_obs": True, "scale_rewards": True}
+"""What makes one setting fit tasks of any units, see `agents.standardized`."""
+
 SAC: dict[str, dict[str, Any]] = {
     "Pendulum-v1": {"hidden": (64, 64), "lr": 1e-3},
     "CartPole-v1": {"hidden": (64, 64), "lr": 1e-3, "target_entropy": 0.2},
@@ -11,7 +14,7 @@ SAC: dict[str, dict[str, Any]] = {
     # Rewards are 0 until the pole is up: near-uniform actions (entropy at most log 2 nats) explore until they find it.
     "CartPoleSwingUp": {"hidden": (64, 64), "lr": 1e-3, "target_entropy": 0.55, "alpha": 0.1},
     # Rewards of 0.01 or of 1,000 teach nothing as they are: the temperature starts out of all proportion to them.
-    "": {"normalize_obs": True, "scale_rewards": True, "alpha": 0.1},
+    "": UNITS | {"alpha": 0.1},
 }
 
 # Small tasks, a few thousand real transitions: small members, more gradient steps per epoch, and rollouts long enough
@@ -47,10 +50,8 @@ DQN: dict[str, dict[str, Any]] = {
         "lr": 5e-4, "tau": 0.02, "batch": 128, "epsilon": 0.05, "decay_updates": 3_000, "huber": 1_000.0,
     },
     "Catch-bsuite": {"lr": 5e-4, "tau": 0.02, "epsilon": 0.05},
-    "": {
-        "lr": 5e-4, "tau": 0.02, "batch": 128, "epsilon": 0.05, "decay_updates": 3_000, "huber": 1_000.0,
-        "normalize_obs": True, "scale_rewards": True,
-    },
+    "": UNITS
+    | {"lr": 5e-4, "tau": 0.02, "batch": 128, "epsilon": 0.05, "decay_updates": 3_000, "huber": 1_000.0},
 }  # fmt: skip
 
 DYNA_DQN: dict[str, dict[str, Any]] = {
@@ -69,7 +70,7 @@ PPO: dict[str, dict[str, Any]] = {
     # The environment is deterministic: with a small learning rate the policy settles in a cycle that catches the ball
     # and hits no new brick.
     "Breakout-MinAtar": {"lr": 5e-3, "minibatches": 8, "channels": 0},
-    "": {"normalize_obs": True, "scale_rewards": True},
+    "": UNITS,
 }
 PPO_CONTINUOUS: dict[str, Any] = {"epochs": 10, "entropy_weight": 0.0}
 """What PPO's general settings add where actions are continuous: the deviation needs no bonus to stay wide."""

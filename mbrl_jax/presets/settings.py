@@ -119,9 +119,9 @@ INHERITED: dict[str, Callable[[str, Spec], Changes]] = {
 
 GENERAL: dict[str, Callable[[Spec], Changes]] = {
     "ppo": lambda spec: PPO_CONTINUOUS if isinstance(spec.action, Box) else {},
-    "dreamer_v1": lambda spec: _calibrated(spec),
+    "dreamer_v1": _calibrated,
     "dreamer_v2": lambda spec: _calibrated(spec) | ({} if isinstance(spec.action, Box) else DISCRETE_V2),
-    "dreamer_v3": lambda spec: _calibrated(spec),
+    "dreamer_v3": _calibrated,
     "world_models": lambda spec: {} if len(spec.obs.shape) == 1 else IMAGE_DREAM,
 }
 """What the general settings of an agent add for an environment without settings of its own."""

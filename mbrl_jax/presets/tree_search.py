@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mbrl_jax.presets.model_free import UNITS
+
 # Small networks, and bootstraps from a slowly moving target network: sixteen simulations are then enough.
 SMALL_MUZERO: dict[str, Any] = {
     "net.latent": 64,
@@ -22,9 +24,7 @@ MUZERO: dict[str, dict[str, Any]] = {
     "Breakout-MinAtar": SMALL_MUZERO
     | {"net.latent": 128, "net.hidden": (128,), "net.support": 6, "net.project": 32, "gamma": 0.98},
     # Transformed returns up to 30 are returns up to 900.
-    "": SMALL_MUZERO
-    | {"net.latent": 128, "net.hidden": (128,), "net.support": 30, "net.project": 32}
-    | {"normalize_obs": True, "scale_rewards": True},
+    "": SMALL_MUZERO | {"net.latent": 128, "net.hidden": (128,), "net.support": 30, "net.project": 32} | UNITS,
 }
 
 # The only reward is the result at the end of a game: returns reach that far, or nearly.
