@@ -18,7 +18,7 @@ BASE: dict[str, Any] = {
     "reuse": False, "schedule": "parallel",
 }  # fmt: skip
 
-# Constants among a small call's arguments: the compiler aborted on the first six.
+# Constants among a small call's arguments: the compiler aborted on these six.
 KNOWN = [
     {},
     {"simulations": 1},
@@ -26,6 +26,8 @@ KNOWN = [
     {"actions": 9, "simulations": 50, "state": "vector"},
     {"actions": 4, "simulations": 8},
     {"actions": 5, "simulations": 8, "roots": 2},
+]
+BESIDE = [
     {"roots": 2},
     {"actions": 4, "simulations": 8, "masked": True},
     {"actions": 4, "simulations": 8, "schedule": "serial"},
@@ -47,9 +49,10 @@ def finished(cases: list[dict[str, Any]]) -> tuple[int, str]:
     return done.stdout.count("done\n"), done.stderr[-500:]
 
 
-def test_searches_that_ended_the_process_once():
-    count, said = finished(KNOWN)
-    assert count == len(KNOWN), (KNOWN[count], said)
+@pytest.mark.parametrize("cases", [KNOWN, pytest.param(BESIDE, marks=pytest.mark.slow)], ids=["known", "beside"])
+def test_searches_that_ended_the_process_once(cases):
+    count, said = finished(cases)
+    assert count == len(cases), (cases[count], said)
 
 
 def drawn(number: int, seed: int) -> list[dict[str, Any]]:

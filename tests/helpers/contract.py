@@ -124,8 +124,9 @@ LARGE = {
 # from the last trajectory and from stored steps, a fit by `refresh`. The programs of the others are compiled once less.
 FOR_THE_LOOP = ("q_learning", "ppo", "sac", "pets")
 
-# Dreamer v1 shares its parts with v2.
-FIRST_CASES = params([first and algo != "dreamer_v1" for first, (algo, _) in zip(FIRST, CASES, strict=True)])
+# Dreamer v1 shares its parts with v2, MOPO and MOReL with COMBO and RAMBO.
+SHARED = ("dreamer_v1", "mopo", "morel")
+FIRST_CASES = params([first and algo not in SHARED for first, (algo, _) in zip(FIRST, CASES, strict=True)])
 LOOP_CASES = params([first and algo in FOR_THE_LOOP for first, (algo, _) in zip(FIRST, CASES, strict=True)])
 
 

@@ -50,7 +50,9 @@ def recompute():
     reference.updated.cache_clear()
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=pytest.mark.slow if i else ()) for i, name in enumerate(FAULTS)]
+)
 def test_a_planted_fault_is_found(fault, monkeypatch, recompute):
     module, name, wrong, check = FAULTS[fault]
     assert getattr(module, name) in (batch_model_inputs, lambda_returns)

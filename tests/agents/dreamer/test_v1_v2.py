@@ -282,7 +282,7 @@ def test_acting_explores_and_carries_the_state():
     np.testing.assert_allclose(memory.action, action)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_rewards_are_scaled_before_all_else(version: int):
     window, key = windows(PUSH), jax.random.key(3)
     module, config = VERSIONS[version]
