@@ -63,7 +63,7 @@ def test_soak(tmp_path, capsys):
     faults = set(range(first, first + count)) - {int(line[0]) for line in outcomes(table)}
     environment = {
         **os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": "",  # programs made with the tests' flags cannot be saved
     }  # fmt: skip
     with capsys.disabled():
         for algo, kind in sorted({agent_of(i) for i in faults}, key=lambda case: (case[0] not in CHEAP, case)):
