@@ -279,6 +279,14 @@ class Process:
 # Faults ---------------------------------------------------------------------------------------------------------------
 
 
+def keeping(folder: Path) -> dict[str, str]:
+    """Settings with which JAX writes what it compiles into a folder: some programs cannot be saved without."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }  # fmt: skip
+
+
 class Soak:
     """Faults to runs of one agent, with its programs, its unbroken run and one stopped within its second chunk."""
 
@@ -288,7 +296,7 @@ class Soak:
         if not self.path.exists():
             made = "Programs" if algo in TRAINED else "Forms"
             code = f"from helpers.soak import *; {made}.save({algo!r}, {kind!r}, Path({str(self.path)!r}))"
-            subprocess.run([sys.executable, "-c", code], check=True)
+            subprocess.run([sys.executable, "-c", code], env={**os.environ, **keeping(folder)}, check=True)
         self.processes: list[Process] = []
         self.delay = 0.05
         for out in (self.whole, self.half):
