@@ -116,7 +116,7 @@ def append(ring: Ring, trajectory: Transition) -> Ring:
 
     def write(old: Array, going: Array, ending: Array) -> Array:
         new = jnp.concatenate([going, ending]).astype(old.dtype)
-        return old.at[at.reshape(-1)].set(new.reshape(-1, *old.shape[1:]), mode="drop")
+        return old.at[at.reshape(-1)].set(new.reshape(at.size, *old.shape[1:]), mode="drop")
 
     stored = jax.tree.map(write, ring.steps, going, ending)
     pending = trajectory.reward[-1].astype(ring.reward.dtype), trajectory.discount[-1].astype(ring.discount.dtype)

@@ -181,9 +181,13 @@ class CompiledDriver:
         each = over_seeds(step, self.wave, self.devices, self.groups, lambda at: jnp.any(at[2]))
         alive = jax.eval_shape(lambda: jnp.asarray(self.alive))
         shapes = placed_shapes((work.state, work.part, alive), self.devices)
-        where: Any = None  # as XLA chooses; on a mesh the next call needs the state where this one takes it from
+        where: Any = (
+            None  # as XLA chooses; on several devices the next call needs the state where this one takes it from
+        )
         if self.loop.place is not None:
             where = (*jax.tree.map(lambda leaf: leaf.sharding, (work.state, work.part)), None, None)
+        elif self.devices > 1:  # XLA would not divide arrays without numbers
+            where = (*jax.tree.map(lambda leaf: leaf.sharding, shapes[:2]), None, None)
         return jax.jit(each, donate_argnums=0, out_shardings=where).lower(shapes, *self.bounds)
 
     def piece(self, work: Work, stop: int | None = None) -> tuple[Work, Report | None]:

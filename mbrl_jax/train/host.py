@@ -430,7 +430,7 @@ class HostDriver:
 
     def _shaped(self, leaves: Any) -> Any:
         """[S N, ...] as [S, N, ...]."""
-        return jax.tree.map(lambda leaf: leaf.reshape(self.seeds, -1, *leaf.shape[1:]), leaves)
+        return jax.tree.map(lambda leaf: leaf.reshape(self.seeds, leaf.shape[0] // self.seeds, *leaf.shape[1:]), leaves)
 
     def _begin(self) -> Work:
         """The state after the warm-up."""

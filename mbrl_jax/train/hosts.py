@@ -321,7 +321,7 @@ def _rows(array: Any) -> Any:
     from jax.experimental.multihost_utils import process_allgather
 
     found = _exchanged(array, lambda some: np.asarray(process_allgather(some)))
-    return found.reshape(-1, *array.shape[1:])
+    return found.reshape(found.shape[0] * array.shape[0], *array.shape[1:])
 
 
 def _exchanged(array: Any, exchange: Callable[[Any], Any]) -> Any:

@@ -79,7 +79,7 @@ def over_seeds(
         each = groups // devices
         if each == 1 or wave == 1:
             return waves(seeds, *same)
-        split = jax.tree.map(lambda leaf: leaf.reshape(each, -1, *leaf.shape[1:]), seeds)
+        split = jax.tree.map(lambda leaf: leaf.reshape(each, leaf.shape[0] // each, *leaf.shape[1:]), seeds)
         return tree.flatten_dims(jax.lax.map(lambda group: waves(group, *same), split), 2)
 
     return _shared(grouped, devices)

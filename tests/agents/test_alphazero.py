@@ -40,6 +40,7 @@ def any_probe(which: jax.Array) -> Env:
 
 
 @pytest.mark.optimized
+@pytest.mark.slow
 def test_alphazero_learns_the_probes():
     cfg = replace(alphazero.AlphaZeroConfig(), SMALL | {"batch": 32, "lr": 1e-2})
     loop_cfg = LoopConfig(num_envs=4, inner=250, cycles=1, warmup=20, capacity=1000, eval_episodes=0)

@@ -42,7 +42,7 @@ def replay(rows: Transition) -> Replay:
     return Replay(lambda key, n: rows, lambda index: rows, jnp.int32(8), 8)
 
 
-@pytest.mark.parametrize("module", [sac, dqn])
+@pytest.mark.parametrize("module", [pytest.param(sac, marks=pytest.mark.slow), dqn])
 def test_updates_are_those_on_rows_scaled_by_hand(module: Any) -> None:
     config = {sac: sac.SACConfig, dqn: dqn.DQNConfig}[module]
     sizes = {"hidden": (8,), "batch": 16} | ({"target_entropy": 0.5} if module is sac else {})

@@ -18,6 +18,7 @@ from mbrl_jax.train.evaluate import evaluate
 
 
 @pytest.mark.optimized
+@pytest.mark.slow
 def test_uct_finds_the_way_over_the_frozen_lake():
     env = frozen_lake(slippery=False)
     agent = uct_agent.make(

@@ -24,7 +24,7 @@ def test_planes_lie_on_white_and_bytes_are_colours():
     np.testing.assert_allclose(rgb(np.full((1, 1, 1), 51), image=True), 0.2 * np.ones((1, 1, 3)))
 
 
-@pytest.mark.parametrize("shape", [(3,), (4, 4, 2)])
+@pytest.mark.parametrize("shape", [pytest.param((3,), marks=pytest.mark.slow), (4, 4, 2)])
 def test_a_picture_is_a_png_and_an_animation_has_a_frame_per_step(shape, tmp_path):
     rng = np.random.default_rng(0)
     real, rebuilt, imagined = (rng.uniform(size=(*n, *shape)) for n in ((6,), (6,), (2, 4)))

@@ -124,6 +124,7 @@ def test_a_thousand_environments_are_those_of_one_program_where_devices_share_th
     tried(CODE.format(tests=TESTS, algo=algo, mesh="data=8", devices=8, envs=1024, tipped=tipped))
 
 
+@pytest.mark.slow
 def test_a_run_on_a_mesh_goes_on_where_it_stopped(tmp_path):
     tried(RUN.format(tests=TESTS, out=str(tmp_path)))
 

@@ -99,7 +99,7 @@ SEARCHES = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param("uct", marks=pytest.mark.slow), "puct", "gumbel"])
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("uct", "puct")), "gumbel"])
 def test_one_search_finds_the_best_actions_in_every_model(name):
     """From the start and from two steps on; the best actions are those of value iteration."""
     counted()  # made outside of a trace

@@ -289,9 +289,9 @@ def spoiled(what: str, at: int = 4):
     def step(key, state, action):
         state, obs, reward, discount, last = env.step(key, state, action)
         if what == "reward":
-            reward = jnp.where(state[0] == at, jnp.nan, reward)
+            reward = jnp.where(state["count"][0] == at, jnp.nan, reward)
         if what == "observation":
-            obs = jnp.where(state == at, jnp.nan, obs)
+            obs = jnp.where(state["count"] == at, jnp.nan, obs)
         return state, obs, reward, discount, last
 
     def reset(key):

@@ -59,6 +59,7 @@ def commands() -> Iterator[Any]:
             del sizes["--loop.capacity"]
         for slow in (False, True):
             late = {*TRACED, PLAYED} if algo in contract.LARGE else {PLAYED} if algo != "q_learning" else set()
+            late = {*sizes} if algo in ("morel", "combo", "rambo") else late  # the settings are those of mopo
             some = {flag: value for flag, value in sizes.items() if slow == (flag in late)}
             if some:
                 yield pytest.param(algo, some, id=f"{algo}{'-state' * slow}", marks=[pytest.mark.slow] * slow)

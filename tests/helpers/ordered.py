@@ -43,10 +43,12 @@ def agent_and_env() -> tuple[Agent, Env]:
         return new, {"fit": new[1]}
 
     def step(key, state, action):
-        new = state + 1
-        return new, new, jnp.float32(action) + jax.random.uniform(key), jnp.float32(1), new[0] >= 5
+        new = state["count"] + 1
+        return state | {"count": new}, new, jnp.float32(action) + jax.random.uniform(key), jnp.float32(1), new[0] >= 5
 
-    env = Env(Spec(Box((1,)), Discrete(2), 5, False, "count"), lambda key: (jnp.zeros(1), jnp.zeros(1)), step)
+    # Arrays without numbers are parts of some states: they must pass through devices and checkpoints too.
+    reset = lambda key: ({"count": jnp.zeros(1), "nothing": jnp.zeros(0)}, jnp.zeros(1))  # noqa: E731
+    env = Env(Spec(Box((1,)), Discrete(2), 5, False, "count"), reset, step)
     return Agent(lambda key: jax.random.normal(key, (3,)), lambda: (), act, update, refresh), env
 
 

@@ -203,6 +203,8 @@ class Trainer(NamedTuple):
     """Runs of one agent, one after the other."""
 
     programs: Programs | Forms
+    spans: list[tuple[float, float]]
+    """When its runs began and ended, on a clock that all processes share."""
 
     def driver(self, job: Job) -> Driver | Moved:
         if isinstance(self.programs, Forms):
@@ -217,14 +219,19 @@ class Trainer(NamedTuple):
             return min(pace.units, start + 4)
 
         Pace.stop = short
-        resume = (out / "config.json").exists()
+        resume, began = (out / "config.json").exists(), time.monotonic()
         try:
             result = run(self, job, out, resume=resume, quiet=True, checkpoint_seconds=1e-9)
         except (ValueError, DiskError) as error:
             return REFUSED + str(error)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
+        finally:
+            self.spans.append((began, time.monotonic()))
         return DONE if result.finished else STOPPED
+
+    def span(self) -> tuple[float, float]:
+        return self.spans[-1]
 
     def same(self, out: Path, whole: Path) -> bool:
         """Whether a run has ended as another one."""
@@ -236,7 +243,7 @@ class Trainer(NamedTuple):
 
 def serve(path: Path, calls: Any) -> None:
     """What such a process does: it calls methods of its trainer by name."""
-    trainer = Trainer(Programs.load(path))
+    trainer = Trainer(Programs.load(path), [])
     calls.send("ready")
     while True:
         name, arguments = calls.recv()
@@ -409,6 +416,11 @@ class Soak:
             process.begin("train", self.job, out, 0.01)
             time.sleep(float(rng.choice([0, 0.002, 0.02, 0.2])))
         said = sorted(str(process.wait(LONG)) for process in processes)
+        if said == [DONE, DONE]:  # right where the second began after the first had ended, on a busy machine
+            for process in processes:
+                process.begin("span")
+            first, second = sorted(process.wait(LONG) for process in processes)
+            return DONE if first[1] <= second[0] else f"two runs at once: {said}"
         return DONE if said[0] == DONE and said[1].startswith(REFUSED) else f"two runs: {said}"
 
     def fault(self, number: int, kind: str, folder: Path) -> tuple[str, str] | None:

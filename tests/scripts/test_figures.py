@@ -147,6 +147,7 @@ def test_a_run_that_fails_counts_as_longer_than_all_others(tmp_path):
         assert is_picture(path)
 
 
+@pytest.mark.slow
 def test_counts_beat_the_last_outcome_on_frozen_lake(tmp_path, capsys):
     means = frozen_lake_figure(
         tmp_path, seeds=8, chunks=4, steps=2_000, names=("Dyna-Q, expected", "Dyna-Q, last outcome", "Q-learning")

@@ -155,7 +155,7 @@ class Recording:
         return self.env._replace(make=make)
 
 
-@pytest.mark.parametrize("overlap", [1, 4])
+@pytest.mark.parametrize("overlap", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_overlap_collects_with_the_parameters_before_the_last_block(overlap):
     """Against the compiled parts in a loop written out here."""
     cfg = replace(CFG, {"overlap": overlap, "cycles": 1, "inner": 9, "eval_episodes": 0})
@@ -182,7 +182,7 @@ def test_overlap_collects_with_the_parameters_before_the_last_block(overlap):
     same(state.buffer, jax.tree.map(lambda leaf: leaf[0], hosted.buffer))
 
 
-@pytest.mark.parametrize("overlap", [0, 2])
+@pytest.mark.parametrize("overlap", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_pieces_of_any_length_give_the_same_numbers(overlap, monkeypatch):
     cfg = replace(CFG, {"overlap": overlap})
     whole = run_host(host_of(walk()), uniform(120), cfg)
@@ -235,7 +235,7 @@ def test_environments_that_look_for_nan_themselves_are_not_looked_at_again():
     assert np.isnan(np.asarray(reward)).sum() == 1
 
 
-@pytest.mark.parametrize("overlap", [0, 2])
+@pytest.mark.parametrize("overlap", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_failure_leaves_what_was_learned_and_it_goes_on(overlap):
     cfg = replace(CFG, {"overlap": overlap, "eval_episodes": 0})
     recording = Recording(host_of(walk()))

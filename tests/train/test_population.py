@@ -85,7 +85,7 @@ def by_hand(members: int, seed: int, column: int, seeds: int, chunks: int, every
     return history
 
 
-@pytest.mark.parametrize(("members", "seeds", "every"), [(7, 2, 2), (4, 1, 1)])
+@pytest.mark.parametrize(("members", "seeds", "every"), [(7, 2, 2), pytest.param(4, 1, 1, marks=pytest.mark.slow)])
 def test_a_population_equals_a_loop_over_its_members(members, seeds, every):
     driver = population(members, seeds, every)
     work = driver.start(None).work

@@ -79,6 +79,7 @@ def updates():
     return start, with_, explored, again, jax.jit(lambda key: without.update(key, bare, always(window)))(key_left)
 
 
+@pytest.mark.slow
 def test_the_task_learns_what_it_would_without():
     _, _, (curious, metrics, _), _, (plain, plain_metrics, _) = updates()
     for a, b in zip(*map(jax.tree.leaves, (curious._replace(explorer=()), plain)), strict=True):

@@ -114,7 +114,7 @@ def state_features(states) -> np.ndarray:
     return np.concatenate([np.asarray(states.deter, np.float64), flat], -1)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_models_loss_is_that_of_numpy(version):
     up = updated(version)
     params, steps = up.before.model, up.window.steps
