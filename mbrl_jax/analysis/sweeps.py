@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST = 25
 """Trials in the text table; the CSV has all."""
 
-COLOUR, BEST, LOST = "#0072B2", "#D55E00", "#555555"
+COLOUR, BEST, LOST, PRUNED = "#0072B2", "#D55E00", "#555555", "#999999"
 
 
 class Trial(NamedTuple):
@@ -32,6 +32,7 @@ class Trial(NamedTuple):
     values: dict[str, Any]  # of the settings that the sweep varies
     scores: np.ndarray  # [S'] of the seeds that did not diverge: mean return of the last `RECENT` evaluations
     seeds: int  # those that diverged included
+    pruned: int | None = None  # environment steps after which it was ended, before its end
 
     @property
     def middle(self) -> float:
@@ -45,7 +46,7 @@ class Trial(NamedTuple):
 
 
 def read(folder: Path | str) -> list[Trial]:
-    """The trials of a sweep that have come to their end, in the order of their names.
+    """The trials of a sweep that have come to their end or were pruned, in the order of their names.
 
     In a run without evaluation the score is the mean training return of the last chunks.
 
@@ -61,24 +62,29 @@ def read(folder: Path | str) -> list[Trial]:
         if not path.exists():
             continue
         told = read_json(path)
-        if told["env_steps"] < sweep["asked"]["steps"]:  # stopped before its end
+        short, ended = told["env_steps"] < sweep["asked"]["steps"], "ended" in told
+        if short and not ended:  # stopped before its end
             continue
         evaluated = any(score is not None for score in told["recent_eval_return"])
         scores = told["recent_eval_return" if evaluated else "training_return"]
         kept = [x for x, fate in zip(scores, told["diverged"], strict=True) if fate is None and x is not None]
-        found.append(Trial(name, values, np.asarray(kept, np.float64), told["seeds"]))
+        pruned = told["env_steps"] if short else None
+        found.append(Trial(name, values, np.asarray(kept, np.float64), told["seeds"], pruned))
     return found
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
     """The trials from the best to the worst by their interquartile mean; those with diverged seeds come last.
 
+    Pruned trials come after those that came to their end, the longest first.
+
     Args:
       trials: in any order.
     """
 
-    def key(trial: Trial) -> tuple[int, float]:
-        return trial.seeds - len(trial.scores), -trial.middle if len(trial.scores) else np.inf
+    def key(trial: Trial) -> tuple[int, bool, int, float]:
+        middle = -trial.middle if len(trial.scores) else np.inf
+        return trial.seeds - len(trial.scores), trial.pruned is not None, -(trial.pruned or 0), middle
 
     return sorted(trials, key=key)
 
@@ -99,17 +105,23 @@ def _rows(order: Sequence[Trial]) -> tuple[list[str], list[list[Any]]]:
     """The table's head, and its rows as numbers and text."""
     names = list(order[0].values) if order else []
     head = ["rank", "trial", *names, "seeds", "diverged", "iqm", "low", "high", "better_than_next"]
+    some = any(trial.pruned is not None for trial in order)
+    head += ["pruned_at"] if some else []
     rows = []
     for i, trial in enumerate(order):
-        chance = improvement(trial.scores, order[i + 1].scores) if i + 1 < len(order) else np.nan
+        after = order[i + 1] if i + 1 < len(order) and trial.pruned == order[i + 1].pruned else None  # of equal steps
+        chance = np.nan if after is None else improvement(trial.scores, after.scores)
         values = [trial.values[name] for name in names]
         lost = trial.seeds - len(trial.scores)
-        rows.append([i + 1, trial.name, *values, trial.seeds, lost, trial.middle, *trial.interval, chance])
+        row = [i + 1, trial.name, *values, trial.seeds, lost, trial.middle, *trial.interval, chance]
+        rows.append(row + [np.nan if trial.pruned is None else trial.pruned] * some)
     return head, rows
 
 
 def as_csv(order: Sequence[Trial]) -> str:
     """The ranked trials as CSV: settings, interquartile mean, its interval, probability of improvement over the next.
+
+    Where trials were pruned, `pruned_at` has the environment steps after which they were.
 
     Args:
       order: as `ranked` returns them.
@@ -136,20 +148,24 @@ def table(order: Sequence[Trial]) -> str:
     """
     if not order:
         return "no trial has come to its end"
-    head, rows = _rows(order)
-    names = head[2:-6]
-    lines = [["rank", "trial", *names, "seeds", "IQM", "95% interval", "P(better than next)"]]
-    for row in rows[:MOST]:
-        seeds, lost, middle, low, high, chance = row[-6:]
+    _, rows = _rows(order)
+    names = list(order[0].values)
+    some = any(trial.pruned is not None for trial in order)
+    last = ["status"] if some else []
+    lines = [["rank", "trial", *names, "seeds", "IQM", "95% interval", "P(better than next)", *last]]
+    for row, trial in zip(rows[:MOST], order, strict=False):
+        seeds, lost, middle, low, high, chance = row[len(names) + 2 :][:6]
+        status = "finished" if trial.pruned is None else f"pruned at {trial.pruned:,}"
         lines.append(
             [
                 str(row[0]),
                 row[1],
-                *(_shown(value) for value in row[2:-6]),
+                *(_shown(value) for value in row[2:][: len(names)]),
                 f"{seeds - lost} of {seeds}" if lost else str(seeds),
                 "diverged" if np.isnan(middle) else f"{middle:.1f}",
                 "-" if np.isnan(low) else f"{low:.1f} to {high:.1f}",
                 "-" if np.isnan(chance) else f"{chance:.2f}",
+                *([status] if some else []),
             ]
         )
     out = aligned(lines)
@@ -218,6 +234,9 @@ def _response(panel: Any, order: Sequence[Trial], name: str) -> None:
     bottom = min((trial.middle for trial in order if len(trial.scores)), default=0.0)
     for i in reversed(range(len(order))):
         trial, best = order[i], i == 0 and len(order[0].scores) > 0
+        if trial.pruned is not None and len(trial.scores) == trial.seeds:
+            panel.plot(at[i], trial.middle, "v", color=PRUNED, markersize=5, label="pruned, return then")
+            continue
         if len(trial.scores) < trial.seeds:
             mean = trial.middle if len(trial.scores) else bottom
             panel.plot(at[i], mean, "x", color=LOST, markersize=8, markeredgewidth=2, label="with diverged seeds")
@@ -250,7 +269,7 @@ def parallel(order: Sequence[Trial], title: str) -> bytes:
     """A PNG of parallel coordinates: an axis for each setting and one for the return, and a line for each trial.
 
     Lines are coloured by return; the best trial's is drawn over the others, in a colour of its own. Trials with
-    diverged seeds are dotted and end below the lowest return.
+    diverged seeds are dotted and end below the lowest return; pruned ones are thin and grey.
 
     Args:
       order: as `ranked` returns them, at least one.
@@ -272,13 +291,14 @@ def parallel(order: Sequence[Trial], title: str) -> bytes:
     panel = figure.subplots()
     for i in reversed(range(len(order))):
         place = [at(order[i].values[name]) for (at, _), name in zip(axes, names, strict=False)]
-        lost = np.isnan(scores[i])
+        lost, pruned = np.isnan(scores[i]), order[i].pruned is not None
         place.append(-0.06 if lost else axes[-1][0](scores[i]))
         best = i == 0 and not lost
         panel.plot(
             range(len(axes)), place, marker="o", markersize=3, linestyle=":" if lost else "-",
-            color=LOST if lost else BEST if best else colours(norm(scores[i])), linewidth=2.6 if best else 1.1,
-            alpha=1.0 if best else 0.75, zorder=3 if best else 2, label=f"best: {order[i].name}" if best else None,
+            color=LOST if lost else BEST if best else PRUNED if pruned else colours(norm(scores[i])),
+            linewidth=2.6 if best else 0.5 if pruned else 1.1, alpha=1.0 if best else 0.75, zorder=3 if best else 2,
+            label=f"best: {order[i].name}" if best else None,
         )  # fmt: skip
     for x, (_, marks) in enumerate(axes):
         panel.axvline(x, color="black", linewidth=0.8, zorder=1)

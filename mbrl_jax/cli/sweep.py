@@ -116,6 +116,15 @@ def _started(
     if options.search == "optuna":
         search.check_installed()
         at_once = options.at_once or max(1, -(-options.trials // 4))
+        if options.prune != "none":
+            from mbrl_jax.presets import pruned
+
+            pruning = pruned.Pruning(options.prune, options.prune_after)
+            return _ended(
+                lambda how: pruned.run(
+                    sweep, grid, ranges, out, at_once, pruning, resume=options.resume, how=how
+                ), out, options, again,
+            )  # fmt: skip
 
         def searched(how: How) -> Outcome:
             return search.run(sweep, grid, ranges, out, at_once, resume=options.resume, how=how)
@@ -138,6 +147,8 @@ def _check_options(options: Any) -> None:
         raise ValueError(f"seed must be at most 2**32 - seeds = {2**32 - options.seeds}, got {options.seed}")
     if options.search == "optuna" and not options.trials:
         raise ValueError("--trials must be given with --search optuna: how many it may try")
+    if options.prune != "none" and options.search != "optuna":
+        raise ValueError(f"--prune must be none for --search {options.search}, got {options.prune}: Optuna prunes")
     if options.loop.mesh:
         raise ValueError(f"loop.mesh must be empty in a sweep, whose rows share the devices, got {options.loop.mesh}")
     if options.search != "none" and (options.workers > 1 or options.launcher != "local"):
@@ -177,6 +188,7 @@ def _asked(base: Any, given: list[tuple[str, str]], options: Any) -> dict[str, A
     kept = ("algo", "env", "agent_module", "env_args", "seed", "seeds", "steps", "wave")
     each = {flag: [text for other, text in given if other == flag] for flag in ("set", "sample")}
     own = {"none": (), "optuna": ("at_once",), "pbt": ("every", "share")}[options.search]
+    own = own if options.prune == "none" else (*own, "prune", "prune_after")
     search = {name: getattr(options, name) for name in ("search", "together", *own)}
     of_data = {name: told[name] for name in ("data_digest", "offline") if name in told}
     return {**{name: told[name] for name in kept}, **of_data, "trials": options.trials, **search, **each, **nested}
@@ -327,7 +339,7 @@ def _range(where: str, text: str, usual: Any) -> Range:
 def _overview(prog: str) -> str:
     return f"""usage: {prog} ALGO --env ENV --out DIR [--seeds N] [--trials T] [--steps S] [--resume]
        [--set agent.NAME=VALUE,VALUE,...]... [--sample agent.NAME=LOW..HIGH[:log|:linear]]...
-       [--search none|optuna|pbt] [--launcher local|slurm|ray] [--workers N] [...]
+       [--search none|optuna|pbt] [--prune none|median|halving] [--launcher local|slurm|ray] [--workers N] [...]
 
 Trains an agent with many settings, trials of the same shapes in one program, and ranks them. Every trial leaves the
 folder of a run; the sweep leaves sweep.json, table.csv, response.png and parallel.png.
@@ -335,6 +347,7 @@ folder of a run; the sweep leaves sweep.json, table.csv, response.png and parall
   --set     values to try, crossed with those of every other --set; numbers, true and false, words, or 64x64
   --sample  a range to draw from for each of --trials; logarithmic where its ends are farther apart than a factor of 10
   --search  optuna asks for trials by the results before; pbt copies the best members of a population as they learn
+  --prune   trials of optuna that stay behind end on their way, and others begin in their place
 
 algorithms: {", ".join(AGENTS)}
 
@@ -359,6 +372,11 @@ def _options(env: str, steps: int) -> list[Option]:
             "population whose worst members follow the best", {"choices": ["none", "optuna", "pbt"]},
         ),
         Option("at_once", int, 0, "trials of a round of --search optuna; 0: a quarter of --trials", {"low": 0}),
+        Option(
+            "prune", str, "none", "which trials of --search optuna end on their way, for others to begin: those below "
+            "the median of the ended ones, or by successive halving", {"choices": ["none", "median", "halving"]},
+        ),
+        Option("prune_after", int, 1, "chunks after which a trial may be pruned first", {"low": 1}),
         Option("every", int, 1, "chunks from one exchange of --search pbt to the next", {"low": 1}),
         Option(
             "share", float, 0.25, "share of a population that follows as large a share of the best",

@@ -59,11 +59,15 @@ class Sweep(NamedTuple):
     def groups(self) -> list[list[int]]:
         """The trials that one program can run: those that differ in float settings of the agent alone."""
         found: dict[str, list[int]] = {}
-        for i, values in enumerate(self.trials):
-            fixed = {name: value for name, value in values.items() if not is_float(self.base.agent, name)}
+        for i in range(len(self.trials)):
             alone = i if isinstance(self.made, HostEnv) else None  # its steps are Python: nothing to vmap over
-            found.setdefault(repr((alone, sorted(fixed.items()))), []).append(i)
+            found.setdefault(repr((alone, self.fixed(i))), []).append(i)
         return list(found.values())
+
+    def fixed(self, index: int) -> list[tuple[str, Any]]:
+        """A trial's settings that decide what its program is."""
+        values = self.trials[index].items()
+        return sorted((name, value) for name, value in values if not is_float(self.base.agent, name))
 
 
 def is_float(agent: Any, name: str) -> bool:
@@ -226,16 +230,27 @@ def program(sweep: Sweep, group: Sequence[int], workers: int = 0) -> Any:
       group: the trials of the program.
       workers: as in `build`.
     """
-    first = sweep.job(group[0])
     if len(group) == 1:
+        first = sweep.job(group[0])
         return build(first.algo, sweep.made, first.agent, first.loop, workers, data=sweep.data)
+    return side_by_side(sweep, group)
+
+
+def side_by_side(sweep: Sweep, group: Sequence[int]) -> Swept:
+    """Trials of the same shapes in one program, whose float settings are arrays.
+
+    Args:
+      sweep: of the trials.
+      group: the trials of the program, at least one.
+    """
+    first = sweep.job(group[0])
     values = {name: [sweep.trials[i][name] for i in group] for name in _floats(sweep, group)}
 
     def built(traced: dict[str, Any]) -> Any:
         agent, loop_cfg = changed(first.agent, first.loop, traced)
         return build(first.algo, sweep.made, agent, loop_cfg, data=sweep.data)
 
-    return Swept(built, values, first.seed, first.seeds, sweep.evolution)
+    return Swept(built, values, first.seed, first.seeds, sweep.evolution, len(group))
 
 
 def _floats(sweep: Sweep, group: Sequence[int]) -> list[str]:

@@ -97,7 +97,9 @@ def check(sweep: Sweep, out: Path, resume: bool) -> None:
     if saved.get("format", 0) > FORMAT:
         raise ValueError(f"{path} has format {saved['format']}, of a newer version; this one knows up to {FORMAT}")
     old = saved.get("asked", {})
-    differ = [f"{name} is {old.get(name)!r} there, {new[name]!r} here" for name in new if old.get(name) != new[name]]
+    names = [*new, *(name for name in old if name not in new)]
+    pairs = [(name, old.get(name), new.get(name)) for name in names]
+    differ = [f"{name} is {there!r} there, {here!r} here" for name, there, here in pairs if there != here]
     if differ:
         raise ValueError(f"--resume needs the settings of the sweep in {out}: {'; '.join(differ)}")
 

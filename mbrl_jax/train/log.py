@@ -344,7 +344,7 @@ class Progress:
 
     Args:
       title: what runs.
-      total: environment steps of one seed at the end.
+      total: environment steps of one seed at the end; the attribute may change on the way.
       seeds: number of seeds; the rate counts the steps of all.
       quiet: print nothing.
       every: seconds between printed lines.
@@ -418,7 +418,7 @@ class Progress:
             words += [f"{rate * self.seeds:,.0f} steps/s", f"{clock(max(0, self.total - env_steps) / rate)} left"]
         line = " · ".join([*words, *([self.doing] if self.doing else [])])
         if self.bar is not None:
-            self.bar.update(self.task, completed=env_steps, description=line)
+            self.bar.update(self.task, completed=env_steps, total=self.total, description=line)
         elif now - self.last_print >= every or env_steps >= self.total:
             self.last_print = now
             print(line, flush=True)

@@ -512,7 +512,7 @@ def _train(
             for line in rows.watch(at, metrics, returns, faults, (env_steps(job.loop, done - 1), per_iteration)):
                 progress.say(line)
             _drop(job, driver, rows)
-            progress.show(at, _mean(rows.trained), _mean(rows.scores[-1][1]))
+            progress.show(at, mean_known(rows.trained), mean_known(rows.scores[-1][1]))
             if watchers:
                 event = Event(
                     rows.folder, done, at, updates(job.loop, done), saver.wall(), tuple(rows.seeds), metrics, returns,
@@ -587,7 +587,7 @@ def _print_summary(job: Job, out: Path, summary: dict[str, Any], finished: bool,
     lost = [fate for fate in summary["diverged"] if fate is not None]
     mean = f"mean eval return {np.mean(scores):.1f}" if scores else "no evaluation"
     if scores and "recent_eval_return" in summary:
-        mean += f" ({_mean(summary['recent_eval_return']):.1f} over the last {RECENT})"
+        mean += f" ({mean_known(summary['recent_eval_return']):.1f} over the last {RECENT})"
     if len(lost) == job.seeds:
         mean = "every seed diverged" if job.seeds > 1 else "the seed diverged"
     elif lost:
@@ -608,7 +608,9 @@ NOT_SAVED = {"--env-workers": 1, "--checkpoint-seconds": 1, "--devices": 1, "--q
 """Flags that are no settings of a run, with the number of their values: a resumed one takes them from its command."""
 
 
-def leave(job: Job, record: Record, done: int, state: Tree, compile_seconds: float) -> dict[str, Any]:
+def leave(
+    job: Job, record: Record, done: int, state: Tree, compile_seconds: float, more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Writes the files of a run that was computed elsewhere, as part of a larger one: it can be resumed from them.
 
     Args:
@@ -617,13 +619,14 @@ def leave(job: Job, record: Record, done: int, state: Tree, compile_seconds: flo
       done: chunks.
       state: [seeds, ...] after them.
       compile_seconds: what compiling took.
+      more: what else the summary is to say.
     Returns:
       the summary, which is written last.
     """
     identity, out = uuid.uuid4().hex, record.folder
     _write_config(job, out, False, identity)
     _Saver(record, identity, record.wall_seconds - time.monotonic(), 0, (0, 0)).save(done, Work(state))
-    summary = _summary(job, record, done, compile_seconds, out, idle=False)
+    summary = _summary(job, record, done, compile_seconds, out, idle=False) | dict(more or {})
     write_json(out / "summary.json", summary)
     return summary
 
@@ -646,7 +649,11 @@ def resume_command(command: str, out: Path | str) -> str:
     return shlex.join([*words[:2], "--resume", str(out), *kept])
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    """The mean of the numbers that are there and finite, NaN where there is none."""
+def mean_known(values: Sequence[float | None]) -> float:
+    """The mean of the numbers that are there and finite, NaN where there is none.
+
+    Args:
+      values: None for one that is missing.
+    """
     known = [value for value in values if value is not None and math.isfinite(value)]
     return float(np.mean(known)) if known else math.nan

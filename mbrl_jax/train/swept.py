@@ -35,6 +35,7 @@ class Swept:
       values: of each setting that is swept, [trials].
       seed, seeds: of every trial, as in `Job`.
       evolution: how the trials are members of a population; None where they know nothing of each other.
+      trials: how many; None where there are values, one for each.
     """
 
     def __init__(
@@ -44,10 +45,11 @@ class Swept:
         seed: int,
         seeds: int,
         evolution: Evolution | None = None,
+        trials: int | None = None,
     ):
         self.build, self.seed, self.seeds, self.evolution = build, seed, seeds, evolution
         self.values = {name: np.asarray(each, np.float32) for name, each in values.items()}
-        self.trials = len(next(iter(self.values.values())))
+        self.trials = len(next(iter(self.values.values()))) if trials is None else trials
 
     def loop(self) -> Loop:
         """The loop of one row, whose `init` takes a `Row` with a key; it is cut into pieces as that of a trial is."""

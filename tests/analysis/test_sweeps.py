@@ -94,3 +94,17 @@ def test_a_folder_is_read(tmp_path):
     assert said.splitlines()[1].split()[1] == "trial-1"
     assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith("1,trial-1,1,2,0,3,")
     assert {path.name for path in tmp_path.glob("*.png")} == {"response.png", "parallel.png"}
+
+
+def test_pruned_trials_follow_those_that_came_to_their_end():
+    cut = lambda name, at, scores: trial(name, scores)._replace(pruned=at)  # noqa: E731
+    order = ranked([cut("short", 1000, [9, 9]), cut("better", 2000, [5, 5]), trial("whole", [1, 2]),
+                    cut("longer", 2000, [4, 4]), trial("lost", [1], 2)])  # fmt: skip
+    assert [one.name for one in order] == ["whole", "better", "longer", "short", "lost"]
+    lines = [line.split() for line in table(order).splitlines()]
+    assert lines[0][-1] == "status"
+    assert [line[-1] for line in lines[1:]] == ["finished", "2,000", "2,000", "1,000", "finished"]
+    rows = [line.split(",") for line in as_csv(order).splitlines()]
+    assert rows[0][-2:] == ["better_than_next", "pruned_at"]
+    assert [row[-2:] for row in rows[1:]] == [["", ""], ["1", "2000"], ["", "2000"], ["", "1000"], ["", ""]]
+    assert picture(order, "x")[:4] == parallel(order, "x")[:4] == b"\x89PNG"

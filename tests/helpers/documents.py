@@ -22,7 +22,7 @@ from mbrl_jax.cli import report as report_command
 from mbrl_jax.cli import sweep as sweep_command
 from mbrl_jax.cli import train as train_command
 from mbrl_jax.envs.registry import ENVS
-from mbrl_jax.presets import api, preset, restore, search, task
+from mbrl_jax.presets import api, preset, pruned, restore, search, task
 from mbrl_jax.presets.offline import Data, placeholder
 from mbrl_jax.presets.registry import AGENTS
 from mbrl_jax.train import compilation, devices, run
@@ -196,6 +196,7 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
     monkeypatch.setattr(run, "run", reached)
     monkeypatch.setattr(search, "check_installed", lambda: None)
     monkeypatch.setattr(search, "run", reached)
+    monkeypatch.setattr(pruned, "run", reached)
     monkeypatch.setattr(launchers, "launch", reached)
     monkeypatch.setattr("mbrl_jax.train.hosts.connect", lambda text: None)  # this process stays alone
     monkeypatch.setattr("mbrl_jax.train.loop.make_mesh", lambda text: None)
