@@ -21,6 +21,7 @@ per iteration; a candidate without a finite score is dropped instead of counted 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,7 @@ from mbrl_jax.agents.standardized import inner_of, model_in_units, open_loop_in_
 from mbrl_jax.buffers.sequence import Window, sequence
 from mbrl_jax.core.config import check, config, replace, setting
 from mbrl_jax.core.images import is_image, random_shift
+from mbrl_jax.core.sharding import vmap_shares
 from mbrl_jax.core.types import (
     Action,
     Agent,
@@ -237,8 +239,9 @@ def world_loss_and_latents(
     """
     windows = batch_transitions(batch)
     mask = windows.mask * batch.weight[:, None]
-    one = lambda key, window, target: window_terms(world, key, window, target, nets=nets, dropout=dropout)  # noqa: E731
-    latents, terms = jax.vmap(one)(jax.random.split(key, mask.shape[0]), windows, targets)
+    one = partial(window_terms, nets=nets, dropout=dropout)
+    given = (jax.random.split(key, mask.shape[0]), windows, targets)
+    latents, terms = vmap_shares(one, world, given, (0, 0, 0))
     total, means = weigh_terms(
         {name: masked_mean(term, mask) for name, term in terms.items()}, rho=rho,
         consistency_weight=consistency_weight, reward_weight=reward_weight, value_weight=value_weight,

@@ -8,12 +8,14 @@ a mesh in force nothing changes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -142,3 +144,74 @@ def on_all(tree: T) -> T:
     if mesh is None:
         return tree
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, P())), tree)
+
+
+def vmap_shares(fn: Callable[..., T], params: Any, args: Sequence[Any], in_axes: Sequence[int], out_axes: int = 0) -> T:
+    """`vmap` of `fn(params, ...)` over a batch, whose gradient in `params` passes between devices once.
+
+    On a mesh each device of `data` works on its share of the batch with a copy of the parameters. A loop in `fn`, over
+    time for example, then adds up the gradient of the copy, and the copies' gradients are summed behind it. Without
+    copies XLA sums over devices in every step of the loop.
+
+    Args:
+      fn: (params, one of the batch) -> what `vmap` returns.
+      params: a tree of arrays.
+      args: the batch.
+      in_axes: of the batch, for each argument.
+      out_axes: of the batch in what is returned.
+    """
+
+    def share(params: Any, *args: Any) -> T:
+        return jax.vmap(partial(fn, params), in_axes, out_axes)(*args)
+
+    count = _shares(args, in_axes)
+    if count == 1:
+        return share(params, *args)
+    split = [_split(arg, axis, count) for arg, axis in zip(args, in_axes, strict=True)]
+    found = jax.vmap(share, (0, *in_axes), out_axes)(_copies(params, count), *split)
+    size = lambda leaf: count * leaf.shape[out_axes + 1]  # noqa: E731  -1 would not do for empty leaves
+    shape = lambda leaf: (*leaf.shape[:out_axes], size(leaf), *leaf.shape[out_axes + 2 :])  # noqa: E731
+    return over_data(jax.tree.map(lambda leaf: leaf.reshape(shape(leaf)), found), out_axes)
+
+
+def mean_of_shares(fn: Callable[..., T], params: Any, args: Sequence[Any], in_axes: Sequence[int]) -> T:
+    """The mean of `fn(params, ...)` over the devices' shares of a batch; the gradients in it pass between devices once.
+
+    Args:
+      fn: (params, a batch) -> means over the batch, such as the gradient of a loss that is one.
+      params: a tree of arrays.
+      args: the batch.
+      in_axes: of the batch, for each argument.
+    """
+    count = _shares(args, in_axes)
+    if count == 1:
+        return fn(params, *args)
+    split = [_split(arg, axis, count) for arg, axis in zip(args, in_axes, strict=True)]
+    found = jax.vmap(fn, (0, *in_axes))(_copies(params, count), *split)
+    return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), found)
+
+
+def _shares(args: Sequence[Any], in_axes: Sequence[int]) -> int:
+    """Into how many shares a batch is divided: 1 without a mesh, and where it does not divide evenly."""
+    mesh = _mesh.get()
+    parts = 1 if mesh is None else mesh.shape["data"]
+    return 1 if jax.tree.leaves(args[0])[0].shape[in_axes[0]] % parts else parts
+
+
+def _split(tree: T, axis: int, count: int) -> T:
+    """A batch as [..., count, B / count, ...], each share on its device."""
+    size = lambda leaf: leaf.shape[axis] // count  # noqa: E731
+    shape = lambda leaf: (*leaf.shape[:axis], count, size(leaf), *leaf.shape[axis + 1 :])  # noqa: E731
+    return over_data(jax.tree.map(lambda leaf: leaf.reshape(shape(leaf)), tree), axis)
+
+
+def _copies(params: T, count: int) -> T:
+    """Parameters [count, ...], a copy for each share; over `model` they stay as they are."""
+    mesh = _mesh.get()
+    assert mesh is not None
+
+    def one(leaf: Array) -> Array:
+        where = NamedSharding(mesh, P("data", *[P.UNCONSTRAINED] * leaf.ndim))
+        return jax.lax.with_sharding_constraint(jnp.broadcast_to(leaf, (count, *leaf.shape)), where)
+
+    return jax.tree.map(one, params)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.agents.dreamer.common import Policy, factored_policy
+from mbrl_jax.core.sharding import mean_of_shares
 from mbrl_jax.core.types import Action, Array, Discrete, Key, Metrics, MultiDiscrete, Params, Space
 from mbrl_jax.models.rssm.dreamer_v3 import DreamerParams, Networks, predicted_discount, predicted_reward
 from mbrl_jax.models.rssm.rssm import Latent, Rows, features
@@ -414,15 +415,18 @@ def actor_critic_grads(
         params = cast(transpose(transposed))
         return actor_critic_loss(params, batch, nets=nets, policy=policy, entropy=entropy, ema_weight=ema_weight)
 
-    def add_step(grads: Any, batch: ActorCriticBatch) -> tuple[Any, Metrics]:
-        more, metrics = jax.grad(loss, has_aux=True)(transposed, batch)
-        return jax.tree.map(lambda so_far, new: so_far + new / horizon, grads, more), metrics
+    def over_steps(transposed: Any, batches: ActorCriticBatch) -> tuple[Any, Metrics]:
+        def add_step(grads: Any, batch: ActorCriticBatch) -> tuple[Any, Metrics]:
+            more, metrics = jax.grad(loss, has_aux=True)(transposed, batch)
+            return jax.tree.map(lambda so_far, new: so_far + new / horizon, grads, more), metrics
 
-    # One imagined step at a time: what the gradient of one step needs fits in a cache.
+        # One imagined step at a time: what the gradient of one step needs fits in a cache.
+        return jax.lax.scan(add_step, jax.tree.map(jnp.zeros_like, transposed), batches)
+
     advantage = (returns - outputs.value[:-1]) / scale
     batches = ActorCriticBatch(steps, advantage, returns, outputs.ema_value[:-1], discounts * weights)
     transposed = transpose((params.actor, params.critic))
-    grads, metrics = jax.lax.scan(add_step, jax.tree.map(jnp.zeros_like, transposed), batches)
+    grads, metrics = mean_of_shares(over_steps, transposed, (batches,), (1,))
     metrics = jax.tree.map(jnp.mean, metrics) | {"imagined_return": jnp.mean(returns), "return_scale": scale}
     return ActorCriticGrads(transpose(grads), returns, outputs.ema_value, return_range, metrics)
 

@@ -57,6 +57,7 @@ from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.agents.standardized import inner_of, model_in_units, open_loop_in_units, standardized
 from mbrl_jax.buffers.sequence import Window, sequence
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.sharding import vmap_shares
 from mbrl_jax.core.types import (
     Action,
     Agent,
@@ -305,13 +306,13 @@ def actor_loss_and_trajectories(
       L_π [], and beside it N trajectories of H steps with their targets and the metrics of `actor_loss`.
     """
 
-    def one(key: Key, start: Latent) -> tuple[Array, Imagined]:
+    def one(actor: Params, key: Key, start: Latent) -> tuple[Array, Imagined]:
         trajectory = imagine_trajectory(key, model, actor, start, nets=nets, heads=heads, horizon=horizon, gamma=gamma)
         values = jax.vmap(lambda x: value_of(heads.critic, critic, x))(trajectory.feature)
         returns, weights = lambda_targets(trajectory, values, lam)
         return -jnp.mean(weights * returns), Imagined(trajectory, returns, weights)
 
-    losses, imagined = jax.vmap(one)(jax.random.split(key, starts.deter.shape[0]), starts)
+    losses, imagined = vmap_shares(one, actor, (jax.random.split(key, starts.deter.shape[0]), starts), (0, 0))
     return jnp.mean(losses), (imagined, {"imagined_return": jnp.mean(imagined.returns)})
 
 

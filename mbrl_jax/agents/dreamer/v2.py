@@ -59,6 +59,7 @@ from mbrl_jax.agents.standardized import inner_of, model_in_units, open_loop_in_
 from mbrl_jax.buffers.sequence import Window, sequence
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.sharding import vmap_shares
 from mbrl_jax.core.types import Action, Agent, Array, Buffer, Key, Metrics, Obs, Params, Replay, Spec, Tree
 from mbrl_jax.envs.spaces import check_unit_actions, need_one_array
 from mbrl_jax.models.rssm.dreamer_v1_v2 import DreamerNetConfig, ModelParams, Networks, bind, model_terms, networks
@@ -279,7 +280,7 @@ def actor_loss_and_trajectories(
     """
     policy = heads.policy
 
-    def one(key: Key, start: Latent) -> tuple[Array, Imagined, Array]:
+    def one(actor: Params, key: Key, start: Latent) -> tuple[Array, Imagined, Array]:
         trajectory = imagine_trajectory(key, model, actor, start, nets=nets, heads=heads, horizon=horizon, gamma=gamma)
         values = jax.vmap(lambda x: value_of(heads.critic, critic, x))(trajectory.feature)
         returns, weights = lambda_targets(trajectory, values, lam)
@@ -290,7 +291,7 @@ def actor_loss_and_trajectories(
         objective = score + (1.0 - reinforce) * returns + entropy * nats
         return -jnp.mean(weights * objective), Imagined(trajectory, returns, weights), jnp.mean(nats)
 
-    losses, imagined, nats = jax.vmap(one)(jax.random.split(key, starts.deter.shape[0]), starts)
+    losses, imagined, nats = vmap_shares(one, actor, (jax.random.split(key, starts.deter.shape[0]), starts), (0, 0))
     metrics = {"entropy": jnp.mean(nats), "imagined_return": jnp.mean(imagined.returns)}
     return jnp.mean(losses), (imagined, metrics)
 

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.buffers.sequence import Step
+from mbrl_jax.core.sharding import vmap_shares
 from mbrl_jax.core.types import Action, Array, Key, Metrics, Obs, Params
 from mbrl_jax.models.muzero.networks import Networks
 from mbrl_jax.ops.transforms import signed_hyperbolic
@@ -253,7 +254,7 @@ def muzero_loss(
       the batch without c and c'.
     """
 
-    def one(obs: Obs, targets: Targets) -> dict[str, Array]:
+    def one(params: Params, obs: Obs, targets: Targets) -> dict[str, Array]:
         first = jax.tree.map(lambda leaf: leaf[0], obs)
         unrolled = unroll_model(params, first, targets.action, nets=nets)
         terms = unroll_terms(unrolled, targets, bins=nets.bins)
@@ -264,7 +265,7 @@ def muzero_loss(
             )
         return terms
 
-    terms = jax.vmap(one, (1, 0))(obs, targets)
+    terms = vmap_shares(one, params, (obs, targets), (1, 0))
     means = {name: jnp.mean(weight * term) for name, term in terms.items()}
     weights = {"value": value_weight, "consistency": consistency_weight}
     loss = sum((weights.get(name, 1.0) * mean for name, mean in means.items()), jnp.zeros((), jnp.float32))

@@ -12,12 +12,14 @@ totals are `agents.dreamer.v1.model_loss` and `agents.dreamer.v2.model_loss`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.sharding import vmap_shares
 from mbrl_jax.core.types import Array, Key, Metrics, Model, Obs, Params, Spec, State, StepOut
 from mbrl_jax.models.rssm.rssm import RSSM, GRUConfig, Latent, Rows, Tracked, categorical_rssm, features, gaussian_rssm
 from mbrl_jax.nets.layers import layers
@@ -118,8 +120,8 @@ def model_terms(params: ModelParams, key: Key, start: Latent, rows: Rows, *, net
       states, posteriors and priors [T, B, ...]; the means "decoder_loss", "reward_loss" and "continue_loss", [] each.
     """
     keys = jax.random.split(key, start.deter.shape[0])
-    one = lambda key, start, rows: window_terms(params, key, start, rows, nets=nets)  # noqa: E731
-    tracked, terms = jax.vmap(one, (0, 0, 1), 1)(keys, start, rows)
+    one = partial(window_terms, nets=nets)
+    tracked, terms = vmap_shares(one, params, (keys, start, rows), (0, 0, 1), 1)
     return tracked, jax.tree.map(jnp.mean, terms)
 
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.sharding import vmap_shares
 from mbrl_jax.core.types import Array, Box, Key, Metrics, Model, Obs, Params, Spec, State, StepOut
 from mbrl_jax.models.rssm.r2_dreamer import SCALE, projector, redundancy_loss
 from mbrl_jax.models.rssm.rssm import RSSM, Latent, Rows, RSSMConfig, block_rssm, code_size, features
@@ -246,12 +247,12 @@ def model_loss_and_states(
       L_model [] with the states [T, B, ...], and the metrics of `model_loss`.
     """
 
-    def one(key: Key, start: Latent, rows: Rows) -> tuple[Latent, Array, dict[str, Array]]:
+    def one(params: DreamerParams, key: Key, start: Latent, rows: Rows) -> tuple[Latent, Array, dict[str, Array]]:
         scales = {"free": free, "dyn_scale": dyn_scale, "rep_scale": rep_scale}
         return window_terms(params, key, start, rows, nets=nets, gamma=gamma, **scales)
 
     keys = jax.random.split(key, weights.shape[0])
-    states, tokens, terms = jax.vmap(one, (0, 0, 1), 1)(keys, start, rows)
+    states, tokens, terms = vmap_shares(one, params, (keys, start, rows), (0, 0, 1), 1)
     means = jax.tree.map(lambda term: jnp.mean(weights * term), terms)
     if nets.project is not None:
         flat, tokens = tree.flatten_dims((states, tokens), 2)

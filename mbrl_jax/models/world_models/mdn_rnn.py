@@ -18,6 +18,7 @@ clipped to the range seen; a dream's discount is its chance to go on, where the 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
+from mbrl_jax.core.sharding import vmap_shares
 from mbrl_jax.core.types import Action, Array, Key, Metrics, Model, Params, Space, Spec, StepOut
 from mbrl_jax.models.rssm.rssm import action_code, code_size
 from mbrl_jax.nets.layers import layers, scaled_init
@@ -304,7 +306,7 @@ def mdn_rnn_loss(params: MDNRNNParams, rows: Rows, weight: Array, *, model: MDNR
       the loss []; unweighted means over windows "latent" (nats per entry), "reward", "end" and "counted", the share of
       steps that are learned from.
     """
-    losses, terms = jax.vmap(lambda rows: window_loss(params, rows, model=model), in_axes=1)(rows)
+    losses, terms = vmap_shares(partial(window_loss, model=model), params, (rows,), (1,))
     return jnp.mean(weight * losses), jax.tree.map(jnp.mean, terms)
 
 
