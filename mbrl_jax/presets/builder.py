@@ -241,6 +241,15 @@ def _refuse_ignored(algo: str, agent: Any) -> None:
             raise ValueError(f"agent.{name} has no effect in {algo}: {why}")
 
 
+def _window_settings(entry: Algorithm, agent: Any) -> str:
+    """The settings that make an agent's windows longer, with their values."""
+    window = entry.window
+    assert window is not None
+    whole = {name: value for name, value in flat(agent).items() if type(value) is int}
+    longer = [name for name, value in whole.items() if window(replace(agent, {name: value + 1})) > window(agent)]
+    return ", ".join(f"agent.{name} = {whole[name]}" for name in longer)
+
+
 def _check_batches(entry: Algorithm, agent: Any, loop: LoopConfig, data: Data | None) -> None:
     """Raises ValueError where a batch is larger than what the replay buffer can hold; traced values pass."""
     if data is not None and data.offline:  # rows are drawn with replacement
@@ -255,8 +264,8 @@ def _check_batches(entry: Algorithm, agent: Any, loop: LoopConfig, data: Data | 
         if most < 1:
             least = loop.num_envs * rows
             raise ValueError(
-                f"loop.capacity must be at least loop.num_envs x {rows} = {least}, a window of each environment, "
-                f"got {loop.capacity}"
+                f"loop.capacity must be at least loop.num_envs x {rows} = {least}, a window of each environment "
+                f"({_window_settings(entry, agent)}), got {loop.capacity}"
             )
     for name, value in flat(agent, "agent.").items():
         if name.endswith(".batch") and type(value) is int and value > most:

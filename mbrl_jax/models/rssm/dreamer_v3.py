@@ -75,8 +75,8 @@ class DreamerV3NetConfig:
         help="what halves images: convolutions 4 x 4 of stride 2, or 5 x 5 with max-pooling, for accelerators",
     )  # fmt: skip
     unimix: float = setting(default=0.01, above=0, below=1, help="share of the uniform distribution in every latent")
-    bins: int = setting(default=255, low=3, help="bins of reward and value distributions, an odd number")
-    bound: int = setting(default=20, low=1, help="largest bin in symlog units: 20 is 485 million, 8 is 2980")
+    bins: int = setting(default=255, low=3, high=65_535, help="bins of reward and value distributions, an odd number")
+    bound: int = setting(default=20, low=1, high=80, help="largest bin in symlog units: 20 is 485 million, 8 is 2980")
     decoder: bool = setting(
         default=True, help="whether to reconstruct observations; if not, R2-Dreamer's loss trains the states"
     )
@@ -129,6 +129,8 @@ def dreamer_v3(cfg: DreamerV3NetConfig, spec: Spec) -> Networks:
       ValueError: a size out of range, or observations of another kind.
     """
     check(cfg)
+    if cfg.bins % 2 == 0:
+        raise ValueError(f"bins must be odd, got {cfg.bins}")
     size = widths(cfg)
     coder = CoderConfig(units=size.units, depth=size.depth, images=cfg.images)
     encode = encoder(spec.obs, coder)

@@ -45,7 +45,7 @@ SHUNNED = 1e-35  # largest prior of a broken edge where a node chooses
 class Gumbel:
     """Settings of Gumbel MuZero's search."""
 
-    simulations: int = setting(default=50, low=1, help="model steps per search")
+    simulations: int = setting(default=50, low=1, high=100_000, help="model steps per search")
     max_depth: int = setting(default=0, low=0, help="largest depth of the tree in steps; 0 for no limit")
     gamma: float = setting(default=0.997, low=0, high=1, help="discount factor per step")
     considered: int = setting(default=16, low=1, help="largest number of root actions that are searched")
