@@ -465,7 +465,10 @@ def test_without_terminal_states_there_is_no_termination_head():
 IMAGE = SPEC._replace(obs=Box((64, 64, 3), 0, 255, jnp.uint8))
 
 
-@pytest.mark.parametrize(("side", "first"), [pytest.param(64, 0, marks=pytest.mark.slow), (48, 0), (32, 1)])
+@pytest.mark.parametrize(
+    ("side", "first"),
+    [pytest.param(64, 0, marks=pytest.mark.slow), pytest.param(48, 0, marks=pytest.mark.slow), (32, 1)],
+)
 def test_images_are_convolved_to_a_latent(side, first):
     """The convolutions of the authors' code, by XLA; a linear layer and layer norm where they give another size."""
     spec = IMAGE._replace(obs=Box((side, side, 3), 0, 255, jnp.uint8))

@@ -11,7 +11,7 @@ import pytest
 from helpers.contract import CASES, NAMES
 
 TESTS = Path(__file__).parents[1]
-CHEAP = ("q_learning-discrete-2", "ppo-discrete-1")
+CHEAP = ("q_learning-discrete-2",)
 ALL = [
     pytest.param(
         algo, kind.__name__, wave, id=f"{name}-{wave}", marks=[pytest.mark.slow] * (f"{name}-{wave}" not in CHEAP)

@@ -81,12 +81,17 @@ OTHERS = [
 ]
 
 
+SAME_AS_MOPO = {"morel", "combo", "rambo"}  # but for a line of their losses
 SLOW_TO_TRACE = {"muzero", "dreamer_v1", "dreamer_v2", "dreamer_v3", "world_models", "tdmpc2"}
 FIRST = {algo: next(env for other, env in OWN + OTHERS if other == algo) for algo, _ in OWN + OTHERS}
-TRACED = [
-    pytest.param(algo, env, marks=pytest.mark.slow if algo in SLOW_TO_TRACE and env != FIRST[algo] else ())
-    for algo, env in OWN + OTHERS
-]
+
+
+def dear(algo: str, env: str) -> bool:
+    """Whether the default run has traced an agent's like, or enough of its kind."""
+    return algo in SAME_AS_MOPO or (algo in SLOW_TO_TRACE and env != FIRST[algo])
+
+
+TRACED = [pytest.param(algo, env, marks=[pytest.mark.slow] * dear(algo, env)) for algo, env in OWN + OTHERS]
 
 
 @pytest.mark.parametrize(("algo", "env"), TRACED)

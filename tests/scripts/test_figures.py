@@ -84,6 +84,7 @@ def test_best_moves_are_distinguished_however_small_the_values():
 # Figures ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_bonus_finds_the_shortcut(tmp_path, capsys):
     found = changing_mazes_figure(tmp_path, seeds=8, examples=changes()[1:])
     rows = read(tmp_path / "changing-mazes.csv")
