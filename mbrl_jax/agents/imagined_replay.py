@@ -4,9 +4,13 @@ Janner et al. 2019, "When to Trust Your Model" (arXiv 1906.08253), algorithm 2. 
 
     refresh:  fit the ensemble to all real rows;  roll the policy out from replayed states, k steps in its elites
     sample:   rows of the ring, alone or mixed with real ones
+
+Rollouts may be cut where the elites disagree (`trusted_steps`), in the spirit of Pan et al. 2020 (arXiv 2010.04893).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +19,20 @@ from mbrl_jax.buffers.uniform import Ring, append, empty
 from mbrl_jax.buffers.uniform import sample as sample_ring
 from mbrl_jax.core import tree
 from mbrl_jax.core.rollout import branch
-from mbrl_jax.core.types import Array, Key, Metrics, Model, PolicyFn, Replay, Spec, Transition, WorldModel
+from mbrl_jax.core.types import (
+    Action,
+    Array,
+    Key,
+    Metrics,
+    Model,
+    Obs,
+    PolicyFn,
+    Replay,
+    Spec,
+    Transition,
+    WorldModel,
+)
+from mbrl_jax.models.dynamics.disagreement import disagreement, usual
 from mbrl_jax.models.dynamics.ensemble import bind
 from mbrl_jax.models.dynamics.fit import FitState, Trainer
 
@@ -84,6 +101,7 @@ def refresh(
     rollouts: int,
     horizon: Array | int,
     capacity: Array | int | None = None,
+    cut_quantile: Array | float | None = None,
 ) -> tuple[FitState, Ring, Metrics]:
     """Fits the ensemble to the real rows, then adds rollouts of the policy in its elites to the ring.
 
@@ -101,15 +119,18 @@ def refresh(
       rollouts: N, a multiple of the number of elites.
       horizon: k, steps of a rollout; may be traced.
       capacity: rows of the ring in use, never shrinking from call to call; may be traced. All if None.
+      cut_quantile: q in [0, 1] of `trusted_steps`, on the rows that rollouts start from; may be traced. None to cut
+        none.
     Returns:
       the ensemble, the ring, and the fit's metrics.
     """
     key_fit, key_start, key_branch = jax.random.split(key, 3)
     fitted, metrics = model.fit(key_fit, fitted, replay)
-    starts = jnp.asarray(replay.sample(key_start, rollouts).obs, jnp.float32)
+    rows = replay.sample(key_start, rollouts)
+    trusted = None if cut_quantile is None else trusted_steps(member, fitted, rows, quantile=cut_quantile)
     ring = add_rollouts(
-        key_branch, imagined, starts, elites=elites_of(member, fitted), policy=policy, horizon=horizon,
-        capacity=capacity,
+        key_branch, imagined, jnp.asarray(rows.obs, jnp.float32), elites=elites_of(member, fitted), policy=policy,
+        horizon=horizon, capacity=capacity, trusted=trusted,
     )  # fmt: skip
     return fitted, ring, metrics
 
@@ -124,6 +145,37 @@ def elites_of(member: WorldModel, fitted: FitState) -> Model:
     return bind(member, tree.take(fitted.params, fitted.elites), members=fitted.elites.shape[0])
 
 
+def trusted_steps(
+    member: WorldModel, fitted: FitState, rows: Transition, *, quantile: Array | float
+) -> Callable[[Obs, Action], Array]:
+    """Where the elites disagree no more than they do on real rows, but for a few of those.
+
+        trusted(s, a) = u(s, a) <= the q-quantile of u over the rows
+
+    Args:
+      member: the ensemble's member, with `moments`.
+      fitted: the ensemble.
+      rows: [N, ...] real ones.
+      quantile: q, in [0, 1]; may be traced.
+    Returns:
+      (observation, action) -> [] bool, with u from `models.dynamics.disagreement`.
+    Raises:
+      ValueError: the member has no `moments`.
+    """
+    moments = member.moments
+    if moments is None:
+        raise ValueError("cut needs a member with moments, mean and deviation of a step, got one without")
+    elites = tree.take(fitted.params, fitted.elites)
+
+    def means(obs: Obs, action: Action) -> Array:
+        return jax.vmap(moments, (0, None, None))(elites, obs, action)[0]
+
+    on_rows = jax.vmap(means)(jnp.asarray(rows.obs, jnp.float32), rows.action)
+    scale = usual(on_rows)
+    most = jnp.quantile(jax.vmap(disagreement, (0, None))(on_rows, scale), quantile)
+    return lambda obs, action: disagreement(means(obs, action), scale) <= most
+
+
 def add_rollouts(
     key: Key,
     imagined: Ring,
@@ -133,6 +185,7 @@ def add_rollouts(
     policy: PolicyFn,
     horizon: Array | int,
     capacity: Array | int | None = None,
+    trusted: Callable[[Obs, Action], Array] | None = None,
 ) -> Ring:
     """Adds rollouts of a policy from given observations to the ring, a row for each step until the rollout ends.
 
@@ -142,6 +195,8 @@ def add_rollouts(
       starts: [N, D] observations, N a multiple of the number of elites.
       elites: from `elites_of`, or another model of several members over observations.
       policy, horizon, capacity: as in `refresh`.
+      trusted: (observation, action) -> [] bool; a rollout ends before a step that is not trusted, but for its first.
+        None to trust all.
     Returns:
       the ring.
     """
@@ -149,7 +204,19 @@ def add_rollouts(
     def store(ring: Ring, rows: Transition, alive: Array) -> Ring:
         return append(ring, rows, alive, capacity)
 
-    return branch(elites, policy, key, starts, horizon, store, imagined)
+    return branch(elites, policy, key, starts, horizon, store, imagined, trusted)
+
+
+def newest(ring: Ring, count: Array) -> Ring:
+    """The ring with its newest rows alone.
+
+    Args:
+      ring: capacity C, written to with all of it in use.
+      count: [] int32 rows to keep, at most those stored.
+    """
+    capacity = jax.tree.leaves(ring.rows)[0].shape[0]
+    index = (ring.head - count + jnp.arange(capacity)) % capacity
+    return Ring(tree.take(ring.rows, index), (count % capacity).astype(jnp.int32), count.astype(jnp.int32))
 
 
 def check_rollouts(rollouts: int, elites: int) -> None:

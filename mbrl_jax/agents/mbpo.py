@@ -9,6 +9,10 @@ each rollout in a uniformly drawn elite (`refresh`). The fast clock is SAC's upd
     batch = floor(real_ratio · B) real rows and B - floor(real_ratio · B) imagined ones
     capacity of the imagined rows = retain · k(i) · rollouts
 
+With `cut` a rollout ends before the first step, but for its first, in which the elites disagree more than they do on
+all but a few real rows (`imagined_replay.trusted_steps`); the value of the last state that it keeps is bootstrapped as
+ever. Rows are then as many as the rollouts give, and those of the latest `retain` refreshes are kept.
+
 Differs from the paper in: terminations are predicted by a learned classifier unless their function is given, and the
 probability of going on is the imagined discount; targets of the model are normalised; each member owns its
 log-variance bounds; elites are drawn by shuffling the rollouts and splitting them evenly, so that every elite carries
@@ -49,6 +53,13 @@ class MBPOConfig:
     grow_until: int = setting(
         default=1, low=1, help="number of the refresh from which the rollout length is last_horizon; above grow_from"
     )
+    cut: bool = setting(default=False, help="whether rollouts end where the elites disagree")
+    cut_quantile: float = setting(
+        default=0.9,
+        low=0,
+        high=1,
+        help="quantile of the elites' disagreement on real rows, above which rollouts end",
+    )
     retain: int = setting(default=1, low=1, help="number of latest refreshes whose imagined transitions are kept")
     known: KnownConfig = KnownConfig()
 
@@ -60,6 +71,7 @@ class Learner(NamedTuple):
     model: FitState
     imagined: Ring
     refreshes: Array  # [] int32, so far
+    written: Tree = ()  # with `cut`: [retain - 1] int32 imagined rows of the latest refreshes, the newest last
 
 
 def rollout_length(
@@ -95,7 +107,7 @@ def refresh(
       member: the ensemble's member, over observations, with `errors`.
     Returns:
       the learner, and the fit's metrics with `horizon`, this refresh's rollout length, and `rows`, the imagined rows
-      now kept, all under `model/`.
+      now kept, all under `model/`; with `cut`, `steps` too, the rows of a new rollout.
     """
     length = rollout_length(
         learner.refreshes,
@@ -108,20 +120,26 @@ def refresh(
     def explore(key: Key, obs: Obs) -> Array:
         return policy.act(key, learner.policy, policy.carry(), obs, True)[0]
 
+    kept = jnp.sum(learner.written, dtype=jnp.int32) if cfg.cut else jnp.int32(0)
     fitted, imagined, metrics = imagined_replay.refresh(
         key,
         learner.model,
-        learner.imagined,
+        imagined_replay.newest(learner.imagined, kept) if cfg.cut else learner.imagined,
         replay,
         model=trainer(member, cfg.fit),
         member=member,
         policy=explore,
         rollouts=cfg.rollouts,
         horizon=length,
-        capacity=cfg.retain * length * cfg.rollouts,
+        capacity=None if cfg.cut else cfg.retain * length * cfg.rollouts,
+        cut_quantile=cfg.cut_quantile if cfg.cut else None,
     )
     metrics |= {"horizon": length.astype(jnp.float32), "rows": imagined.size.astype(jnp.float32)}
     learner = learner._replace(model=fitted, imagined=imagined, refreshes=learner.refreshes + 1)
+    if cfg.cut:
+        new = imagined.size - kept
+        metrics["steps"] = new / cfg.rollouts
+        learner = learner._replace(written=jnp.append(learner.written, new)[1:])
     return learner, {f"model/{name}": value for name, value in metrics.items()}
 
 
@@ -152,12 +170,15 @@ def make(
     _check_together(cfg)
     policy = sac.make(cfg.policy, spec)
     member = gaussian_member(cfg, spec, member, reward, termination)
+    if cfg.cut and member.moments is None:
+        raise ValueError("cut must be False for a member without moments, mean and deviation of a step, got True")
     model = trainer(member, cfg.fit)
 
     def init(key: Key) -> Learner:
         key_policy, key_model = jax.random.split(key)
         imagined = imagined_replay.empty_ring(spec, cfg.retain * cfg.last_horizon * cfg.rollouts)
-        return Learner(policy.init(key_policy), model.init(key_model), imagined, jnp.int32(0))
+        written = jnp.zeros(cfg.retain - 1, jnp.int32) if cfg.cut else ()
+        return Learner(policy.init(key_policy), model.init(key_model), imagined, jnp.int32(0), written)
 
     def act(key: Key, learner: Learner, carry: Tree, obs: Obs, explore: bool) -> tuple[Array, Tree, Tree]:
         return policy.act(key, learner.policy, carry, obs, explore)

@@ -98,6 +98,7 @@ def branch(
     horizon: Array | int,
     store: Callable[[Any, Transition, Array], Any],
     data: Any,
+    trusted: Callable[[State, Action], Array] | None = None,
 ) -> Any:
     """Branched rollouts (Janner et al. 2019, algorithm 2): a batch of short policy rollouts from given states.
 
@@ -114,6 +115,8 @@ def branch(
       horizon: steps to take; may be traced, so that it can grow during a run.
       store: (data, rows [N, ...], alive [N] bool) -> data, called once per step.
       data: the initial `data` of `store`, a buffer for example.
+      trusted: (state, action) -> [] bool; a rollout is cut before the first step that is not trusted, which is stored
+        with `alive` False. The first step of every rollout is taken. None to trust all.
     Returns:
       data, after `horizon` calls of `store`.
     """
@@ -125,6 +128,8 @@ def branch(
         order = jax.random.permutation(key_shuffle, batch)
         states, alive = tree.take((states, alive), order)
         actions = jax.vmap(policy)(jax.random.split(key_policy, batch), states)
+        if trusted is not None:
+            alive = alive & ((i == 0) | jax.vmap(trusted)(states, actions))
         out = spread(model, key_step, states, actions)
         ended = jnp.abs(out.discount) < 0.5
         data = store(data, Transition(states, actions, out.reward, out.discount, out.state, ended), alive)

@@ -90,7 +90,7 @@ def runge_kutta(physics: Physics, state: Array, force: Array, dt: float) -> Arra
     return state + dt / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
 
 
-def continuous_cartpole(steps: int = 200) -> Env:
+def continuous_cartpole(steps: int = 200, physics: Physics = BALANCE) -> Env:
     """Balance: keep an upright pole from falling by pushing the cart.
 
     The dynamics are those of Gymnasium's CartPole, with Euler steps of 0.02 s and a force of 10 N · clip(a, -1, 1).
@@ -99,6 +99,7 @@ def continuous_cartpole(steps: int = 200) -> Env:
 
     Args:
       steps: the time limit, at least 1.
+      physics: constants of cart and pole, of another pole for example.
     Returns:
       An environment with observations [4], x, ẋ, θ, θ̇, and actions [1] in [-1, 1].
     Raises:
@@ -111,7 +112,7 @@ def continuous_cartpole(steps: int = 200) -> Env:
 
     def step(key: Key, state: Array, action: Array) -> tuple[Array, Array, Array, Array, Array]:
         del key
-        state = euler(BALANCE, state, FORCE * jnp.clip(action[0], -1.0, 1.0), BALANCE_STEP)
+        state = euler(physics, state, FORCE * jnp.clip(action[0], -1.0, 1.0), BALANCE_STEP)
         ended = (jnp.abs(state[0]) > X_LIMIT) | (jnp.abs(state[2]) > THETA_LIMIT)
         return state, state, jnp.ones((), jnp.float32), 1.0 - ended.astype(jnp.float32), ended
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax.agents import imagined_replay
-from mbrl_jax.buffers.uniform import Ring
+from mbrl_jax.buffers.uniform import Ring, append
 from mbrl_jax.core import Box, Discrete, Replay, Spec, StepOut, Transition, WorldModel
 from mbrl_jax.models.dynamics.fit import FitState, Trainer
 
@@ -90,6 +90,41 @@ def test_a_refresh_fits_then_rolls_the_policy_out_in_the_elites():
     np.testing.assert_array_equal(written.obs[:6, 0], 0.5)
     np.testing.assert_array_equal(np.sort(written.obs[6:12, 0]), np.sort(written.next_obs[:6, 0]))
     assert int(jax.jit(refresh, static_argnums=1)(jax.random.key(0), 12)[1].size) == 12
+
+
+@pytest.mark.parametrize(("written", "keep"), [(5, 3), (9, 4), (10, 10), (23, 10), (7, 0)])
+def test_the_newest_rows_of_a_ring_are_the_last_ones_written(written, keep):
+    ring = imagined_replay.empty_ring(Spec(Box((1,)), Box((1,), -1.0, 1.0)), 10)
+    for i in range(written):
+        ring = append(ring, rows(float(i), 1))
+    kept = jax.jit(imagined_replay.newest)(ring, jnp.int32(keep))
+    assert int(kept.size) == keep
+    np.testing.assert_array_equal(kept.rows.reward[:keep], np.arange(written - keep, written))
+    more = append(kept, rows(99.0, 1))
+    assert float(more.rows.reward[keep % 10]) == 99
+
+
+def test_steps_are_trusted_where_members_disagree_no_more_than_on_most_real_rows():
+    """Members 1 and 3 of the form  o' = w o  are the elites: they disagree in proportion to |o|."""
+    member = WorldModel(
+        init=lambda key: jnp.zeros(()),
+        loss=lambda params, key, data: (params, {}),
+        encode=lambda params, key, obs: obs,
+        step=lambda params, key, state, action: StepOut(params * state, jnp.zeros(()), jnp.ones(())),
+        moments=lambda params, obs, action: (params * obs, jnp.ones(1)),
+    )
+    fitted = FitState(jnp.array([1.0, 2.0, 50.0, 4.0]), (), jnp.array([3, 1]), jnp.zeros(4))
+    obs = jnp.linspace(-1.0, 1.0, 201)[:, None]
+    real = Transition(obs, obs, obs[:, 0], obs[:, 0], obs, obs[:, 0] > 0)
+
+    def trusted(quantile):
+        inside = imagined_replay.trusted_steps(member, fitted, real, quantile=quantile)
+        return np.asarray(jax.vmap(lambda o: inside(o[None], jnp.zeros(1)))(jnp.linspace(-2, 2, 401)))
+
+    for quantile in (0.5, 0.9, 1.0):  # of |o|, uniform on [0, 1]
+        np.testing.assert_allclose(trusted(quantile).mean(), quantile / 2, atol=0.01)
+    with pytest.raises(ValueError, match="cut needs a member with moments"):
+        imagined_replay.trusted_steps(member._replace(moments=None), fitted, real, quantile=0.5)
 
 
 def test_uneven_rollouts_are_refused():

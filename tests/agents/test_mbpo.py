@@ -82,6 +82,40 @@ def test_terminated_rollouts_are_dropped():
     assert float(jnp.max(learner.imagined.rows.discount[:40])) < 0.1
 
 
+def test_cut_rollouts_end_where_the_elites_disagree_and_rows_of_the_latest_refreshes_are_kept():
+    """The policy drives a point out of the real rows: rollouts of 20 steps must stop where nothing is known."""
+    spec = Spec(Box((1,)), Box((1,), -1.0, 1.0), 10, terminates=False)
+    changes = {"cut": True, "first_horizon": 20, "last_horizon": 20, "retain": 2, "rollouts": 40, "fit.members": 5,
+               "fit.elites": 4, "policy.alpha": 1.0}  # fmt: skip
+    cfg = replace(SMALL, changes)
+    agent = mbpo.make(cfg, spec)
+    key_obs, key_action = jax.random.split(jax.random.key(0))
+    obs = jax.random.uniform(key_obs, (200, 1), minval=-0.3, maxval=0.3)
+    action = jax.random.uniform(key_action, (200, 1), minval=-1, maxval=1)
+    real = Transition(obs, action, obs[:, 0], jnp.ones(200), obs + jnp.sign(obs) * 0.2, jnp.zeros(200, bool))
+    buffer = uniform(200)
+    data = buffer.add(buffer.init(jax.tree.map(lambda x: x[0], real)), jax.tree.map(lambda x: x[:, None], real))
+    refresh = jax.jit(lambda key, learner: agent.refresh(key, learner, buffer.replay(data)))
+    learner, written = agent.init(jax.random.key(1)), []
+    for i in range(3):
+        learner, metrics = refresh(jax.random.key(10 + i), learner)
+        written.append(round(float(metrics["model/steps"]) * 40))
+        assert int(learner.imagined.size) == sum(written[-2:])
+    assert all(40 <= rows < 8 * 40 for rows in written)
+    assert np.asarray(learner.imagined.rows.obs)[: sum(written[-2:])].max() < 2.0  # uncut, 20 steps of 0.2 go to 4
+
+
+def test_nothing_of_the_cut_is_there_where_it_is_off():
+    spec = Spec(Box((1,)), Box((1,), -1.0, 1.0), 10)
+    plain = jax.eval_shape(mbpo.make(SMALL, spec).init, jax.random.key(0))
+    assert plain.written == ()
+    cut = jax.eval_shape(mbpo.make(replace(SMALL, {"cut": True, "retain": 3}), spec).init, jax.random.key(0))
+    assert cut.written.shape == (2,)
+    member = deterministic(DeterministicConfig(hidden=(4,)), spec)._replace(moments=None)
+    with pytest.raises(ValueError, match="cut must be False for a member without moments"):
+        mbpo.make(replace(SMALL, {"cut": True}), spec, member=member)
+
+
 @pytest.mark.parametrize(
     "continuous",
     [

@@ -66,7 +66,7 @@ def test_spread_gives_each_member_an_equal_part_of_the_batch():
         spread(model, jax.random.key(0), jnp.arange(3.0), jnp.zeros(3))
 
 
-def collect_rows(model, horizon, batch):
+def collect_rows(model, horizon, batch, trusted=None):
     """All rows of a branch, as NumPy arrays [horizon, batch]."""
 
     def store(data, rows, alive):
@@ -76,7 +76,9 @@ def collect_rows(model, horizon, batch):
 
     data = (jnp.int32(0), tuple(jnp.zeros((horizon, batch)) for _ in range(5)))
     run = jax.jit(
-        lambda h: branch(model, lambda k, s: jnp.float32(1), jax.random.key(3), jnp.arange(batch) * 1.0, h, store, data)
+        lambda h: branch(
+            model, lambda k, s: jnp.float32(1), jax.random.key(3), jnp.arange(batch) * 1.0, h, store, data, trusted
+        )
     )
     return [np.asarray(x) for x in run(horizon)[1]]
 
@@ -89,6 +91,17 @@ def test_branch_continues_rollouts_until_they_terminate():
         kept = np.sort(obs[t][alive[t] == 1])
         np.testing.assert_array_equal(kept, np.arange(t, 5) if t else np.arange(6))
     assert discount[0][obs[0] == 4] == 0
+
+
+def test_branch_is_cut_before_a_step_that_is_not_trusted_but_never_before_the_first():
+    obs, _, _, _, alive = collect_rows(Model(count_up), 4, 6, lambda state, action: state < 3)
+    for t, expected in enumerate(([0, 1, 2, 3, 4, 5], [1, 2], [2], [])):  # of starts 0 to 5
+        np.testing.assert_array_equal(np.sort(obs[t][alive[t] == 1]), expected)
+
+
+def test_branch_that_trusts_all_is_the_same_to_the_bit():
+    whole = collect_rows(Model(count_up), 3, 6)
+    jax.tree.map(np.testing.assert_array_equal, whole, collect_rows(Model(count_up), 3, 6, lambda s, a: s > -1))
 
 
 def test_branch_goes_on_where_the_player_to_move_changes():

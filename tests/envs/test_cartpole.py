@@ -111,6 +111,19 @@ def test_energy_is_conserved(physics):
     np.testing.assert_allclose(total, momentum, atol=1e-3)
 
 
+def test_a_longer_pole_falls_more_slowly():
+    """From the linearised pole: θ̈ = θ g / (l (4/3 - m / (M + m))), so that twice the length halves the acceleration."""
+    state, quiet = jnp.array([0.0, 0.0, 0.01, 0.0]), jnp.zeros(1)
+    speeds = []
+    for length in (0.5, 1.0):
+        env = cartpole.continuous_cartpole(physics=cartpole.BALANCE._replace(half_length=length))
+        at = env.reset(jax.random.key(0))[0]._replace(inner=state)
+        speeds.append(float(env.step(jax.random.key(0), at, quiet)[1][3]))
+    expected = 0.02 * 0.01 * 9.8 / (0.5 * (4 / 3 - 0.1 / 1.1))
+    assert speeds[0] == pytest.approx(expected, rel=1e-3)
+    assert speeds[1] == pytest.approx(expected / 2, rel=1e-3)
+
+
 def test_friction_slows_the_cart():
     state = jnp.array([0.0, 2.0, jnp.pi, 0.0])  # hanging still under a moving cart
     _, acc, _, _ = cartpole.derivative(cartpole.SWINGUP, state, jnp.zeros(()))
