@@ -15,6 +15,12 @@ TROUBLES = {
     "cost": ("figures.trouble_cost", "cost"),
     "stochastic": ("figures.trouble_stochastic", "stochastic"),
     "exploration": ("figures.trouble_exploration", "exploration"),
+    "chance": ("figures.trouble_chance", "chance_nodes"),
+    "reading": ("figures.trouble_reading", "reading"),
+    "memory": ("figures.trouble_memory", "partial"),
+    "termination": ("figures.trouble_termination", "termination"),
+    "overfitting": ("figures.trouble_overfitting", "overfitting"),
+    "compounding": ("figures.trouble_compounding", "compounding"),
 }
 """Module and function of each, the cheapest first."""
 

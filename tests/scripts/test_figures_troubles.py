@@ -1,4 +1,4 @@
-"""The troubles: costs of runs whose numbers are known, distances of distributions, and small searches."""
+"""The troubles: costs of runs whose numbers are known, distances of distributions, exact values, and small searches."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from figures import trouble_chance as chances
+from figures import trouble_compounding as compounds
 from figures import trouble_cost as costs
 from figures import trouble_exploration as exploring
+from figures import trouble_memory as remembering
+from figures import trouble_overfitting as fits
+from figures import trouble_reading as readings
 from figures import trouble_stochastic as worlds
+from figures import trouble_termination as ends
 from figures.trouble_cost import Cost
 from figures.troubles import difference, interval
+
+from mbrl_jax import presets
+from mbrl_jax.envs.registry import make_env
 
 
 def read(path):
@@ -138,3 +147,187 @@ def test_a_bonus_finds_the_treasure_of_a_small_sea(tmp_path):
 def test_differences_are_of_the_same_seeds():
     assert difference([3.0, 5.0, 7.0], [1.0, 3.0, 5.0]) == "2 [2, 2]"
     assert interval([1.0, 1.0]) == "1 [1, 1]"
+
+
+# Chance nodes --------------------------------------------------------------------------------------------------------
+
+
+def test_the_two_models_of_the_lake_are_the_same_process():
+    """Means of drawn steps against the halves of the chance model, for every state and action, and leaf values by the
+    Bellman equation of the random policy."""
+    mdp = chances.frozen_lake_mdp()
+    sampled, halves = chances.sampled_model(mdp), chances.chance_model(mdp)
+    values = np.asarray(chances.random_values(mdp))
+    for state, action in ((0, 1), (6, 1), (14, 2)):
+        at = jnp.int32(state), jnp.int32(action)
+        drawn = jax.vmap(lambda key, at=at: sampled.step(key, *at))(jax.random.split(jax.random.key(0), 6_000))
+        afterstate, value, logits = halves.decide(*at)
+        chance, mean = jax.nn.softmax(logits), 0.0
+        for outcome in range(chances.OUTCOMES):
+            out = halves.happen(afterstate, jnp.int32(outcome))
+            share = float(jnp.mean(drawn.state == out.state))
+            assert share == pytest.approx(float(chance[outcome]), abs=0.03)
+            mean += float(chance[outcome] * (out.reward + chances.GAMMA * out.discount * values[out.state]))
+        assert float(value) == pytest.approx(mean, abs=1e-5)
+    onward = np.asarray(mdp.rewards) + chances.GAMMA * np.where(mdp.terminal, 0, values)
+    q = np.sum(np.asarray(mdp.transitions) * onward, -1)
+    np.testing.assert_allclose(values, np.where(mdp.terminal, 0, q.mean(1)), atol=1e-5)
+
+
+def test_chance_nodes_find_a_better_policy_on_slippery_ice(tmp_path, monkeypatch):
+    monkeypatch.setattr(chances, "WORLDS", {"slippery": chances.frozen_lake_mdp})
+    found = chances.chance_nodes(tmp_path, seeds=2, simulations=(64,), first=100)
+    plain, nodes = found["slippery", "PUCT", 64], found["slippery", "PUCT, chance nodes", 64]
+    assert (nodes > plain + 0.1).all()
+    assert nodes.max() < 0.5421  # no policy is better than the best one
+    rows = read(tmp_path / "chance.csv")
+    assert [float(row["value"]) for row in rows if row["planner"] == "PUCT"] == pytest.approx(plain.tolist(), rel=1e-4)
+    assert (tmp_path / "chance.png").stat().st_size > 5_000
+
+
+# Compounding errors --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["Pendulum-v1", "ContinuousCartPole"])
+def test_the_state_of_an_observation_is_the_one_that_shows_it_and_moves_as_it_does(task):
+    env = presets.suited("mbpo", make_env(task))
+    state, obs = env.reset(jax.random.key(3))
+    again = compounds.true_state(task, env.reset(jax.random.key(4))[0], obs)
+    np.testing.assert_allclose(env.observe(again), obs, atol=1e-6)
+    for a in (-0.7, 0.4):
+        (state, obs, *_), (again, seen, *_) = (env.step(jax.random.key(0), s, jnp.array([a])) for s in (state, again))
+        np.testing.assert_allclose(seen, obs, atol=1e-5)
+
+
+def test_errors_count_the_steps_that_are_kept():
+    """Two rollouts of up to three steps; the second is kept for one step."""
+    kept = np.array([[[1, 1], [1, 0], [0, 0]]], bool)
+    rollout = np.array([[[1.0, 4.0], [9.0, 100.0], [64.0, 64.0]]])
+    own = {
+        "kept": kept,
+        "alive": np.ones_like(kept),
+        "rollout": rollout,
+        "row": rollout / 4,
+        "returns": np.ones((1, 4)),
+    }
+    found = compounds.summarised(compounds.Setting("Pendulum-v1", 3, True), own)
+    assert found["rollout_error"][0] == pytest.approx(np.sqrt((1 + 4 + 9) / 3))
+    assert found["row_error"][0] == pytest.approx(np.sqrt((1 + 4 + 9) / 3) / 2)
+    assert found["steps"][0] == 1.5
+    np.testing.assert_allclose(found["error_kept"], np.sqrt([2.5, 9, 0]))
+    np.testing.assert_allclose(found["error_all"], np.sqrt([2.5, 54.5, 64]))
+    np.testing.assert_allclose(found["share"], [1, 0.5, 0])
+    assert len(compounds.all_settings({"a": (1, 5)})) == 3  # a single step is never cut
+
+
+@pytest.mark.slow
+def test_cut_rollouts_are_shorter_and_their_rows_better(tmp_path):
+    both = [compounds.Setting("Pendulum-v1", 20, cut) for cut in (False, True)]
+    whole, cut = compounds.compounding(tmp_path, seeds=2, settings=both, chunks=1, first=100).values()
+    np.testing.assert_allclose(whole["steps"], 20)
+    assert (cut["steps"] < whole["steps"]).all()
+    assert cut["rollout_error"].mean() < whole["rollout_error"].mean()
+    assert len(read(tmp_path / "compounding_by_step.csv")) == 2 * 20
+    assert (tmp_path / "compounding.png").stat().st_size > 5_000
+
+
+# Overfitting and terminations ----------------------------------------------------------------------------------------
+
+
+def test_random_rows_go_on_and_begin_anew_where_an_episode_ends():
+    env = presets.suited("pets", make_env("ContinuousCartPole"))
+    rows = jax.jit(lambda key: fits.random_rows(key, env, 300))(jax.random.key(0))
+    rows = jax.tree.map(np.asarray, rows)
+    assert rows.last[:200].sum() > 3
+    for t in range(199):
+        if rows.last[t]:
+            assert np.abs(rows.obs[t + 1]).max() <= 0.05  # as after a reset
+        else:
+            np.testing.assert_array_equal(rows.obs[t + 1], rows.next_obs[t])
+    np.testing.assert_array_equal(jax.vmap(ends.fell)(rows.next_obs, rows.action), rows.discount == 0)
+
+
+@pytest.mark.slow
+def test_more_rows_give_a_better_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(fits, "VARIANTS", {"one model": {"members": 1}, "ensemble": {"members": 2}})
+    found = fits.overfitting(tmp_path, seeds=2, rows=(200, 2_000), steps=500, episodes=1, first=100)
+    assert found[2_000, "one model"]["error_new"].mean() < found[200, "one model"]["error_new"].mean()
+    assert (found[200, "one model"]["error_trained"] < found[200, "one model"]["error_new"]).all()
+    assert len(read(tmp_path / "overfitting.csv")) == 2 * 2 * 2
+
+
+@pytest.mark.slow
+def test_a_plan_needs_to_know_where_it_ends(tmp_path):
+    found = ends.termination(tmp_path, seeds=2, rows=(1_000,), chunks=0, first=100)
+    assert (found["PETS", 1_000, "true"]["return"] > found["PETS", 1_000, "none"]["return"] + 50).all()
+    assert len(read(tmp_path / "termination.csv")) == 3 * 2
+
+
+# Memory --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_delayed_environment_shows_what_was():
+    env = presets.suited("pets", make_env("Pendulum-v1"))
+    late = remembering.delayed(env, 3)
+    (state, obs), (queued, seen) = env.reset(jax.random.key(0)), late.reset(jax.random.key(0))
+    true, shown, rewards = [obs], [seen], []
+    for t in range(8):
+        action = jnp.array([np.sin(t)])
+        state, obs, reward, *_ = env.step(jax.random.key(t), state, action)
+        queued, seen, same, *_ = late.step(jax.random.key(t), queued, action)
+        true, shown, rewards = [*true, obs], [*shown, seen], [*rewards, (reward, same)]
+    np.testing.assert_array_equal(np.stack(shown)[3:], np.stack(true)[:-3])
+    np.testing.assert_array_equal(np.stack(shown)[:3], np.stack([true[0]] * 3))
+    assert all(a == b for a, b in rewards)
+
+
+def test_the_stack_holds_the_latest_observations_and_actions():
+    own = remembering.memory("stacked", 2, 1)
+    at = own.empty()
+    for t in range(1, 6):
+        at = own.update((), at, jnp.full(2, 1.0 * t), jnp.full(1, -1.0 * t))
+    np.testing.assert_array_equal(own.read(at), [3, 3, -3, 4, 4, -4, 5, 5, -5])
+    assert own.size == 9
+
+
+@pytest.mark.slow
+def test_a_cue_is_remembered_by_a_recurrent_model_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(remembering, "WORLDS", ("chain",))
+    found = remembering.partial(tmp_path, seeds=2, first=100)
+    assert (found["chain", "recurrent"]["return"] > 0.9).all()
+    assert (np.abs(found["chain", "stacked"]["return"]) < 0.6).all()
+    assert (np.abs(found["chain", "memoryless"]["return"]) < 0.6).all()
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_true_change_is_the_environments_and_its_sensitivities_are_finite_differences():
+    env = make_env("ContinuousCartPole")
+    state, obs = env.reset(jax.random.key(0))
+    action = jnp.array([0.3])
+    x = jnp.concatenate([obs, action])
+    np.testing.assert_allclose(readings.true_change(x), env.step(jax.random.key(0), state, action)[1] - obs, atol=1e-6)
+    slopes = jax.jacobian(readings.true_change)(x)
+    for j in range(5):
+        step = jnp.zeros(5).at[j].set(1e-2)
+        rise = (readings.true_change(x + step) - readings.true_change(x - step)) / 2e-2
+        np.testing.assert_allclose(slopes[:, j], rise, atol=1e-3)
+
+
+def test_explained_variance_is_that_of_least_squares_on_the_other_half():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3)).astype(np.float32)
+    y = (x @ np.array([[1.0], [2.0], [0.0]]) + 0.5 + rng.normal(size=(400, 1))).astype(np.float32)
+    fraction, guess = readings.explained(jnp.asarray(x), jnp.asarray(y))
+    with_one = np.column_stack([x, np.ones(400)])
+    found = with_one[200:] @ np.linalg.lstsq(with_one[:200], y[:200], rcond=None)[0]
+    np.testing.assert_allclose(guess, found, atol=2e-3)
+    assert float(fraction) == pytest.approx(1 - np.var(found - y[200:]) / np.var(y[200:]), abs=0.02)
+
+
+@pytest.mark.slow
+def test_memories_hold_what_is_hidden(tmp_path):
+    found = readings.reading(tmp_path, seeds=2, rows=(200, 1_000), steps=500, first=100)
+    assert found["recurrent"]["r2"].min() > 0.8 > found["memoryless"]["r2"].max()
+    assert found["1000"]["mean"].mean() < found["200"]["mean"].mean()
