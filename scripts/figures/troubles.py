@@ -19,6 +19,7 @@ TROUBLES = {
     "reading": ("figures.trouble_reading", "reading"),
     "memory": ("figures.trouble_memory", "partial"),
     "termination": ("figures.trouble_termination", "termination"),
+    "transfer": ("figures.trouble_transfer", "transfer"),
     "overfitting": ("figures.trouble_overfitting", "overfitting"),
     "compounding": ("figures.trouble_compounding", "compounding"),
 }

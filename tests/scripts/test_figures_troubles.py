@@ -18,6 +18,7 @@ from figures import trouble_overfitting as fits
 from figures import trouble_reading as readings
 from figures import trouble_stochastic as worlds
 from figures import trouble_termination as ends
+from figures import trouble_transfer as transfers
 from figures.trouble_cost import Cost
 from figures.troubles import difference, interval
 
@@ -331,3 +332,25 @@ def test_memories_hold_what_is_hidden(tmp_path):
     found = readings.reading(tmp_path, seeds=2, rows=(200, 1_000), steps=500, first=100)
     assert found["recurrent"]["r2"].min() > 0.8 > found["memoryless"]["r2"].max()
     assert found["1000"]["mean"].mean() < found["200"]["mean"].mean()
+
+
+# Transfer -------------------------------------------------------------------------------------------------------------
+
+
+def test_another_reward_is_that_of_the_next_observation():
+    env = presets.suited("pets", make_env("Pendulum-v1"))
+    spin = transfers.rewarded(env, transfers.REWARDS["spin"])
+    state, _ = spin.reset(jax.random.key(0))
+    _, obs, reward, *_ = spin.step(jax.random.key(0), state, jnp.array([0.5]))
+    assert float(reward) == pytest.approx(float(obs[2]) / 8)
+    down, left = jnp.array([-1.0, 0.0, 0.0]), jnp.array([0.0, 1.0, 0.0])
+    assert float(transfers.REWARDS["upright"](down, jnp.zeros(1))) == pytest.approx(-(np.pi**2), rel=1e-5)
+    assert float(transfers.REWARDS["sideways"](left, jnp.zeros(1))) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_model_without_a_reward_serves_several(tmp_path):
+    found = transfers.transfer(tmp_path, seeds=2, rows=(2_000,), new_rows=(200,), first=100)
+    assert found["reward", "spin", 2_000]["score"].mean() > 0.6
+    further, anew = found["pole", "fitted further", 200], found["pole", "anew", 200]
+    assert further["error"].mean() < anew["error"].mean()
