@@ -166,10 +166,15 @@ class Search:
         Args:
           mark: None for that of `sweep.json`.
           running: trials that were under way, whose rows are read from their files.
+        Raises:
+          ValueError: the log is shorter than it was.
         """
         mark = mark or self.told
         log, self.opened = self.out / STUDY, None
-        if log.exists() and log.stat().st_size > mark["log"]:
+        size = log.stat().st_size if log.exists() else 0
+        if size < mark["log"]:
+            raise ValueError(f"{log} must have at least {mark['log']} bytes to go on, it has {size}: it was changed")
+        if size > mark["log"]:
             os.truncate(log, mark["log"])
         if self.under_way():
             self.programs[-1] = list(mark["program"])

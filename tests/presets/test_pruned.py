@@ -288,3 +288,6 @@ def test_a_search_resumed_without_its_pruning_is_refused(simulated, tmp_path, ca
     capsys.readouterr()
     assert main([*WORDS, *out, "--resume"]) == 2
     assert "prune is 'median' there" in capsys.readouterr().err
+    (tmp_path / "x" / "study.log").write_bytes(b"")
+    assert main([*WORDS, "--prune", "median", *out, "--resume"]) == 2
+    assert "it has 0: it was changed" in capsys.readouterr().err

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -65,11 +68,11 @@ class Script:
         self.left, self.told = (list(self.numbers), []) if mark is None else (mark["left"], mark["told"])
 
 
-def wave(folder: Any, numbers: list[int]) -> Script:
-    """Trains trials in a wave of `SLOTS` slots."""
+def wave(folder: Any, numbers: list[int], **changes: Any) -> Script:
+    """Trains trials in a wave of `SLOTS` slots, with changes of its job."""
     script = Script(numbers)
     swept = Swept(built, {"lr": RATES[:SLOTS]}, 3, SEEDS)
-    job = ordered.job_of(CHUNKS, seeds=SEEDS * SLOTS, wave=SEEDS * SLOTS)
+    job = ordered.job_of(CHUNKS, seeds=SEEDS * SLOTS, wave=SEEDS * SLOTS)._replace(**changes)
     folder.mkdir(exist_ok=True)
     assert Wave(swept, job, folder, folder / "wave", script, Progress("", 1, 1, quiet=True)).run(1e-9)
     return script
@@ -141,3 +144,22 @@ def test_a_wave_that_was_killed_goes_on_bitwise(waves):
         like = jax.eval_shape(jax.vmap(built({"lr": np.float32(0)}).init), runs.seed_keys(3, SEEDS))
         kept = [checkpoint.newest(path / "checkpoints", like).state for path in (one, other)]
         ordered.same(*kept)
+
+
+DEVICES = """
+import sys; sys.path.insert(0, {tests!r})
+import jax; jax.config.update("jax_num_cpu_devices", 2)
+from pathlib import Path
+from train import test_refilled as t
+for devices in (1, 2):
+    t.wave(Path({out!r}) / str(devices), [*range(7)], wave=1, devices=devices)
+"""
+
+
+@pytest.mark.slow
+def test_a_wave_on_two_devices_equals_one_on_one_bitwise(tmp_path):
+    code = DEVICES.format(tests=str(Path(__file__).parents[1]), out=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for number in range(7):
+        assert rows(tmp_path / "1" / f"trial-{number}") == rows(tmp_path / "2" / f"trial-{number}")
