@@ -137,16 +137,26 @@ def by_agent(
     parser.add_argument("--csv", default="", metavar="FILE", help="rows are added to it")
     given = parser.parse_args(argv)
     for algo in given.algos:
-        for row in rows(algo, given):
-            print(" ".join(f"{name}={value}" for name, value in row.items()), flush=True)
-            if given.csv:
-                new = not Path(given.csv).exists()
-                with open(given.csv, "a", newline="") as file:
-                    writer = csv.DictWriter(file, list(row), lineterminator="\n")
-                    if new:
-                        writer.writeheader()
-                    writer.writerow(row)
+        emit(rows(algo, given), given.csv)
     return 0
+
+
+def emit(rows: Iterable[dict[str, Any]], file: Path | str) -> None:
+    """Prints rows as they come, and adds them to a CSV file.
+
+    Args:
+      rows: all with the same columns.
+      file: the CSV; none if empty.
+    """
+    for row in rows:
+        print(" ".join(f"{name}={value}" for name, value in row.items()), flush=True)
+        if file:
+            new = not Path(file).exists()
+            with open(file, "a", newline="") as table:
+                writer = csv.DictWriter(table, list(row), lineterminator="\n")
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
 
 
 def by_size(
