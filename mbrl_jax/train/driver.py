@@ -152,7 +152,7 @@ class CompiledDriver:
         began, lost = time.monotonic(), {}
         init = begin(self._init.lower(self.keys).compile) if work is None else None
         meshed = self.loop.place is not None
-        program = None if meshed else begin(partial(_timed, self._lowered(self.shapes()).compile))
+        program = None if meshed else begin(partial(_timed, self.lowered(self.shapes()).compile))
         if init is not None:
             warm_up = init()
             state, lost = aside(lambda: jax.block_until_ready(warm_up(self.keys)))
@@ -163,14 +163,18 @@ class CompiledDriver:
             state = jax.jit(over_seeds(self.loop.place, self.wave, self.devices, self.groups))(state)
         self.gathered = self._gather(state) if work.position == 0 else place(work.part, self.devices)
         if program is None:  # the shapes do not tell where on the mesh the state lies
-            program = begin(partial(_timed, self._lowered(Work(state, self.gathered)).compile))
+            program = begin(partial(_timed, self.lowered(Work(state, self.gathered)).compile))
         self.program, compiled = program()
         part = self.gathered if work.position else ()
         seconds = compiled - began, time.monotonic() - compiled
         return Started(Work(state, part, work.position), *seconds, jax.device_get(lost))
 
-    def _lowered(self, work: Work) -> Any:
-        """The program of a chunk's pieces, traced from shapes."""
+    def lowered(self, work: Work) -> Any:
+        """The program of a chunk's pieces over all seeds, as `jax.stages.Lowered`; its first argument is donated.
+
+        Args:
+          work: shapes, as `shapes` gives them.
+        """
         self.bounds = (jnp.int32(0), jnp.int32(self.pieces.units))  # of most calls
 
         def step(

@@ -76,9 +76,9 @@ def parts(words: list[str]) -> None:
         marks["trace_s"] = time.process_time()
         return done
 
-    def watched_start(*args: Any) -> Any:
+    def watched_start(self: CompiledDriver, work: Any) -> Any:
         whole, own = time.process_time(), time.thread_time()
-        done = start(*args)
+        done = start(self, work)
         # this thread traces and lowers, others compile
         marks["lower_s"] = whole + time.thread_time() - own
         marks["compile_s"] = time.process_time()
