@@ -26,7 +26,7 @@ from mbrl_jax.core.config import replace
 
 FILE = Path(__file__).parents[2] / "results" / "golden.json"
 
-RELATIVE, ABSOLUTE = 2e-3, 1e-4
+RELATIVE, ABSOLUTE = 5e-4, 2e-5
 """|a - b| must be at most RELATIVE |b| + ABSOLUTE."""
 
 PRECISION = "highest"

@@ -380,16 +380,24 @@ class Suite:
             process = subprocess.Popen(
                 words, stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | {"PYTHONPATH": path}
             )
+            lines: queue.Queue[str | None] = queue.Queue()
+            reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
+            reader.start()
             try:
-                return self._follow(name, process, ended, errors)
+                return self._follow(name, process, lines, ended, errors)
             finally:
                 process.kill()
                 process.wait()
+                reader.join()
 
-    def _follow(self, name: str, process: subprocess.Popen[str], ended: float, errors: IO[str]) -> str:
-        lines: queue.Queue[str | None] = queue.Queue()
-        assert process.stdout is not None
-        threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
+    def _follow(
+        self,
+        name: str,
+        process: subprocess.Popen[str],
+        lines: queue.Queue[str | None],
+        ended: float,
+        errors: IO[str],
+    ) -> str:
         while True:
             try:
                 text = lines.get(timeout=max(0.0, ended - time.monotonic()))
@@ -411,8 +419,9 @@ class Suite:
 
 def _read(stream: IO[str], lines: queue.Queue[str | None]) -> None:
     """Passes lines on as they come, and None at their end."""
-    for text in stream:
-        lines.put(text)
+    with stream:
+        for text in stream:
+            lines.put(text)
     lines.put(None)
 
 

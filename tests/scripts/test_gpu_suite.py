@@ -52,10 +52,10 @@ def test_numbers_of_each_agent_agree_with_the_kept_ones(algo):
 
 def test_comparison_finds_what_differs():
     kept = {"a": 1.0, "b": 0.0, "c": -2.0}
-    near = {"a": 1.0 + 2e-3, "b": 5e-5, "c": -2.0}
+    near = {"a": 1.0 + 5e-4, "b": 1e-5, "c": -2.0}
     assert golden.compared(near, kept).agrees
-    assert golden.compared(near, kept).largest == pytest.approx(2e-3 / 2.1e-3)
-    for wrong in ({"a": 1.003}, {"b": 2e-4}, {"c": 2.0}, {"a": math.nan}, {"a": math.inf}):
+    assert golden.compared(near, kept).largest == pytest.approx(5e-4 / 5.2e-4)
+    for wrong in ({"a": 1.0006}, {"b": 3e-5}, {"c": 2.0}, {"a": math.nan}, {"a": math.inf}):
         verdict = golden.compared(near | wrong, kept)
         assert not verdict.agrees
         assert verdict.where == next(iter(wrong))
