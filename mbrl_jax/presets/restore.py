@@ -20,7 +20,7 @@ from mbrl_jax.train import checkpoint
 from mbrl_jax.train.host import HostDriver, HostLoop
 from mbrl_jax.train.loop import LoopConfig, env_steps
 from mbrl_jax.train.offline import OfflineHostLoop
-from mbrl_jax.train.run import seed_keys
+from mbrl_jax.train.run import Job, seed_keys
 from mbrl_jax.train.run_files import read_json
 
 
@@ -181,6 +181,18 @@ def check_resumable(folder: Path | str, algo: str, agent: Any, loop: LoopConfig)
         saved = saved_settings(folder)
         for part, cfg in (("agent", agent), ("loop", loop)) if saved["algo"] == algo else ():
             _all_known(saved[part], cfg, f"{part}.", path)
+
+
+def with_wave(job: Job, folder: Path | str) -> Job:
+    """A job with the wave of the run that it goes on with, which decides the rounding.
+
+    Args:
+      job: whose wave nobody chose.
+      folder: of the run; the job stays as it is where it holds none.
+    """
+    path = Path(folder) / "config.json"
+    kept = read_json(path).get("wave") if path.exists() else None
+    return job._replace(wave=kept) if type(kept) is int and kept > 0 else job
 
 
 def _all_known(saved: dict[str, Any], cfg: Any, prefix: str, path: Path) -> None:

@@ -41,7 +41,7 @@ def rows(algo: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     loop = presets.build(algo, env, known.agent, known.loop)
     state = jax.eval_shape(loop.init, jax.random.key(0))
     parts = reckon_parts({"learner": state.learner, "replay": state.buffer, "environments": state.actors}).parts
-    wave = presets.default_wave(known.agent)
+    wave = presets.default_wave(known.agent, given.seeds)
     driver = CompiledDriver(loop, seed_keys(0, given.seeds), wave, 1)
     found = driver.lowered(driver.shapes()).compile().memory_analysis()
     arguments, aliased = found.argument_size_in_bytes, found.alias_size_in_bytes
