@@ -109,6 +109,7 @@ class WarmUp(NamedTuple):
 
     watched: Callable[[Key], tuple[LoopState, dict[str, Array]]]  # the state, and what `lost_in` says of the warm-up
     whole: Callable[[Key], LoopState]  # the `init` that this is
+    start: Callable[[Key], LoopState] | None = None  # the state before the warm-up, in the same shapes
 
 
 class Loop(NamedTuple):
@@ -219,7 +220,7 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env:
     block = iterations_at_once(cfg)
     blocks = cfg.inner // block
     pieces = Pieces(cfg.cycles * (blocks + 1) + 1, blocks, block, gather, piece, chunk)
-    loop = Loop(init, chunk, train, pieces, WarmUp(watched, init))
+    loop = Loop(init, chunk, train, pieces, WarmUp(watched, init, lambda key: begun(key, agent, env, buffer, cfg)[0]))
     return loop if mesh is None else on_mesh(loop, mesh, buffer.axis)
 
 
@@ -304,6 +305,25 @@ def iterations_at_once(cfg: LoopConfig) -> int:
     return max(n for n in range(1, 9 if small else 2) if cfg.inner % n == 0)
 
 
+def begun(key: Key, agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig) -> tuple[LoopState, Key, Transition]:
+    """The state of a run before its warm-up, with an empty buffer.
+
+    Args:
+      key: used once.
+      agent, env, buffer, cfg: as in `make_loop`.
+    Returns:
+      the state; the key of the warm-up; the shapes of one transition.
+    """
+    key_learner, key_reset, key_warmup, key_run = jax.random.split(key, 4)
+    learner = agent.init(key_learner)
+    env_state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, cfg.num_envs))
+    carry = tree.tile(agent.carry(), cfg.num_envs)
+    actors = tree.strip_weak_types(Actors(env_state, obs, carry, jnp.zeros(cfg.num_envs, jnp.float32)))
+    rows = jax.eval_shape(lambda: step_envs(key_run, learner, actors, agent, env, cfg)[1])
+    item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
+    return LoopState(key_run, tree.strip_weak_types(learner), buffer.init(item), actors), key_warmup, item
+
+
 def warmed_up(key: Key, agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig) -> tuple[LoopState, dict[str, Array]]:
     """The state of a run after the warm-up: `cfg.warmup` iterations of random actions.
 
@@ -316,14 +336,7 @@ def warmed_up(key: Key, agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig)
     Returns:
       the state; as `lost_in` the first iterations in which an environment gave a NaN, none without a warm-up.
     """
-    key_learner, key_reset, key_warmup, key_run = jax.random.split(key, 4)
-    learner = agent.init(key_learner)
-    env_state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, cfg.num_envs))
-    carry = tree.tile(agent.carry(), cfg.num_envs)
-    actors = tree.strip_weak_types(Actors(env_state, obs, carry, jnp.zeros(cfg.num_envs, jnp.float32)))
-    rows = jax.eval_shape(lambda: step_envs(key_run, learner, actors, agent, env, cfg)[1])
-    item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
-    state = LoopState(key_run, tree.strip_weak_types(learner), buffer.init(item), actors)
+    state, key_warmup, item = begun(key, agent, env, buffer, cfg)
     if cfg.warmup == 0:
         return state, {}
 

@@ -5,11 +5,11 @@
 Nothing is trained. The chunk is compiled in the form in which a run calls it, its state donated, and XLA says what it
 needs (`memory_analysis`):
 
-    learner_kb, replay_kb, environments_kb     of one seed
-    arguments_kb    state and metrics of all seeds, as the program takes them
-    aliased_kb      of its results, those that lie where the arguments lay
-    temporary_kb    what it takes beside them while it runs
-    peak_kb         arguments, temporary arrays, and results that lie elsewhere
+    learner, replay, environments   of one seed
+    arguments   state and metrics of all seeds, as the program takes them
+    aliased     of its results, those that lie where the arguments lay
+    temporary   what it takes beside them while it runs
+    peak        arguments, temporary arrays, and results that lie elsewhere
 """
 
 from __future__ import annotations
@@ -48,15 +48,9 @@ def rows(algo: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     temporary, results = found.temp_size_in_bytes, found.output_size_in_bytes
     yield {
         "algo": algo, "env": env, "seeds": given.seeds,
-        **{f"{name}_kb": kilobytes(count) for name, count in parts.items()},
-        "arguments_kb": kilobytes(arguments), "aliased_kb": kilobytes(aliased), "temporary_kb": kilobytes(temporary),
-        "peak_kb": kilobytes(arguments + temporary + results - aliased),
+        **parts, "arguments": arguments, "aliased": aliased, "temporary": temporary,
+        "peak": arguments + temporary + results - aliased,
     }  # fmt: skip
-
-
-def kilobytes(count: float) -> float:
-    """Thousands of bytes, to a tenth."""
-    return round(count / 1000, 1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

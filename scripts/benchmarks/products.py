@@ -200,12 +200,12 @@ def usual(given: argparse.Namespace) -> dict[str, float]:
 
 
 def of_flags(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The usual form and two steps under each option, relative to none; the processes take turns, twice."""
+    """The usual form and two steps under each option, relative to none; the processes take turns."""
     best: dict[str, dict[str, float]] = {}
     failed: dict[str, str] = {}
     words = [sys.executable, str(SCRIPTS / "benchmark.py"), "products", "--child", "--rounds", str(given.rounds)]
     words += ["--seconds", str(given.seconds), "--products", *given.products, *(["--bare"] if given.bare else [])]
-    for _ in range(2):
+    for _ in range(given.passes):
         for name, flag in FLAGS.items():
             if name in failed:
                 continue
@@ -237,6 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--products", nargs="+", choices=PRODUCTS, default=list(PRODUCTS), metavar="NAME")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of each case")
     parser.add_argument("--seconds", type=float, default=0.02, help="of a round")
+    parser.add_argument("--passes", type=int, default=2, help="with --flags: processes of each option, in turns")
     parser.add_argument("--bare", action="store_true", help="with --flags: no whole steps")
     parser.add_argument("--csv", default="", metavar="FILE", help="rows are added to it")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
