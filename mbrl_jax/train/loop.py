@@ -595,8 +595,8 @@ def advance(
         key_refresh, key_iterations = jax.random.split(jax.lax.dynamic_index_in_dim(keys, c, keepdims=False))
         keys_iterations = jax.random.split(key_iterations, cfg.inner)
 
-        def refreshed(_: Array, at: tuple[Tree, Metrics]) -> tuple[Tree, Metrics]:
-            learner, metrics = refresh(key_refresh, at[0], state.buffer)
+        def refreshed(i: Array, at: tuple[Tree, Metrics]) -> tuple[Tree, Metrics]:
+            learner, metrics = refresh(_held(key_refresh, i), at[0], state.buffer)
             return learner, _put(at[1], jax.tree.map(lambda one: one[None], metrics), c)
 
         def some(i: Array, at: tuple[LoopState, Metrics]) -> tuple[LoopState, Metrics]:
@@ -617,10 +617,23 @@ def advance(
     state, gathered = jax.lax.fori_loop(start // width, end, one_cycle, (state, gathered))
 
     ended = stop > cfg.cycles * width
-    done = (key_evaluate, state, gathered)
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(finish, *done))
-    report = jax.lax.fori_loop(jnp.int32(0), ended.astype(jnp.int32), lambda *_: finish(*done), nothing)
+    shapes = jax.eval_shape(finish, key_evaluate, state, gathered)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    report = jax.lax.fori_loop(
+        jnp.int32(0), ended.astype(jnp.int32), lambda i, _: finish(_held(key_evaluate, i), state, gathered), nothing
+    )
     return state._replace(key=jnp.where(ended, key, state.key)), gathered, report
+
+
+def _held(key: Key, i: Array) -> Key:
+    """A key that holds what is drawn with it within a loop of index `i`.
+
+    XLA computes what is the same in every round before the loop, even where the loop has no round: without this, every
+    piece of a chunk would evaluate.
+    """
+    return jax.random.wrap_key_data(
+        jax.lax.optimization_barrier((i, jax.random.key_data(key)))[1], impl=jax.random.key_impl(key)
+    )
 
 
 def _put(kept: Metrics, new: Metrics, *index: Array) -> Metrics:

@@ -18,7 +18,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.timing import by_agent
+from benchmarks.timing import by_agent, count
 from mbrl_jax.presets.registry import AGENTS
 
 
@@ -56,5 +56,5 @@ def rows(algo: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line of this benchmark."""
     agents = [name for name, entry in AGENTS.items() if not entry.offline]
-    options = {"--seeds": {"type": int, "default": 1, "help": "seeds of the run"}}
+    options = {"--seeds": {"type": count, "default": 1, "help": "seeds of the run"}}
     return by_agent(__doc__, agents, rows, options, argv)

@@ -230,14 +230,14 @@ def of_flags(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line of this benchmark."""
-    from benchmarks.timing import emit
+    from benchmarks.timing import count, emit
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flags", action="store_true", help="options of XLA, instead of forms")
     parser.add_argument("--products", nargs="+", choices=PRODUCTS, default=list(PRODUCTS), metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of each case")
+    parser.add_argument("--rounds", type=count, default=9, help="rounds of each case")
     parser.add_argument("--seconds", type=float, default=0.02, help="of a round")
-    parser.add_argument("--passes", type=int, default=2, help="with --flags: processes of each option, in turns")
+    parser.add_argument("--passes", type=count, default=2, help="with --flags: processes of each option, in turns")
     parser.add_argument("--bare", action="store_true", help="with --flags: no whole steps")
     parser.add_argument("--csv", default="", metavar="FILE", help="rows are added to it")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

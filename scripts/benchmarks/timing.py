@@ -112,6 +112,13 @@ def _fit(case: Case, seconds: float) -> int:
     return max(1, round(n * seconds / taken))
 
 
+def count(text: str) -> int:
+    """A whole number of at least 1, as an option of a command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
 def by_agent(
     about: str | None,
     agents: Sequence[str],

@@ -84,10 +84,14 @@ def test_parts_of_a_start_add_up(tmp_path):
         compiling.run("q_learning", "Nowhere", tmp_path)
 
 
-def test_unknown_agents_are_refused(capsys):
+def test_what_cannot_be_asked_for_is_refused(capsys):
     with pytest.raises(SystemExit):
         compiling.main(["--runs", "sacc"])
     assert "--runs must be of" in capsys.readouterr().err
+    for main, words in ((memory.main, ["--seeds", "0"]), (products.main, ["--rounds", "x"])):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert "must be a whole number of at least 1, got" in capsys.readouterr().err
 
 
 def test_rows_are_added_to_a_table(tmp_path):
