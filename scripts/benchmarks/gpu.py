@@ -25,6 +25,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -149,8 +151,8 @@ def golden(size: Size, peaks: Peaks) -> Iterator[Row]:
 
     del peaks
     made = kept.read()["made_with"]
-    for algo in ("random", *(size.golden or kept.AGENTS)):
-        verdict = kept.checked(algo)
+    agents = ("random", *(size.golden or kept.AGENTS))
+    for algo, verdict in zip(agents, at_once([partial(kept.checked, algo) for algo in agents]), strict=True):
         words = kept.described(algo, verdict)
         exact = "equal bits" if algo == "random" else f"within {kept.RELATIVE:g} |x| + {kept.ABSOLUTE:g}"
         note = f"{words}; {exact} of jax {made['jax']} on {made['device']}"
@@ -165,11 +167,15 @@ def dreamer(size: Size, peaks: Peaks) -> Iterator[Row]:
     from benchmarks import dreamer as steps
     from mbrl_jax.core.config import replace
 
-    for name in size.dreamer:
-        for precision in ("float32", "bfloat16"):
-            cfg = replace(steps.settings(name, *size.windows), {"bfloat16": precision == "bfloat16"})
-            made = steps.update(f"dreamer_v3 {name} step", cfg)
-            yield from of_cases([made], size, precision, peaks.get(precision))
+    both = [(name, precision) for name in size.dreamer for precision in ("float32", "bfloat16")]
+
+    def made(name: str, precision: str) -> Any:
+        cfg = replace(steps.settings(name, *size.windows), {"bfloat16": precision == "bfloat16"})
+        return steps.update(f"dreamer_v3 {name} step", cfg)
+
+    cases = list(at_once([partial(made, *one) for one in both]))
+    for (_, precision), case in zip(both, cases, strict=True):
+        yield from of_cases([case], size, precision, peaks.get(precision))
 
 
 def tdmpc2(size: Size, peaks: Peaks) -> Iterator[Row]:
@@ -223,7 +229,7 @@ def mbpo(size: Size, peaks: Peaks) -> Iterator[Row]:
     """MBPO's loop, many seeds under one `vmap`."""
     del peaks
     loop = dict(size.loop) | {"inner": min(25, dict(size.loop)["inner"])}
-    yield from of_loop("mbpo", "Pendulum-v1", dict(size.small), loop, size, seeds=size.seeds)
+    yield from of_loop(*loop_case("mbpo", "Pendulum-v1", dict(size.small), loop, seeds=size.seeds), size)
 
 
 def ppo(size: Size, peaks: Peaks) -> Iterator[Row]:
@@ -231,7 +237,7 @@ def ppo(size: Size, peaks: Peaks) -> Iterator[Row]:
     del peaks
     envs, unroll = size.envs
     loop = {"num_envs": envs, "unroll": unroll, "inner": 4, "cycles": 1, "eval_episodes": 0, "capacity": envs * unroll}
-    yield from of_loop("ppo", "CartPole-v1", {}, loop, size)
+    yield from of_loop(*loop_case("ppo", "CartPole-v1", {}, loop), size)
 
 
 def search(size: Size, peaks: Peaks) -> Iterator[Row]:
@@ -251,19 +257,17 @@ def loops(size: Size, peaks: Peaks) -> Iterator[Row]:
     del peaks
     from mbrl_jax import presets
 
-    for algo in size.loops:
-        yield from of_loop(algo, presets.default_env(algo), {}, dict(size.loop), size)
+    made = [partial(loop_case, algo, presets.default_env(algo), {}, dict(size.loop)) for algo in size.loops]
+    for case, note in list(at_once(made)):
+        yield from of_loop(case, note, size)
 
 
-def of_loop(
-    algo: str, env: str, agent: dict[str, Any], loop: dict[str, Any], size: Size, seeds: int = 1
-) -> Iterator[Row]:
-    """The row of a preset's loop: environment steps of all seeds per second, updates included.
+def loop_case(algo: str, env: str, agent: dict[str, Any], loop: dict[str, Any], seeds: int = 1) -> tuple[Any, str]:
+    """The case of a preset's loop, warmed up and compiled, and a note on it. Its unit is an environment step of a seed.
 
     Args:
       algo, env: an agent, and its environment.
       agent, loop: changes to the preset's settings.
-      size: how long.
       seeds: under one `vmap`.
     """
     import jax
@@ -291,14 +295,26 @@ def of_loop(
     count = env_steps(cfg, 1) - env_steps(cfg, 0)
     name = f"loop {algo} {env}" + (f" {seeds} seeds" if seeds > 1 else "")
     made = Case(name, "jax", run, "env step", units=seeds * count, times=1, compile_seconds=seconds)
-    for row in of_cases([made], size, "float32", None):
-        yield row | {"note": f"{cfg.num_envs} environments, {updates(cfg, 1) / count:.4g} updates a step"}
+    return made, f"{cfg.num_envs} environments, {updates(cfg, 1) / count:.4g} updates a step"
+
+
+def of_loop(case: Any, note: str, size: Size) -> Iterator[Row]:
+    """The row of a loop: environment steps of all seeds per second, updates included."""
+    for row in of_cases([case], size, "float32", None):
+        yield row | {"note": note}
+
+
+def at_once(made: Sequence[Callable[[], Any]]) -> Iterator[Any]:
+    """What several functions return, in order; they compile side by side, for which a machine with a GPU has cores."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for found in [pool.submit(fn) for fn in made]:
+            yield found.result()
 
 
 PARTS: dict[str, tuple[Callable[[Size, Peaks], Iterator[Row]], float]] = {
     "products": (products, 60.0),
     "golden": (golden, 150.0),
-    "dreamer": (dreamer, 180.0),
+    "dreamer": (dreamer, 200.0),
     "tdmpc2": (tdmpc2, 80.0),
     "muzero": (muzero, 70.0),
     "mbpo": (mbpo, 90.0),

@@ -207,7 +207,7 @@ def of_flags(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     words += ["--seconds", str(given.seconds), "--products", *given.products, *(["--bare"] if given.bare else [])]
     for _ in range(given.passes):
         for name, flag in FLAGS.items():
-            if name in failed:
+            if name in failed or name not in ("default", *given.options):
                 continue
             flags = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
             path = os.pathsep.join(filter(None, [str(SCRIPTS.parent), os.environ.get("PYTHONPATH")]))
@@ -237,6 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--products", nargs="+", choices=PRODUCTS, default=list(PRODUCTS), metavar="NAME")
     parser.add_argument("--rounds", type=count, default=9, help="rounds of each case")
     parser.add_argument("--seconds", type=float, default=0.02, help="of a round")
+    parser.add_argument("--options", nargs="+", choices=FLAGS, default=list(FLAGS), metavar="NAME", help="with --flags")
     parser.add_argument("--passes", type=count, default=2, help="with --flags: processes of each option, in turns")
     parser.add_argument("--bare", action="store_true", help="with --flags: no whole steps")
     parser.add_argument("--csv", default="", metavar="FILE", help="rows are added to it")
