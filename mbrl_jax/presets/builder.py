@@ -182,7 +182,7 @@ WIDE = (
 def default_wave(agent: Any, each: int = 0) -> int:
     """Seeds to run under one `vmap` on a device: one where any hidden layer is wide, else four.
 
-    A device with a single seed needs no `vmap`: its program is traced and compiled in three quarters of the time.
+    A device with a single seed needs no `vmap`: its program is traced and compiled sooner.
 
     Args:
       agent: its settings.
