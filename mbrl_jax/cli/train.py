@@ -71,7 +71,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     from mbrl_jax.cli.flags import parse
     from mbrl_jax.models.dynamics.known import settled
     from mbrl_jax.presets.checks import names_and_values
-    from mbrl_jax.presets.restore import check_resumable
+    from mbrl_jax.presets.restore import check_resumable, with_wave
     from mbrl_jax.presets.task import of_data
     from mbrl_jax.train.hosts import agreed
     from mbrl_jax.train.run import Job, check_folder
@@ -99,6 +99,7 @@ def _train(words: list[str], prog: str, names: list[str]) -> int:
     out = named_folder(options.out) if options.out else _newest(base) if options.resume else None
     if options.resume and out is not None:
         check_resumable(out, algo, agent, loop_cfg)
+        job = job if options.wave else with_wave(job, out)
     if out is not None and options.distributed:
         agreed(lambda: check_folder(job, out, options.resume))
     elif out is not None:
@@ -127,8 +128,7 @@ def _shared(job: Job, options: Any, hosted: bool) -> Job:
 
     if options.seed + options.seeds > 2**32:
         raise ValueError(f"seed must be at most 2**32 - seeds = {2**32 - options.seeds}, got {options.seed}")
-    wave = options.wave or presets.default_wave(job.agent)
-    job = job._replace(seed=options.seed, seeds=options.seeds, wave=wave)
+    job = job._replace(seed=options.seed, seeds=options.seeds, wave=options.wave or presets.default_wave(job.agent))
     if options.distributed:
         if options.loop.mesh or hosted:
             what = f"loop.mesh {options.loop.mesh}" if options.loop.mesh else f"{job.env}, whose steps are Python"
@@ -136,7 +136,9 @@ def _shared(job: Job, options: Any, hosted: bool) -> Job:
         if not options.out:
             raise ValueError("--out must name the run's folder with --distributed")
         return shared(job, options.devices)
-    return job._replace(devices=1 if hosted or options.loop.mesh else devices_for(options.devices, options.seeds))
+    devices = 1 if hosted or options.loop.mesh else devices_for(options.devices, options.seeds)
+    wave = options.wave or presets.default_wave(job.agent, options.seeds // devices)
+    return job._replace(wave=wave, devices=devices)
 
 
 def task_of(algo: str, env: str, env_args: dict[str, Any], words: list[str]) -> Task:

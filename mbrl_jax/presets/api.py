@@ -18,7 +18,7 @@ from mbrl_jax.presets.checks import checked
 from mbrl_jax.presets.fine_tune import taken_from
 from mbrl_jax.presets.loaded import Run
 from mbrl_jax.presets.offline import Data
-from mbrl_jax.presets.restore import check_resumable, load_run, saved_configs, saved_settings
+from mbrl_jax.presets.restore import check_resumable, load_run, saved_configs, saved_settings, with_wave
 from mbrl_jax.presets.task import Task, data_for, of_data, task
 from mbrl_jax.train import checkpoint, trackers
 from mbrl_jax.train import run as runs
@@ -88,6 +88,7 @@ def train(
     job = job._replace(stop_diverged=stop_diverged, env_args=env_args or {})
     if resume:
         check_resumable(out, algo, agent_cfg, loop_cfg)
+        job = with_wave(job, out)
     job, start = started(job, given.env, out if resume else None, init_from, init_parts)
     how = {"quiet": quiet, "checkpoint_seconds": checkpoint_seconds, "callback": callback, "track": track}
     return run_job(job, given.env, out, resume=resume, env_workers=env_workers, start=start, data=given.data, **how)
@@ -101,9 +102,9 @@ def _new_job(algo: str, given: Task, steps: int, seeds: tuple[int, int]) -> Job:
     if not 0 <= first <= 2**32 - count:
         raise ValueError(f"seed must be at least 0 and at most 2**32 - seeds = {2**32 - count}, got {first}")
     agent, loop, _, solved = given.known
+    devices = 1 if given.hosted or loop.mesh else devices_for(0, count)
     return Job(
-        algo, given.name, agent, loop, steps, first, count, default_wave(agent),
-        devices=1 if given.hosted or loop.mesh else devices_for(0, count),
+        algo, given.name, agent, loop, steps, first, count, default_wave(agent, count // devices), devices=devices,
         threshold=solved if math.isfinite(solved) else None, **of_data(given.data),
     )  # fmt: skip
 

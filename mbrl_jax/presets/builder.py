@@ -179,8 +179,17 @@ WIDE = (
 )
 
 
-def default_wave(agent: Any) -> int:
-    """Seeds to run under one `vmap` on a device: one where any hidden layer is wide, else four."""
+def default_wave(agent: Any, each: int = 0) -> int:
+    """Seeds to run under one `vmap` on a device: one where any hidden layer is wide, else four.
+
+    A device with a single seed needs no `vmap`: its program is traced and compiled sooner.
+
+    Args:
+      agent: its settings.
+      each: seeds on each device, 0 for many.
+    """
+    if each == 1:
+        return 1
     found = [value for name, value in flat(agent, ".").items() if name.endswith(".hidden") and value]
     widths = [max(value) if isinstance(value, tuple) else value for value in found]
     return 1 if max(widths, default=0) >= WIDE else 4

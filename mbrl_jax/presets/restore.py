@@ -11,16 +11,16 @@ import jax
 from mbrl_jax import __version__
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import flat, replace
-from mbrl_jax.core.types import Agent
+from mbrl_jax.core.types import Agent, Key
 from mbrl_jax.envs.registry import make_env
 from mbrl_jax.presets import builder
 from mbrl_jax.presets.offline import Data
 from mbrl_jax.presets.registry import AGENTS, import_agents
 from mbrl_jax.train import checkpoint
 from mbrl_jax.train.host import HostDriver, HostLoop
-from mbrl_jax.train.loop import LoopConfig, env_steps
+from mbrl_jax.train.loop import Loop, LoopConfig, env_steps
 from mbrl_jax.train.offline import OfflineHostLoop
-from mbrl_jax.train.run import seed_keys
+from mbrl_jax.train.run import Job, seed_keys
 from mbrl_jax.train.run_files import read_json
 
 
@@ -86,10 +86,7 @@ def load_seeds(
     if isinstance(loop, OfflineHostLoop):
         loop = loop.loop
     keys = seed_keys(saved["seed"], saved["seeds"])
-    if isinstance(loop, HostLoop):
-        like = HostDriver(loop, keys).shapes().state
-    else:
-        like = jax.eval_shape(lambda keys: tree.strip_weak_types(jax.vmap(loop.init)(keys)), keys)
+    like = HostDriver(loop, keys).shapes().state if isinstance(loop, HostLoop) else _shapes(loop, keys)
     states = checkpoint.restore(folder / "checkpoints", place, like)
     agent, env = builder.learner(algo, made, config)
     evaluation = builder.evaluation_env(algo, made)
@@ -97,6 +94,14 @@ def load_seeds(
     for seed in chosen:
         state = jax.tree.map(lambda leaf, row=seed: leaf[row], states)
         yield Loaded(algo, name, config, agent, env, state, place.chunk, evaluation, steps, made, place.name, loop_cfg)
+
+
+def _shapes(loop: Loop, keys: Key) -> Any:
+    """The shapes of the state of all seeds, without a trace of the warm-up where the loop tells it apart."""
+    warm_up = loop.warm_up
+    start = None if warm_up is None or warm_up.whole is not loop.init else warm_up.start
+    one = jax.eval_shape(lambda key: tree.strip_weak_types((start or loop.init)(key)), keys[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((len(keys), *leaf.shape), leaf.dtype), one)
 
 
 def import_agent(saved: dict[str, Any]) -> None:
@@ -181,6 +186,18 @@ def check_resumable(folder: Path | str, algo: str, agent: Any, loop: LoopConfig)
         saved = saved_settings(folder)
         for part, cfg in (("agent", agent), ("loop", loop)) if saved["algo"] == algo else ():
             _all_known(saved[part], cfg, f"{part}.", path)
+
+
+def with_wave(job: Job, folder: Path | str) -> Job:
+    """A job with the wave of the run that it goes on with, which decides the rounding.
+
+    Args:
+      job: whose wave nobody chose.
+      folder: of the run; the job stays as it is where it holds none.
+    """
+    path = Path(folder) / "config.json"
+    kept = read_json(path).get("wave") if path.exists() else None
+    return job._replace(wave=kept) if type(kept) is int and kept > 0 else job
 
 
 def _all_known(saved: dict[str, Any], cfg: Any, prefix: str, path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,17 @@ from mbrl_jax.core import tree
 from mbrl_jax.core.types import Array, Key, Tree
 from mbrl_jax.train.interrupt import aside, begin
 from mbrl_jax.train.loop import Loop, Pieces, Report
-from mbrl_jax.train.sweep import over_seeds, place, placed_shapes
+from mbrl_jax.train.sweep import advance_seeds, over_seeds, place, placed_shapes
 
 SECONDS = 20.0
 """No call into compiled code should last longer, after the first of its kind and where its parts can be divided."""
 
 GROWTH = 8
 """By how much longer than any before a call may be, in iterations."""
+
+
+At: TypeAlias = tuple[Tree, Tree, Array]
+"""A seed within a chunk: its state, the metrics so far, and whether it is to go on."""
 
 
 class Work(NamedTuple):
@@ -152,7 +156,7 @@ class CompiledDriver:
         began, lost = time.monotonic(), {}
         init = begin(self._init.lower(self.keys).compile) if work is None else None
         meshed = self.loop.place is not None
-        program = None if meshed else begin(partial(_timed, self._lowered(self.shapes()).compile))
+        program = None if meshed else begin(partial(_timed, self.lowered(self.shapes()).compile))
         if init is not None:
             warm_up = init()
             state, lost = aside(lambda: jax.block_until_ready(warm_up(self.keys)))
@@ -163,22 +167,30 @@ class CompiledDriver:
             state = jax.jit(over_seeds(self.loop.place, self.wave, self.devices, self.groups))(state)
         self.gathered = self._gather(state) if work.position == 0 else place(work.part, self.devices)
         if program is None:  # the shapes do not tell where on the mesh the state lies
-            program = begin(partial(_timed, self._lowered(Work(state, self.gathered)).compile))
+            program = begin(partial(_timed, self.lowered(Work(state, self.gathered)).compile))
         self.program, compiled = program()
         part = self.gathered if work.position else ()
         seconds = compiled - began, time.monotonic() - compiled
         return Started(Work(state, part, work.position), *seconds, jax.device_get(lost))
 
-    def _lowered(self, work: Work) -> Any:
-        """The program of a chunk's pieces, traced from shapes."""
+    def lowered(self, work: Work) -> Any:
+        """The program of a chunk's pieces over all seeds, as `jax.stages.Lowered`; its first argument is donated.
+
+        Args:
+          work: shapes, as `shapes` gives them.
+        """
         self.bounds = (jnp.int32(0), jnp.int32(self.pieces.units))  # of most calls
 
-        def step(
-            at: tuple[Tree, Tree, Array], any_alive: Array, start: Array, stop: Array
-        ) -> tuple[Tree, Tree, Report, Array]:
-            return *self.pieces.advance(*at[:2], start, jnp.where(any_alive, stop, start)), at[2]
+        def step(at: At, any_alive: Array, start: Array, stop: Array) -> tuple[At, Report]:
+            state, gathered, report = self.pieces.advance(*at[:2], start, jnp.where(any_alive, stop, start))
+            return (state, gathered, at[2]), report
 
-        each = over_seeds(step, self.wave, self.devices, self.groups, lambda at: jnp.any(at[2]))
+        over = advance_seeds(step, self.wave, self.devices, self.groups, lambda at: jnp.any(at[2]))
+
+        def each(at: At, start: Array, stop: Array) -> tuple[Tree, Tree, Report, Array]:
+            (state, gathered, alive), report = over(at, start, stop)
+            return state, gathered, report, alive
+
         alive = jax.eval_shape(lambda: jnp.asarray(self.alive))
         shapes = placed_shapes((work.state, work.part, alive), self.devices)
         where: Any = (

@@ -109,6 +109,7 @@ class WarmUp(NamedTuple):
 
     watched: Callable[[Key], tuple[LoopState, dict[str, Array]]]  # the state, and what `lost_in` says of the warm-up
     whole: Callable[[Key], LoopState]  # the `init` that this is
+    start: Callable[[Key], LoopState] | None = None  # the state before the warm-up, in the same shapes
 
 
 class Loop(NamedTuple):
@@ -219,7 +220,7 @@ def make_loop(agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig, eval_env:
     block = iterations_at_once(cfg)
     blocks = cfg.inner // block
     pieces = Pieces(cfg.cycles * (blocks + 1) + 1, blocks, block, gather, piece, chunk)
-    loop = Loop(init, chunk, train, pieces, WarmUp(watched, init))
+    loop = Loop(init, chunk, train, pieces, WarmUp(watched, init, lambda key: begun(key, agent, env, buffer, cfg)[0]))
     return loop if mesh is None else on_mesh(loop, mesh, buffer.axis)
 
 
@@ -304,6 +305,25 @@ def iterations_at_once(cfg: LoopConfig) -> int:
     return max(n for n in range(1, 9 if small else 2) if cfg.inner % n == 0)
 
 
+def begun(key: Key, agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig) -> tuple[LoopState, Key, Transition]:
+    """The state of a run before its warm-up, with an empty buffer.
+
+    Args:
+      key: used once.
+      agent, env, buffer, cfg: as in `make_loop`.
+    Returns:
+      the state; the key of the warm-up; the shapes of one transition.
+    """
+    key_learner, key_reset, key_warmup, key_run = jax.random.split(key, 4)
+    learner = agent.init(key_learner)
+    env_state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, cfg.num_envs))
+    carry = tree.tile(agent.carry(), cfg.num_envs)
+    actors = tree.strip_weak_types(Actors(env_state, obs, carry, jnp.zeros(cfg.num_envs, jnp.float32)))
+    rows = jax.eval_shape(lambda: step_envs(key_run, learner, actors, agent, env, cfg)[1])
+    item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
+    return LoopState(key_run, tree.strip_weak_types(learner), buffer.init(item), actors), key_warmup, item
+
+
 def warmed_up(key: Key, agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig) -> tuple[LoopState, dict[str, Array]]:
     """The state of a run after the warm-up: `cfg.warmup` iterations of random actions.
 
@@ -316,14 +336,7 @@ def warmed_up(key: Key, agent: Agent, env: Env, buffer: Buffer, cfg: LoopConfig)
     Returns:
       the state; as `lost_in` the first iterations in which an environment gave a NaN, none without a warm-up.
     """
-    key_learner, key_reset, key_warmup, key_run = jax.random.split(key, 4)
-    learner = agent.init(key_learner)
-    env_state, obs = jax.vmap(env.reset)(jax.random.split(key_reset, cfg.num_envs))
-    carry = tree.tile(agent.carry(), cfg.num_envs)
-    actors = tree.strip_weak_types(Actors(env_state, obs, carry, jnp.zeros(cfg.num_envs, jnp.float32)))
-    rows = jax.eval_shape(lambda: step_envs(key_run, learner, actors, agent, env, cfg)[1])
-    item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
-    state = LoopState(key_run, tree.strip_weak_types(learner), buffer.init(item), actors)
+    state, key_warmup, item = begun(key, agent, env, buffer, cfg)
     if cfg.warmup == 0:
         return state, {}
 
@@ -582,8 +595,8 @@ def advance(
         key_refresh, key_iterations = jax.random.split(jax.lax.dynamic_index_in_dim(keys, c, keepdims=False))
         keys_iterations = jax.random.split(key_iterations, cfg.inner)
 
-        def refreshed(_: Array, at: tuple[Tree, Metrics]) -> tuple[Tree, Metrics]:
-            learner, metrics = refresh(key_refresh, at[0], state.buffer)
+        def refreshed(i: Array, at: tuple[Tree, Metrics]) -> tuple[Tree, Metrics]:
+            learner, metrics = refresh(_held(key_refresh, i), at[0], state.buffer)
             return learner, _put(at[1], jax.tree.map(lambda one: one[None], metrics), c)
 
         def some(i: Array, at: tuple[LoopState, Metrics]) -> tuple[LoopState, Metrics]:
@@ -604,10 +617,23 @@ def advance(
     state, gathered = jax.lax.fori_loop(start // width, end, one_cycle, (state, gathered))
 
     ended = stop > cfg.cycles * width
-    done = (key_evaluate, state, gathered)
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(finish, *done))
-    report = jax.lax.fori_loop(jnp.int32(0), ended.astype(jnp.int32), lambda *_: finish(*done), nothing)
+    shapes = jax.eval_shape(finish, key_evaluate, state, gathered)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    report = jax.lax.fori_loop(
+        jnp.int32(0), ended.astype(jnp.int32), lambda i, _: finish(_held(key_evaluate, i), state, gathered), nothing
+    )
     return state._replace(key=jnp.where(ended, key, state.key)), gathered, report
+
+
+def _held(key: Key, i: Array) -> Key:
+    """A key that holds what is drawn with it within a loop of index `i`.
+
+    XLA computes what is the same in every round before the loop, even where the loop has no round: without this, every
+    piece of a chunk would evaluate.
+    """
+    return jax.random.wrap_key_data(
+        jax.lax.optimization_barrier((i, jax.random.key_data(key)))[1], impl=jax.random.key_impl(key)
+    )
 
 
 def _put(kept: Metrics, new: Metrics, *index: Array) -> Metrics:

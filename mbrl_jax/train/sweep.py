@@ -45,22 +45,16 @@ def over_seeds(
     Raises:
       ValueError: a number below 1, more devices than available, or seeds that do not divide among them evenly.
     """
-    if wave < 1:
-        raise ValueError(f"wave must be at least 1, got {wave}")
-    groups = devices if groups is None else groups
-    if groups % devices:
-        raise ValueError(f"groups must be a multiple of the {devices} devices, got {groups}")
+    groups = _groups(wave, devices, groups)
 
     def waves(seeds: Tree, *same: Array) -> B:
         count = _count(seeds)
 
         def one(seed: Tree) -> B:
-            first = () if common is None else (common(jax.tree.map(lambda leaf: leaf[None], seed)),)
-            return fn(seed, *first, *same)
+            return _one(fn, common, seed, same)
 
         def side_by_side(seeds: Tree) -> B:
-            first = () if common is None else (common(seeds),)
-            return jax.vmap(lambda seed: fn(seed, *first, *same))(seeds)
+            return _side_by_side(fn, common, seeds, same)
 
         if wave == 1:
             return jax.lax.map(one, seeds)
@@ -81,6 +75,66 @@ def over_seeds(
             return waves(seeds, *same)
         split = jax.tree.map(lambda leaf: leaf.reshape(each, leaf.shape[0] // each, *leaf.shape[1:]), seeds)
         return tree.flatten_dims(jax.lax.map(lambda group: waves(group, *same), split), 2)
+
+    return _shared(grouped, devices)
+
+
+def advance_seeds(
+    fn: Callable[..., tuple[S, B]],
+    wave: int,
+    devices: int = 1,
+    groups: int | None = None,
+    common: Callable[[Tree], Tree] | None = None,
+) -> Callable[..., tuple[S, B]]:
+    """`over_seeds` for a function whose first result takes the place of the seed, `fn(seed, ...) -> seed, result`.
+
+    The new seeds are written where the old ones lay, wave by wave. Where these are donated to the compiled program, it
+    holds a copy of one wave at a time, and none with a single wave. `over_seeds` would hold a second copy of all.
+
+    Args:
+      fn: as for `over_seeds`; the shapes of the new seed are those of the old one.
+      wave, devices, groups, common: as for `over_seeds`.
+    Returns:
+      a function of the seeds [N, ...] and the further arguments, with the new seeds and the results, [N, ...].
+    Raises:
+      ValueError: as `over_seeds`.
+    """
+    groups = _groups(wave, devices, groups)
+
+    def together(seeds: S, same: tuple[Array, ...]) -> tuple[S, B]:
+        if wave > 1:
+            return _side_by_side(fn, common, seeds, same)
+        done = _one(fn, common, jax.tree.map(lambda leaf: leaf[0], seeds), same)
+        return jax.tree.map(lambda leaf: leaf[None], done)
+
+    def waves(seeds: S, first: Array | int, count: int, *same: Array) -> tuple[S, B]:
+        """Advances `count` seeds from `first` on, among all of a device."""
+
+        def some(seeds: S, at: Array | int, width: int) -> tuple[S, B]:
+            old = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, at, width), seeds)
+            new, result = together(old, same)
+            update = jax.lax.dynamic_update_slice_in_dim
+            return jax.tree.map(lambda leaf, part: update(leaf, part, at, 0), seeds, new), result
+
+        whole = count // wave * wave
+        starts = first + wave * jnp.arange(count // wave)
+        seeds, results = jax.lax.scan(lambda seeds, at: some(seeds, at, wave), seeds, starts)
+        results = tree.flatten_dims(results, 2)
+        if whole == count:
+            return seeds, results
+        seeds, rest = some(seeds, first + whole, count - whole)
+        return seeds, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), results, rest)
+
+    def grouped(seeds: S, *same: Array) -> tuple[S, B]:
+        each, count = groups // devices, _count(seeds)
+        if count <= wave and each == 1:
+            return together(seeds, same)
+        if each == 1 or wave == 1:
+            return waves(seeds, 0, count, *same)
+        size = count // each
+        starts = size * jnp.arange(each)
+        seeds, results = jax.lax.scan(lambda seeds, at: waves(seeds, at, size, *same), seeds, starts)
+        return seeds, tree.flatten_dims(results, 2)
 
     return _shared(grouped, devices)
 
@@ -136,6 +190,30 @@ def over_seeds_until(
         return jax.lax.while_loop(lambda at: jnp.any(at[1] < count), one, start)[3]
 
     return _shared(all_of, devices)
+
+
+def _one(fn: Callable[..., B], common: Callable[[Tree], Tree] | None, seed: Tree, same: tuple[Array, ...]) -> B:
+    """`fn` of one seed, a wave of its own."""
+    first = () if common is None else (common(jax.tree.map(lambda leaf: leaf[None], seed)),)
+    return fn(seed, *first, *same)
+
+
+def _side_by_side(
+    fn: Callable[..., B], common: Callable[[Tree], Tree] | None, seeds: Tree, same: tuple[Array, ...]
+) -> B:
+    """`fn` of the seeds of a wave, under `vmap`."""
+    first = () if common is None else (common(seeds),)
+    return jax.vmap(lambda seed: fn(seed, *first, *same))(seeds)
+
+
+def _groups(wave: int, devices: int, groups: int | None) -> int:
+    """The number of groups, where it and the wave are within what is allowed."""
+    if wave < 1:
+        raise ValueError(f"wave must be at least 1, got {wave}")
+    groups = devices if groups is None else groups
+    if groups % devices:
+        raise ValueError(f"groups must be a multiple of the {devices} devices, got {groups}")
+    return groups
 
 
 def _shared(waves: Callable[..., B], devices: int) -> Callable[..., B]:

@@ -112,6 +112,13 @@ def _fit(case: Case, seconds: float) -> int:
     return max(1, round(n * seconds / taken))
 
 
+def count(text: str) -> int:
+    """A whole number of at least 1, as an option of a command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
 def by_agent(
     about: str | None,
     agents: Sequence[str],
@@ -137,16 +144,26 @@ def by_agent(
     parser.add_argument("--csv", default="", metavar="FILE", help="rows are added to it")
     given = parser.parse_args(argv)
     for algo in given.algos:
-        for row in rows(algo, given):
-            print(" ".join(f"{name}={value}" for name, value in row.items()), flush=True)
-            if given.csv:
-                new = not Path(given.csv).exists()
-                with open(given.csv, "a", newline="") as file:
-                    writer = csv.DictWriter(file, list(row), lineterminator="\n")
-                    if new:
-                        writer.writeheader()
-                    writer.writerow(row)
+        emit(rows(algo, given), given.csv)
     return 0
+
+
+def emit(rows: Iterable[dict[str, Any]], file: Path | str) -> None:
+    """Prints rows as they come, and adds them to a CSV file.
+
+    Args:
+      rows: all with the same columns.
+      file: the CSV; none if empty.
+    """
+    for row in rows:
+        print(" ".join(f"{name}={value}" for name, value in row.items()), flush=True)
+        if file:
+            new = not Path(file).exists()
+            with open(file, "a", newline="") as table:
+                writer = csv.DictWriter(table, list(row), lineterminator="\n")
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
 
 
 def by_size(

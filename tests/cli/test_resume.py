@@ -13,11 +13,15 @@ import pytest
 import mbrl_jax as mbrl
 from mbrl_jax.cli import main
 from mbrl_jax.cli import train as cli
+from mbrl_jax.train.run import Result
 
 WORDS = [
     "dqn", "--env", "CartPole-v1", "--agent.hidden", "4", "--agent.batch", "4", "--loop.warmup", "10", "--loop.inner",
     "5", "--loop.cycles", "1", "--loop.eval-episodes", "1", "--devices", "1",
 ]  # fmt: skip
+
+LOOP = {"warmup": 10, "inner": 5, "cycles": 1, "eval_episodes": 1}
+FINISHED = Result(None, {}, True, False)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,22 @@ def test_the_folder_and_more_steps_are_enough(folder, monkeypatch, tmp_path, cap
     assert shlex.split(saved["command"])[2:5] == ["dqn", "--env", "CartPole-v1"], "as it was begun"
     assert cli.main([*WORDS, "--steps", "30", "--out", str(folder), "--resume", "--quiet"]) == 0, "so did the old form"
     assert steps(folder) == 30
+
+
+def test_a_run_keeps_the_wave_that_it_began_with(folder, tmp_path, monkeypatch, capsys):
+    assert json.loads((folder / "config.json").read_text())["wave"] == 1, "a single seed runs without vmap"
+    old = shutil.copytree(folder, tmp_path / "old")
+    saved = json.loads((old / "config.json").read_text())
+    (old / "config.json").write_text(json.dumps(saved | {"wave": 4}))  # as versions of before began it
+    jobs = []
+    monkeypatch.setattr("mbrl_jax.train.run.run", lambda loop, job, *args, **rest: jobs.append(job) or FINISHED)
+    words = [*WORDS, "--steps", "40", "--out", str(old), "--resume", "--quiet"]
+    assert cli.main(words) == 0
+    assert cli.main(["--resume", str(old), "--steps", "40"]) == 0
+    mbrl.train("dqn", "CartPole-v1", out=old, steps=40, resume=True, agent={"hidden": (4,), "batch": 4}, loop=LOOP)
+    assert [job.wave for job in jobs] == [4, 4, 4]
+    assert cli.main([*words, "--wave", "1"]) == 2
+    assert "wave is 4 there, 1 here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

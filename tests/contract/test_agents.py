@@ -61,6 +61,17 @@ def assert_same(one, two, **tolerance):
     assert [*differences(one, two, "found and expected", **tolerance)] == []
 
 
+@every_kind
+def test_the_state_before_the_warm_up_has_the_shapes_of_that_after_it(algo, kind):
+    loop = case(algo, kind).loop
+    assert loop.warm_up is not None
+    assert loop.warm_up.start is not None
+    before, after = (jax.eval_shape(fn, jax.random.key(0)) for fn in (loop.warm_up.start, loop.init))
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    for one, other in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert (one.shape, one.dtype, one.weak_type) == (other.shape, other.dtype, other.weak_type)
+
+
 @every
 def test_a_given_action_leaves_what_act_would_leave_with_it(algo, kind):
     """Agents with a memory remember the given action; planners begin a new plan; a search found nothing."""

@@ -180,4 +180,6 @@ def test_settings_at_odds_name_their_field(agent, loop, message):
 def test_waves_follow_the_widest_layer():
     wide = presets.preset("mbpo", "Pendulum-v1").agent
     assert presets.default_wave(wide) == 1
-    assert presets.default_wave(replace(wide, {"model.hidden": (64, 64)})) == 4
+    narrow = replace(wide, {"model.hidden": (64, 64)})
+    assert presets.default_wave(narrow) == 4
+    assert [presets.default_wave(narrow, each) for each in (1, 2, 8)] == [1, 4, 4]

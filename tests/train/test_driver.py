@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.ordered import UNITS, job_of, loop_of, rows, same
+from helpers.ordered import CFG, UNITS, agent_and_env, job_of, loop_of, rows, same
 
+from mbrl_jax.buffers.uniform import uniform
 from mbrl_jax.train import checkpoint, driver
 from mbrl_jax.train.driver import CompiledDriver, Note, Pace, pieces_of
 from mbrl_jax.train.interrupt import aside
 from mbrl_jax.train.log import Progress
-from mbrl_jax.train.loop import LoopConfig
+from mbrl_jax.train.loop import LoopConfig, make_loop
 from mbrl_jax.train.run import run, seed_keys
 
 
@@ -260,3 +262,38 @@ def test_what_is_done_meanwhile_is_done_once_a_second():
     turns: list[int] = []
     assert aside(lambda: time.sleep(2.3) or 7, lambda: turns.append(1)) == 7
     assert 1 <= len(turns) <= 2
+
+
+def loops_around(program: str, text: str) -> list[int]:
+    """How many loops each place of a compiled program that has a text in it lies in."""
+    callers: dict[str, list[tuple[str, bool]]] = {}
+    places, name = [], ""
+    for line in program.splitlines():
+        if line.endswith("{") and not line.startswith(" "):
+            name = line.removeprefix("ENTRY ").split()[0].lstrip("%")
+        for kind, called in re.findall(r"(\w+)=%?([\w.-]+)", line):
+            if kind in ("body", "calls", "to_apply"):
+                callers.setdefault(called, []).append((name, kind == "body"))
+        if text in line:
+            places.append(name)
+
+    def depth(name: str) -> int:
+        return max((loop + depth(caller) for caller, loop in callers.get(name, [])), default=0)
+
+    return [depth(name) for name in places]
+
+
+@pytest.mark.optimized
+def test_a_piece_without_the_evaluation_does_not_evaluate():
+    """XLA would compute what no round of a loop changes before it, also where the loop has no round."""
+    agent, env = agent_and_env()
+
+    def step(key, state, action):
+        state, obs, reward, *rest = env.step(key, state, action)
+        return state, obs, reward + 1234.5, *rest
+
+    loop = make_loop(agent, env, uniform(64), CFG, env._replace(step=step))
+    made = CompiledDriver(loop, seed_keys(0, 1), 1, 1)
+    found = loops_around(made.lowered(made.shapes()).compile().as_text(), "constant(1234.5)")
+    assert found
+    assert min(found) >= 2, "its steps, within the loop that has a round at the end of a chunk alone"
