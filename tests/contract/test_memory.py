@@ -14,7 +14,7 @@ from mbrl_jax.train.driver import CompiledDriver
 from mbrl_jax.train.run import seed_keys
 
 IN_PLACE = ("dqn", "muzero", "sac", "alphazero", "tdmpc2", "dreamer_v3")
-"""Agents that read their replay by samples alone. A fit of an ensemble, as in PETS and MBPO, works on all rows at once."""
+"""Agents that read their replay by samples alone. A fit of an ensemble, as in PETS and MBPO, works on all its rows."""
 
 SOON = ("dqn", "muzero")
 """One agent whose buffer is only added to, and one that writes searches back into it; the others are slow."""
