@@ -16,6 +16,8 @@ os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 import jax
 import pytest
 
+jax.config.update("jax_enable_compilation_cache", False)  # the user's, which a run turns on for its process
+
 gc.set_threshold(200_000, 50, 100)  # tracing makes objects by the million, few of them in cycles
 
 DEAREST = (

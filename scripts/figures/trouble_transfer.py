@@ -1,8 +1,7 @@
 """Trouble: a new task. A model learned without a reward, planned in under three; and a model of another pole.
 
 rewards   an ensemble of the pendulum is fitted to rows of random actions. PETS plans in it under each reward without
-          one more real step. Returns are shares of the way from random actions to the same planner in the true
-          dynamics.
+          one more real step, beside the same planner in the true dynamics and random actions.
 pole      an ensemble of the continuous cart-pole is fitted to 1,000 rows. The pole grows to four times its length:
           planning with the old ensemble, with one that is fitted further to rows of the long pole, and with a new
           one of these rows alone.
@@ -38,7 +37,8 @@ from mbrl_jax.train.evaluate import evaluate
 
 ROWS, NEW_ROWS, OLD_ROWS, LONGER = (200, 1_000, 5_000), (50, 200, 1_000), 1_000, 4.0
 WAYS = ("old", "fitted further", "anew")
-HEAD = ("change", "case", "rows", "seed", "score", "error")
+EPISODES = 2  # of a seed
+HEAD = ("change", "case", "rows", "seed", "return", "error", "true_dynamics", "random")
 SWING: dict[str, Any] = {"horizon": 15, "population": 40, "elites": 6, "iterations": 3, "particles": 5}
 
 
@@ -104,7 +104,9 @@ def one_of(index: Array) -> RewardFn:
 
 
 def by_reward(key: Key, rows: Array, index: Array, most: int) -> dict[str, Array]:
-    """One seed of the pendulum's ensemble under one reward: its share `score` [], and `error` [] on new rows."""
+    """One seed of the pendulum's ensemble under one reward: `return` [] of planning in it, `true_dynamics` [] and
+    `random` [], the returns of the same planner in those and of random actions, and `error` [] on new rows.
+    """
     env = presets.suited("pets", make_env("Pendulum-v1"))
     cfg, reward = settings(SWING), one_of(index)
     key_rows, key_new, key_init, key_fit, key_play = jax.random.split(key, 5)
@@ -115,18 +117,19 @@ def by_reward(key: Key, rows: Array, index: Array, most: int) -> dict[str, Array
     task = rewarded(env, reward)
     truly = mpc.make(mpc.MPCConfig(planner=replace(cfg.planner, {"cem.particles": 1})), task)
     model, best, least = (
-        evaluate(agent, where, key_play, learner, 1)[0][0]
+        jnp.mean(evaluate(agent, where, key_play, learner, EPISODES)[0])
         for agent, where, learner in (
             (pets.make(cfg, env.spec, reward=reward), task, fitted),
             (truly, presets.suited("mpc", task), ()),
             (aimless(env), task, ()),
         )
     )
-    return {"score": (model - least) / (best - least), "error": change_error(cfg, env, fitted, new)}
+    error = change_error(cfg, env, fitted, new)
+    return {"return": model, "error": error, "true_dynamics": best, "random": least}
 
 
 def by_pole(key: Key, rows: Array, way: Array, most: int) -> dict[str, Array]:
-    """One seed of the long pole with so many rows of it: `score`, the return [], and `error` [] of a way in `WAYS`."""
+    """One seed of the long pole with so many rows of it: `return` [] and `error` [] of a way in `WAYS`."""
     old, new = (
         presets.suited("pets", continuous_cartpole(physics=physics))
         for physics in (BALANCE, BALANCE._replace(half_length=LONGER * BALANCE.half_length))
@@ -143,7 +146,8 @@ def by_pole(key: Key, rows: Array, way: Array, most: int) -> dict[str, Array]:
     again = fit(key_again, tree.where(way == WAYS.index("anew"), start, first), in_use(data, rows))
     own = tree.where(way == WAYS.index("old"), first, again)
     agent = pets.make(cfg, new.spec, termination=fell)
-    return {"score": evaluate(agent, new, key_play, own, 1)[0][0], "error": change_error(cfg, new, own, test)}
+    returns = evaluate(agent, new, key_play, own, EPISODES)[0]
+    return {"return": jnp.mean(returns), "error": change_error(cfg, new, own, test)}
 
 
 def transfer(
@@ -168,16 +172,16 @@ def transfer(
     for i, name in enumerate(REWARDS):
         for n in rows:
             found["reward", name, n], (wall, _) = timed(program, at, jnp.int32(n), jnp.int32(i))
-            print(f"{name}, {n} rows: {found['reward', name, n]['score'].mean():.2f}, {wall:.0f} s", flush=True)
+            print(f"{name}, {n} rows: {found['reward', name, n]['return'].mean():.2f}, {wall:.0f} s", flush=True)
     run = jax.vmap(lambda key, n, i: by_pole(key, n, i, max(new_rows)), (0, None, None))
     program, _ = compiled(run, at, number, number)
     for i, way in enumerate(WAYS):
         for n in new_rows[:1] if way == "old" else new_rows:
             case = "pole", way, 0 if way == "old" else n
             found[case], (wall, _) = timed(program, at, jnp.int32(n), jnp.int32(i))
-            print(f"pole, {way}, {n} rows: {found[case]['score'].mean():.0f}, {wall:.0f} s", flush=True)
+            print(f"pole, {way}, {n} rows: {found[case]['return'].mean():.0f}, {wall:.0f} s", flush=True)
     table = [
-        (*name, first + i, float(own["score"][i]), float(own["error"][i]))
+        (*name, first + i, *(float(own[column][i]) if column in own else "" for column in HEAD[4:]))
         for name, own in found.items()
         for i in range(seeds)
     ]
@@ -188,17 +192,27 @@ def transfer(
 
 
 def report(found: dict[tuple[str, str, int], dict[str, np.ndarray]]) -> None:
-    """Prints scores with intervals, and what the old model is worth on the long pole."""
-    show("Mean over seeds and 95 % interval; rewards: 0 random, 1 the true dynamics; pole: return of at most 200",
-         ("change", "case", "rows", "score", "error"),
-         [(change, case, str(n), interval(own["score"]), interval(own["error"]))
-          for (change, case, n), own in found.items()])  # fmt: skip
+    """Prints returns with intervals, what the true dynamics would add, and what old rows are worth on the long pole."""
+    rewards = [(case, n, own) for (change, case, n), own in found.items() if change == "reward"]
+    show("One model, three rewards", ("reward", "rows", "return", "true dynamics", "random", "true less it", "error"),
+         [(case, str(n), *(interval(own[name]) for name in ("return", "true_dynamics", "random")),
+           difference(own["true_dynamics"], own["return"]), interval(own["error"]))
+          for case, n, own in rewards])  # fmt: skip
+    poles = [(case, n, own) for (change, case, n), own in found.items() if change == "pole"]
+    show("The long pole, of at most 200", ("model", "rows", "return", "error"),
+         [(case, str(n), interval(own["return"]), interval(own["error"])) for case, n, own in poles])  # fmt: skip
     new = [n for change, case, n in found if (change, case) == ("pole", "anew")]
     pairs = (("fitted further", "anew"), ("old", "anew"), ("fitted further", "old"))
     own = lambda way, n, c: found["pole", way, 0 if way == "old" else n][c]  # noqa: E731
-    show("Long pole, seed by seed", ("difference", "rows", "return", "error"),
-         [(f"{a} less {b}", str(n), *(difference(own(a, n, c), own(b, n, c)) for c in ("score", "error")))
+    show("Seed by seed", ("difference", "rows", "return", "error"),
+         [(f"{a} less {b}", str(n), *(difference(own(a, n, c), own(b, n, c)) for c in ("return", "error")))
           for n in new for a, b in pairs])  # fmt: skip
+
+
+def share(own: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns of planning in a model [seeds], 0 the mean of random actions and 1 that of the true dynamics."""
+    least, best = own["random"].mean(), own["true_dynamics"].mean()
+    return (own["return"] - least) / (best - least)
 
 
 def draw(path: Path, found: dict[tuple[str, str, int], dict[str, np.ndarray]]) -> None:
@@ -207,7 +221,7 @@ def draw(path: Path, found: dict[tuple[str, str, int], dict[str, np.ndarray]]) -
 
     def line(axes: Any, change: str, case: str, column: str, colour: int) -> None:
         sizes = sorted(n for a, b, n in found if (a, b) == (change, case))
-        own = [found[change, case, n][column] for n in sizes]
+        own = [share(found[change, case, n]) if column == "share" else found[change, case, n][column] for n in sizes]
         means, errors = [x.mean() for x in own], [1.96 * x.std(ddof=1) / len(x) ** 0.5 for x in own]
         if sizes == [0]:
             axes.axhline(means[0], color=COLOURS[colour], label=case)
@@ -220,11 +234,11 @@ def draw(path: Path, found: dict[tuple[str, str, int], dict[str, np.ndarray]]) -
         axes.minorticks_off()
 
     for i, name in enumerate(REWARDS):
-        line(panels[0], "reward", name, "score", i)
+        line(panels[0], "reward", name, "share", i)
     panels[0].axhline(1.0, color="#555555", linestyle=":")
     panels[0].set(xlabel="rows of random actions", ylabel="share of the true dynamics' return",
                   title="one model, three rewards")  # fmt: skip
-    for axes, column in ((panels[1], "score"), (panels[2], "error")):
+    for axes, column in ((panels[1], "return"), (panels[2], "error")):
         for i, way in enumerate(WAYS):
             line(axes, "pole", way, column, i)
         axes.set(xlabel="rows of the long pole")
