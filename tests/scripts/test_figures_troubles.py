@@ -250,7 +250,7 @@ def test_random_rows_go_on_and_begin_anew_where_an_episode_ends():
 
 @pytest.mark.slow
 def test_more_rows_give_a_better_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(fits, "VARIANTS", {"one model": {"members": 1}, "ensemble": {"members": 2}})
+    monkeypatch.setattr(fits, "VARIANTS", {"one model": {"members": 1}, "ensemble": {"members": 5}})
     found = fits.overfitting(tmp_path, seeds=2, rows=(200, 2_000), steps=500, episodes=1, first=100)
     assert found[2_000, "one model"]["error_new"].mean() < found[200, "one model"]["error_new"].mean()
     assert (found[200, "one model"]["error_trained"] < found[200, "one model"]["error_new"]).all()
