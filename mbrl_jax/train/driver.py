@@ -193,12 +193,8 @@ class CompiledDriver:
 
         alive = jax.eval_shape(lambda: jnp.asarray(self.alive))
         shapes = placed_shapes((work.state, work.part, alive), self.devices)
-        where: Any = (
-            None  # as XLA chooses; on several devices the next call needs the state where this one takes it from
-        )
-        if self.loop.place is not None:
-            where = (*jax.tree.map(lambda leaf: leaf.sharding, (work.state, work.part)), None, None)
-        elif self.devices > 1:  # XLA would not divide arrays without numbers
+        where: Any = None  # as XLA chooses, which leaves arrays without numbers whole
+        if self.loop.place is not None or self.devices > 1:  # the next call needs the state where this one takes it
             where = (*jax.tree.map(lambda leaf: leaf.sharding, shapes[:2]), None, None)
         return jax.jit(each, donate_argnums=0, out_shardings=where).lower(shapes, *self.bounds)
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from figures.common import canvas, compiled, keys, save, show, timed, write_csv
-from figures.troubles import difference, interval
+from figures.troubles import difference, interval, write_seeds
 from mbrl_jax import presets
 from mbrl_jax.agents import imagined_replay, mbpo
 from mbrl_jax.agents.learned_model import gaussian_member
@@ -211,12 +211,7 @@ def compounding(
 def tables(out: Path, found: dict[Setting, dict[str, np.ndarray]], seeds: int, first: int) -> None:
     """Writes both tables of the settings so far."""
     word = lambda s: "cut" if s.cut else "whole"  # noqa: E731
-    table = [
-        (s.task, s.horizon, word(s), first + i, *(float(own[c][i]) for c in HEAD[4:]))
-        for s, own in found.items()
-        for i in range(seeds)
-    ]
-    write_csv(out / "compounding.csv", HEAD, table)
+    write_seeds(out / "compounding.csv", HEAD, {(s.task, s.horizon, word(s)): own for s, own in found.items()}, first)
     by_step = [
         (s.task, s.horizon, word(s), h + 1, *(float(own[c][h]) for c in ("error_all", "error_kept", "share")))
         for s, own in found.items()

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from figures.common import canvas, compiled, keys, save, show, timed, write_csv
-from figures.troubles import difference, interval
+from figures.common import canvas, compiled, keys, save, show, timed
+from figures.troubles import difference, interval, write_seeds
 from mbrl_jax.analysis.curves import COLOURS
 from mbrl_jax.core import tree
 from mbrl_jax.core.types import Agent, Array, Box, Discrete, Env, Key, Model, StepOut, Transition, no_update
@@ -249,12 +249,7 @@ def partial(
             found[name, kind], (wall, _) = timed(program, at)
             shown = ", ".join(f"{c} {x.mean():.3g}" for c, x in found[name, kind].items())
             print(f"{name}, {kind}: {shown}, {wall:.0f} s", flush=True)
-    table = [
-        (*pair, first + i, *(float(own[c][i]) if c in own else "" for c in HEAD[3:]))
-        for pair, own in found.items()
-        for i in range(seeds)
-    ]
-    write_csv(out / "memory.csv", HEAD, table)
+    write_seeds(out / "memory.csv", HEAD, found, first)
     report(found)
     draw(out / "memory.png", found)
     return found

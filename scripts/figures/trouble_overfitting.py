@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from figures.common import canvas, compiled, keys, save, show, timed, write_csv
-from figures.troubles import difference, interval
+from figures.common import canvas, compiled, keys, save, show, timed
+from figures.troubles import difference, interval, write_seeds
 from mbrl_jax import presets
 from mbrl_jax.agents import pets
 from mbrl_jax.analysis import model_error
@@ -66,6 +66,13 @@ def random_rows(key: Key, env: Env, count: int, length: int = 200) -> Transition
 
     rows = jax.vmap(one)(jax.random.split(key, episodes))
     return jax.tree.map(lambda leaf: leaf[:count], tree.flatten_dims(rows, 2))
+
+
+def in_use(rows: Transition, count: Array | int) -> Replay:
+    """A replay of the first rows alone."""
+    buffer = uniform(len(rows.reward))
+    ring = buffer.add(buffer.init(tree.take(rows, 0)), jax.tree.map(lambda leaf: leaf[None], rows))
+    return buffer.replay(ring._replace(size=jnp.int32(count)))
 
 
 def settings(members: int, decay: float = 5e-5) -> pets.PETSConfig:
@@ -117,10 +124,7 @@ def measured(key: Key, rows: Array, variant: dict[str, Any], most: int, steps: i
     cfg = settings(variant["members"], variant.get("decay", 5e-5))
     key_rows, key_new, key_fit, key_roll, key_play = jax.random.split(key, 5)
     data, new = random_rows(key_rows, env, most), random_rows(key_new, env, 2_000)
-    buffer = uniform(most)
-    ring = buffer.add(buffer.init(tree.take(data, 0)), jax.tree.map(lambda leaf: leaf[None], data))
-    ring = ring._replace(size=rows)
-    state = fitted(key_fit, cfg, env, buffer.replay(ring), variant.get("holdout", False), steps)
+    state = fitted(key_fit, cfg, env, in_use(data, rows), variant.get("holdout", False), steps)
     member = gaussian(cfg.model, env.spec)
     assert member.moments is not None
     moments = jax.vmap(jax.vmap(member.moments, (None, 0, 0)), (0, None, None))
@@ -186,12 +190,7 @@ def overfitting(
             ]
             found[count, name] = got | {"error_20_steps": np.array(far)}
             print(f"{count} rows, {name}: {wall:.0f} s, return {got['return'].mean():.0f}", flush=True)
-    table = [
-        (count, name, first + i, *(float(columns[column][i]) for column in HEAD[3:]))
-        for (count, name), columns in sorted(found.items(), key=lambda item: item[0][0])
-        for i in range(seeds)
-    ]
-    write_csv(out / "overfitting.csv", HEAD, table)
+    write_seeds(out / "overfitting.csv", HEAD, dict(sorted(found.items(), key=lambda item: item[0][0])), first)
     report(found)
     draw(out / "overfitting.png", found)
     return found

@@ -21,11 +21,9 @@ import optax
 
 from figures import trouble_memory
 from figures.common import canvas, compiled, keys, save, show, timed, write_csv
-from figures.trouble_overfitting import random_rows
+from figures.trouble_overfitting import in_use, random_rows
 from figures.troubles import difference, interval
 from mbrl_jax import presets
-from mbrl_jax.buffers.uniform import uniform
-from mbrl_jax.core import tree
 from mbrl_jax.core.types import Array, Box, Key
 from mbrl_jax.envs import cartpole
 from mbrl_jax.envs.registry import make_env
@@ -62,14 +60,12 @@ def sensitivities(key: Key, rows: Array, most: int) -> dict[str, Array]:
     env = presets.suited("pets", make_env("ContinuousCartPole"))
     key_rows, key_new, key_init, key_fit = jax.random.split(key, 4)
     data, new = (random_rows(k, env, n) for k, n in ((key_rows, most), (key_new, 500)))
-    buffer = uniform(most)
-    ring = buffer.add(buffer.init(tree.take(data, 0)), jax.tree.map(lambda leaf: leaf[None], data))
     cfg = FitConfig(members=MEMBERS, elites=MEMBERS, batch=64, max_epochs=100)
     member = gaussian(GaussianConfig(hidden=(64, 64)), env.spec)
     moments = member.moments
     assert moments is not None
     start = init_ensemble(key_init, model=member, cfg=cfg)
-    fitted, _ = fit_ensemble(key_fit, start, buffer.replay(ring._replace(size=rows)), model=member, cfg=cfg)
+    fitted, _ = fit_ensemble(key_fit, start, in_use(data, rows), model=member, cfg=cfg)
     x = jnp.concatenate([new.obs, new.action], 1)
     change = jax.vmap(true_change)(x)
     unit = x.std(0) / change.std(0)[:, None]  # [4, 5]

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from figures.common import canvas, compiled, keys, save, show, timed, write_csv
-from figures.troubles import difference, interval
+from figures.common import canvas, compiled, keys, save, show, timed
+from figures.troubles import difference, interval, write_seeds
 from mbrl_jax.analysis.curves import COLOURS
 from mbrl_jax.core.types import Array, Key
 from mbrl_jax.models.rssm.latents import categorical
@@ -212,12 +212,7 @@ def stochastic(
             program, _ = compiled(jax.vmap(lambda key, w=world, k=kind: learned(w, k, key, rows, steps)), at)
             found[world, kind], (wall, _) = timed(program, at)
             print(f"{world}, {kind}: {wall:.0f} s", flush=True)
-    table = [
-        (world, kind, first + i, *(float(own[c][i]) if c in own else "" for c in HEAD[3:]))
-        for (world, kind), own in found.items()
-        for i in range(seeds)
-    ]
-    write_csv(out / "stochastic.csv", HEAD, table)
+    write_seeds(out / "stochastic.csv", HEAD, found, first)
     report(found)
     draw(out / "stochastic.png", found)
     return found

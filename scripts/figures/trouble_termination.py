@@ -15,14 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from figures.common import canvas, compiled, keys, save, show, timed, write_csv
-from figures.trouble_overfitting import random_rows
-from figures.troubles import difference, interval
+from figures.common import canvas, compiled, keys, save, show, timed
+from figures.trouble_overfitting import in_use, random_rows
+from figures.troubles import difference, interval, write_seeds
 from mbrl_jax import presets
 from mbrl_jax.agents import mbpo, pets
 from mbrl_jax.analysis.curves import COLOURS
 from mbrl_jax.buffers.uniform import uniform
-from mbrl_jax.core import tree
 from mbrl_jax.core.config import replace
 from mbrl_jax.core.types import Array, Key, Obs, StepOut, WorldModel
 from mbrl_jax.envs.cartpole import THETA_LIMIT, X_LIMIT
@@ -77,11 +76,9 @@ def planned(key: Key, rows: Array, kind: Array, most: int) -> dict[str, Array]:
     cfg = replace(cfg, {f"planner.cem.{name}": value for name, value in PLAN.items()} | {"fit.max_epochs": 60})
     key_rows, key_new, key_init, key_fit, key_step, key_play = jax.random.split(key, 6)
     data, new = (random_rows(k, env, n) for k, n in ((key_rows, most), (key_new, 2_000)))
-    buffer = uniform(most)
-    ring = buffer.add(buffer.init(tree.take(data, 0)), jax.tree.map(lambda leaf: leaf[None], data))
     member = gaussian(cfg.model, env.spec)
     start = init_ensemble(key_init, model=member, cfg=cfg.fit)
-    fitted, _ = fit_ensemble(key_fit, start, buffer.replay(ring._replace(size=rows)), model=member, cfg=cfg.fit)
+    fitted, _ = fit_ensemble(key_fit, start, in_use(data, rows), model=member, cfg=cfg.fit)
     step = jax.vmap(member.step, (None, 0, 0, 0))
     going = jax.vmap(lambda params: step(params, jax.random.split(key_step, 2_000), new.obs, new.action).discount)
     says, ended = jnp.mean(going(fitted.params), axis=0) < 0.5, new.discount == 0
@@ -143,12 +140,7 @@ def termination(
             returns, (wall, _) = timed(program, at, jnp.int32(i))
             found["MBPO", 200 + 100 * chunks, kind] = {"return": returns}
             print(f"MBPO, {kind}: {returns.mean():.0f}, {wall:.0f} s", flush=True)
-    table = [
-        (*name, first + i, *(float(own[c][i]) if c in own else "" for c in HEAD[4:]))
-        for name, own in found.items()
-        for i in range(seeds)
-    ]
-    write_csv(out / "termination.csv", HEAD, table)
+    write_seeds(out / "termination.csv", HEAD, found, first)
     report(found)
     draw(out / "termination.png", found)
     return found

@@ -17,17 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from figures.common import canvas, compiled, keys, save, show, timed, write_csv
-from figures.trouble_overfitting import random_rows
+from figures.common import canvas, compiled, keys, save, show, timed
+from figures.trouble_overfitting import in_use, random_rows
 from figures.trouble_termination import PLAN, fell
-from figures.troubles import difference, interval
+from figures.troubles import difference, interval, write_seeds
 from mbrl_jax import presets
 from mbrl_jax.agents import mpc, pets
 from mbrl_jax.analysis.curves import COLOURS
-from mbrl_jax.buffers.uniform import uniform
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import replace
-from mbrl_jax.core.types import Agent, Array, Env, Key, Replay, Transition, no_update
+from mbrl_jax.core.types import Agent, Array, Env, Key, Transition, no_update
 from mbrl_jax.envs.cartpole import BALANCE, continuous_cartpole
 from mbrl_jax.envs.registry import make_env
 from mbrl_jax.models.dynamics.fit import FitConfig, FitState, fit_ensemble, init_ensemble
@@ -70,13 +69,6 @@ def settings(plan: dict[str, Any]) -> pets.PETSConfig:
     fit = FitConfig(members=5, elites=5, batch=64, max_epochs=60)
     cfg = pets.PETSConfig(model=GaussianConfig(hidden=(64, 64)), fit=fit)
     return replace(cfg, {f"planner.cem.{name}": value for name, value in plan.items()})
-
-
-def in_use(rows: Transition, count: Array | int) -> Replay:
-    """A replay of the first rows alone."""
-    buffer = uniform(len(rows.reward))
-    ring = buffer.add(buffer.init(tree.take(rows, 0)), jax.tree.map(lambda leaf: leaf[None], rows))
-    return buffer.replay(ring._replace(size=jnp.int32(count)))
 
 
 def change_error(cfg: pets.PETSConfig, env: Env, fitted: FitState, rows: Transition) -> Array:
@@ -180,12 +172,7 @@ def transfer(
             case = "pole", way, 0 if way == "old" else n
             found[case], (wall, _) = timed(program, at, jnp.int32(n), jnp.int32(i))
             print(f"pole, {way}, {n} rows: {found[case]['return'].mean():.0f}, {wall:.0f} s", flush=True)
-    table = [
-        (*name, first + i, *(float(own[column][i]) if column in own else "" for column in HEAD[4:]))
-        for name, own in found.items()
-        for i in range(seeds)
-    ]
-    write_csv(out / "transfer.csv", HEAD, table)
+    write_seeds(out / "transfer.csv", HEAD, found, first)
     report(found)
     draw(out / "transfer.png", found)
     return found

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from figures.common import write_csv
 from mbrl_jax.analysis.statistics import bootstrap_interval
 
 TROUBLES = {
@@ -37,6 +39,24 @@ def troubles_figure(out: Path, seeds: int = 8) -> None:
         start = time.perf_counter()
         getattr(importlib.import_module(module), function)(out, seeds)
         print(f"{name} took {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def write_seeds(path: Path, head: Sequence[str], found: Mapping[Any, Mapping[str, np.ndarray]], first: int = 0) -> None:
+    """Writes a row for each case and seed: the case, the seed, and what was measured.
+
+    Args:
+      path: of the CSV.
+      head: the case's names, "seed", and the columns.
+      found: by case, as many words as names: columns [seeds]; a column that a case lacks stays empty.
+      first: the first seed.
+    """
+    columns = head[head.index("seed") + 1 :]
+    rows = [
+        (*case, first + i, *(float(own[column][i]) if column in own else "" for column in columns))
+        for case, own in found.items()
+        for i in range(len(next(iter(own.values()))))
+    ]
+    write_csv(path, head, rows)
 
 
 def interval(values: Any) -> str:

@@ -20,7 +20,7 @@ from figures import trouble_stochastic as worlds
 from figures import trouble_termination as ends
 from figures import trouble_transfer as transfers
 from figures.trouble_cost import Cost
-from figures.troubles import difference, interval
+from figures.troubles import difference, interval, write_seeds
 
 from mbrl_jax import presets
 from mbrl_jax.envs.registry import make_env
@@ -28,6 +28,17 @@ from mbrl_jax.envs.registry import make_env
 
 def read(path):
     return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_a_row_for_each_case_and_seed(tmp_path):
+    found = {
+        ("ice", 3): {"value": np.array([0.5, 1.25])},
+        ("firm", 7): {"value": np.array([2.0, 4.0]), "error": [0, 1]},
+    }
+    write_seeds(tmp_path / "x.csv", ("lake", "size", "seed", "value", "error"), found, first=100)
+    assert (tmp_path / "x.csv").read_text().split() == [
+        "lake,size,seed,value,error", "ice,3,100,0.5,", "ice,3,101,1.25,", "firm,7,100,2,0", "firm,7,101,4,1",
+    ]  # fmt: skip
 
 
 # Cost ---------------------------------------------------------------------------------------------------------------
