@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from importlib.metadata import version
+from pathlib import Path
 
 if version("jaxlib").startswith("0.10."):  # a flag that XLA does not know ends the process
     # Tests compile much and compute little: without these emitters programs compile in two thirds of the time.
@@ -15,6 +16,7 @@ os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 import jax
 import pytest
+from helpers.dear import DEAR
 
 jax.config.update("jax_enable_compilation_cache", False)  # the user's, which a run turns on for its process
 
@@ -29,10 +31,21 @@ DEAREST = (
 """Groups of half a minute: these first, so that no worker has one left when the other is done."""
 
 
+TESTS = Path(__file__).parent
+
+
+def is_dear(item: pytest.Item) -> bool:
+    """Whether the table `DEAR` names a test, or all of its file with its parameters."""
+    name, bracket, case = item.name.partition("[")
+    return bool({item.name, name, bracket + case} & set(DEAR.get(item.path.relative_to(TESTS).as_posix(), ())))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((i for i, name in enumerate(DEAREST) if item.path.match(name)), len(DEAREST)))
     for item in items:
+        if is_dear(item):
+            item.add_marker(pytest.mark.slow)
         case = getattr(item, "callspec", None)
         part = case.params.get("algo", "") if case and "kind" in case.params else ""
         kind = case.params["kind"].__name__ if part else ""
@@ -51,7 +64,7 @@ def quick(item: pytest.Item) -> bool:
     """Whether a test does next to nothing but compile: all of the default run, but for those marked `optimized`."""
     if item.get_closest_marker("optimized"):
         return False
-    return not item.get_closest_marker("slow") or bool(SLOW_AND_QUICK & set(item.path.parts))
+    return is_dear(item) or not item.get_closest_marker("slow") or bool(SLOW_AND_QUICK & set(item.path.parts))
 
 
 @pytest.hookimpl(tryfirst=True)

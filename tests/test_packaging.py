@@ -85,6 +85,7 @@ def test_installed_elsewhere_it_trains_plots_and_loads(site, tmp_path):
 
     console = "import sys; from mbrl_jax.cli import main; sys.exit(main(sys.argv[1:]))"  # as the script of the wheel
     assert ran("-c", console, "--version").split() == ["mbrl-jax", mbrl_jax.__version__]
+    assert ran("-m", "mbrl_jax", "--version").split() == ["mbrl-jax", mbrl_jax.__version__]
     ran("-c", console, *TRAIN.split())
     assert "median" in ran("-c", console, "plot", "curves", "run", "--out", "a.png", "--threshold", "0.5")
     assert (tmp_path / "a.png").stat().st_size > 10_000

@@ -122,7 +122,8 @@ def test_the_command_that_resumes_a_run_can_be_pasted(tmp_path):
 @pytest.mark.parametrize("delay", [0.0, 0.1, 0.3, 0.6, 1.0])
 def test_an_interrupt_while_modules_are_imported_ends_the_command(delay, tmp_path):
     code = (
-        "import sys; from mbrl_jax import cli; from mbrl_jax.cli.guard import interruptible\n"
+        "import signal, sys; from mbrl_jax import cli; from mbrl_jax.cli.guard import interruptible\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job of a shell is started without
         "with interruptible():\n"
         "    print('ready', flush=True)\n"
         "    sys.exit(cli.main(['train', 'sac', '--quiet', '--loop.cycles', '20000', '--steps', '10000000']))"
@@ -134,7 +135,10 @@ def test_an_interrupt_while_modules_are_imported_ends_the_command(delay, tmp_pat
         assert process.stdout.readline() == "ready\n"
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()  # nothing where it has ended
     assert process.returncode == 130, err
     assert out == ""
     assert err.count("\n") == 1
