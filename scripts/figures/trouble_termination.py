@@ -28,6 +28,7 @@ from mbrl_jax.envs.cartpole import THETA_LIMIT, X_LIMIT
 from mbrl_jax.envs.registry import make_env
 from mbrl_jax.models.dynamics.fit import FitConfig, fit_ensemble, init_ensemble
 from mbrl_jax.models.dynamics.gaussian import GaussianConfig, gaussian
+from mbrl_jax.models.dynamics.known import TerminationFn
 from mbrl_jax.train.evaluate import evaluate
 from mbrl_jax.train.loop import LoopConfig, LoopState, make_loop
 
@@ -48,12 +49,12 @@ def fell(next_obs: Obs, action: Array) -> Array:
     return (jnp.abs(next_obs[0]) > X_LIMIT) | (jnp.abs(next_obs[2]) > THETA_LIMIT)
 
 
-def ending(member: WorldModel, kind: Array) -> WorldModel:
-    """A member of an ensemble that ends its episodes by `KINDS[kind]`; which one may be traced."""
+def ending(member: WorldModel, kind: Array, ends: TerminationFn = fell) -> WorldModel:
+    """A member of an ensemble that ends its episodes by `KINDS[kind]`, which may be traced; `ends` is the true one."""
 
     def step(params: Any, key: Key, state: Obs, action: Array) -> StepOut:
         out = member.step(params, key, state, action)
-        true = 1.0 - fell(out.state, action).astype(jnp.float32)
+        true = 1.0 - ends(out.state, action).astype(jnp.float32)
         return out._replace(discount=jnp.stack([jnp.ones(()), out.discount, true])[kind])
 
     return member._replace(step=step)
@@ -157,8 +158,8 @@ def report(found: dict[tuple[str, int, str], dict[str, np.ndarray]]) -> None:
           for agent, n in dict.fromkeys((a, n) for a, n, _ in found)])  # fmt: skip
 
 
-def draw(path: Path, found: dict[tuple[str, int, str], dict[str, np.ndarray]]) -> None:
-    """Draws the return of every seed by agent, rows and termination."""
+def draw(path: Path, found: dict[tuple[str, int, str], dict[str, np.ndarray]], top: float | None = 208) -> None:
+    """Draws the return of every seed by agent, rows and termination, up to `top`, or to the best if None."""
     groups = list(dict.fromkeys((agent, n) for agent, n, _ in found))
     figure, panels = canvas(len(groups), 3.1 * len(groups), 3.6)
     for axes, (agent, n) in zip(panels, groups, strict=True):
@@ -167,6 +168,6 @@ def draw(path: Path, found: dict[tuple[str, int, str], dict[str, np.ndarray]]) -
             axes.scatter(i + np.linspace(-0.2, 0.2, len(own)), own, s=16, color=COLOURS[i], alpha=0.6, linewidths=0)
             axes.hlines(own.mean(), i - 0.35, i + 0.35, color=COLOURS[i], linewidth=2.2)
         axes.set_xticks(range(len(KINDS)), KINDS)
-        axes.set(title=f"{agent}, {n:,} real steps", ylim=(0, 208), xlabel="termination")
+        axes.set(title=f"{agent}, {n:,} real steps", ylim=(0, top), xlabel="termination")
     panels[0].set_ylabel("return: seeds, and their mean")
     save(path, figure)
