@@ -13,12 +13,14 @@ from figures import trouble_chance as chances
 from figures import trouble_compounding as compounds
 from figures import trouble_cost as costs
 from figures import trouble_exploration as exploring
+from figures import trouble_hopper as hops
 from figures import trouble_memory as remembering
 from figures import trouble_overfitting as fits
 from figures import trouble_reading as readings
 from figures import trouble_stochastic as worlds
 from figures import trouble_termination as ends
 from figures import trouble_transfer as transfers
+from figures import troubles as all_of_them
 from figures.trouble_cost import Cost
 from figures.troubles import difference, interval, write_seeds
 
@@ -39,6 +41,19 @@ def test_a_row_for_each_case_and_seed(tmp_path):
     assert (tmp_path / "x.csv").read_text().split() == [
         "lake,size,seed,value,error", "ice,3,100,0.5,", "ice,3,101,1.25,", "firm,7,100,2,0", "firm,7,101,4,1",
     ]  # fmt: skip
+
+
+def test_a_trouble_whose_library_is_absent_is_left_out_and_named(tmp_path, monkeypatch, capsys):
+    made = []
+    monkeypatch.setattr(compounds, "compounding", lambda out, seeds: made.append((out, seeds)))
+    entry = ("figures.trouble_compounding", "compounding")
+    monkeypatch.setattr(all_of_them, "TROUBLES", {"absent": entry, "present": entry})
+    monkeypatch.setattr(all_of_them, "NEEDS", {"absent": ("numpy", "no_such_library"), "present": ("numpy",)})
+    all_of_them.troubles_figure(tmp_path, 3)
+    assert made == [(tmp_path, 3)]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "absent left out: it needs the extra no_such_library"
+    assert said[1].startswith("present took ")
 
 
 # Cost ---------------------------------------------------------------------------------------------------------------
@@ -273,6 +288,19 @@ def test_a_plan_needs_to_know_where_it_ends(tmp_path):
     found = ends.termination(tmp_path, seeds=2, rows=(1_000,), chunks=0, first=100)
     assert (found["PETS", 1_000, "true"]["return"] > found["PETS", 1_000, "none"]["return"] + 50).all()
     assert len(read(tmp_path / "termination.csv")) == 3 * 2
+
+
+def test_the_hoppers_end_is_the_environments_and_random_rows_are_its():
+    pytest.importorskip("mujoco", reason="Hopper needs the extra gymnasium")
+    env = presets.suited("pets", make_env(hops.ENV))
+    rows = hops.random_rows(env, [100, 101], 150)
+    assert rows.obs.shape == (2, 150, 11)
+    assert (rows.discount == 0).sum() > 6
+    np.testing.assert_array_equal(jax.vmap(jax.vmap(hops.unhealthy))(rows.next_obs, rows.action), rows.discount == 0)
+    within = ~rows.last[:, :-1]
+    np.testing.assert_array_equal(rows.obs[:, 1:][within], rows.next_obs[:, :-1][within])
+    assert (rows.obs[:, 1:][~within] != rows.next_obs[:, :-1][~within]).any()
+    assert (rows.action[0] != rows.action[1]).any()
 
 
 # Memory --------------------------------------------------------------------------------------------------------------
