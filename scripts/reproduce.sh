@@ -43,7 +43,7 @@ dm_control() {
 
 mujoco() {
   seeds=4
-  train hopper-sac-general sac --env gymnasium:Hopper-v5 --steps 100000
+  train hopper-sac-general sac --env gymnasium:Hopper-v5 --steps 100000 --loop.cycles 50
   train hopper-sac sac --env gymnasium:Hopper-v5 --steps 100000 --loop.cycles 100 $plain_sac
   train inverted-pendulum-mbpo mbpo --env gymnasium:InvertedPendulum-v5 --steps 5000 \
     ${plain_sac//agent./agent.policy.}
