@@ -49,6 +49,8 @@ CONDITIONS: list[tuple[str, str, type | str | None, dict[str, Any]]] = [
     ("pets", "known_reward", "swing-up", {}),
     ("mbpo", "grow_*", None, {"grow_until": 4, "last_horizon": 3}),
     ("mbpo", "cut_*", None, {"cut": True}),
+    ("pets", "bonus", None, {"explorer": "disagreement"}),
+    ("mbpo", "bonus", None, {"explorer": "disagreement"}),
     ("*", "planner.kind", Box, {}),
     ("*", "planner.cem.floor", Discrete, {"planner.kind": "cem"}),
     ("*", "planner.mppi.explore", Discrete, {"planner.kind": "mppi"}),
