@@ -51,6 +51,8 @@ CONDITIONS: list[tuple[str, str, type | str | None, dict[str, Any]]] = [
     ("mbpo", "cut_*", None, {"cut": True}),
     ("pets", "bonus", None, {"explorer": "disagreement"}),
     ("mbpo", "bonus", None, {"explorer": "disagreement"}),
+    ("dyna_dqn", "policy.rnd.*", None, {"policy.explorer": "rnd"}),
+    ("*", "rnd.*", None, {"explorer": "rnd"}),
     ("*", "planner.kind", Box, {}),
     ("*", "planner.cem.floor", Discrete, {"planner.kind": "cem"}),
     ("*", "planner.mppi.explore", Discrete, {"planner.kind": "mppi"}),
