@@ -80,7 +80,7 @@ def networks(cfg: RNDConfig, spec: Spec) -> Networks:
       ValueError: observations are a dict of arrays, or what `network` refuses.
     """
     if not isinstance(spec.obs, Box):
-        raise ValueError(f"explorer must be none for observations that are no single array, got rnd for {spec.obs}")
+        raise ValueError(f"explorer must be none for {spec.name}, whose observations are no single array, got rnd")
     target, predictor = (
         network(spec.obs, hidden, cfg.features) for hidden in (cfg.hidden, cfg.hidden + cfg.hidden[-1:])
     )

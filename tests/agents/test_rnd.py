@@ -155,7 +155,7 @@ def test_scaled_images_reach_the_networks_as_they_are() -> None:
 
 def test_observations_of_several_arrays_are_refused() -> None:
     spec = Spec(DictSpace({"a": Box((2,)), "b": Box((3,))}), Discrete(2))
-    with pytest.raises(ValueError, match="explorer must be none for observations that are no single array, got rnd"):
+    with pytest.raises(ValueError, match="explorer must be none for environment, whose observations are no single"):
         ppo.make(ppo.PPOConfig(explorer="rnd"), spec)
     with pytest.raises(ValueError, match=r"rnd\.weight must be at least 0"):
         dqn.make(replace(dqn.DQNConfig(), {"rnd.weight": -1.0}), SPEC)
