@@ -13,6 +13,7 @@ from . import open_loop as open_loop
 from . import pets as pets
 from . import ppo as ppo
 from . import q_learning as q_learning
+from . import rnd as rnd
 from . import sac as sac
 from . import search_policy as search_policy
 from . import sweeping as sweeping

@@ -15,6 +15,8 @@ setting, because where values are large, as with a reward of 1 per step, b = 1 c
 rows so much that values can grow beyond any return; hidden layers are normalised (Ba et al. 2016), so that values do
 not diverge where many updates are made per real step; evaluation is greedy; clipping rewards and stacking frames are
 left to wrappers.
+
+The explorer "rnd" adds a bonus for observations that are new to the rewards it learns from (`agents.rnd`).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mbrl_jax.agents.rnd import RNDConfig, distilled
 from mbrl_jax.agents.standardized import standardized
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Key, Metrics, Obs, Params, Replay, Spec, Transition, Tree
@@ -66,6 +69,8 @@ class DQNConfig:
     )
     normalize_obs: bool = setting(default=False, help="observations scaled to mean 0 and deviation 1, see standardized")
     scale_rewards: bool = setting(default=False, help="rewards divided by their running root mean square")
+    explorer: str = setting(default="none", choices=("none", "rnd"), help="what rewards in training have a bonus for")
+    rnd: RNDConfig = RNDConfig()
 
 
 class Learner(NamedTuple):
@@ -189,4 +194,6 @@ def make(cfg: DQNConfig, spec: Spec) -> Agent:
         return Learner(q, target, opt, learner.updates + 1), metrics, ()
 
     agent = Agent(init, lambda: (), act, update)
+    if cfg.explorer == "rnd":
+        agent = distilled(agent, spec, cfg.rnd)
     return standardized(agent, spec, obs=cfg.normalize_obs, rewards=cfg.scale_rewards)

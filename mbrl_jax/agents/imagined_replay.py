@@ -32,7 +32,7 @@ from mbrl_jax.core.types import (
     Transition,
     WorldModel,
 )
-from mbrl_jax.models.dynamics.disagreement import disagreement, usual
+from mbrl_jax.models.dynamics.disagreement import disagreement, member_means, uncertainty, usual, variance, with_bonus
 from mbrl_jax.models.dynamics.ensemble import bind
 from mbrl_jax.models.dynamics.fit import FitState, Trainer
 
@@ -102,6 +102,7 @@ def refresh(
     horizon: Array | int,
     capacity: Array | int | None = None,
     cut_quantile: Array | float | None = None,
+    bonus: Array | float | None = None,
 ) -> tuple[FitState, Ring, Metrics]:
     """Fits the ensemble to the real rows, then adds rollouts of the policy in its elites to the ring.
 
@@ -121,6 +122,8 @@ def refresh(
       capacity: rows of the ring in use, never shrinking from call to call; may be traced. All if None.
       cut_quantile: q in [0, 1] of `trusted_steps`, on the rows that rollouts start from; may be traced. None to cut
         none.
+      bonus: w, weight of the elites' disagreement in the imagined rewards, r + w u(s, a), with u in units of `variance`
+        (`models.dynamics.disagreement`); may be traced. None for the model's rewards as they are.
     Returns:
       the ensemble, the ring, and the fit's metrics.
     """
@@ -128,8 +131,12 @@ def refresh(
     fitted, metrics = model.fit(key_fit, fitted, replay)
     rows = replay.sample(key_start, rollouts)
     trusted = None if cut_quantile is None else trusted_steps(member, fitted, rows, quantile=cut_quantile)
+    elites = elites_of(member, fitted)
+    if bonus is not None:
+        unsure = uncertainty(member, tree.take(fitted.params, fitted.elites), variance(replay))
+        elites = with_bonus(elites, unsure, bonus)
     ring = add_rollouts(
-        key_branch, imagined, jnp.asarray(rows.obs, jnp.float32), elites=elites_of(member, fitted), policy=policy,
+        key_branch, imagined, jnp.asarray(rows.obs, jnp.float32), elites=elites, policy=policy,
         horizon=horizon, capacity=capacity, trusted=trusted,
     )  # fmt: skip
     return fitted, ring, metrics
@@ -162,14 +169,9 @@ def trusted_steps(
     Raises:
       ValueError: the member has no `moments`.
     """
-    moments = member.moments
-    if moments is None:
+    if member.moments is None:
         raise ValueError("cut needs a member with moments, mean and deviation of a step, got one without")
-    elites = tree.take(fitted.params, fitted.elites)
-
-    def means(obs: Obs, action: Action) -> Array:
-        return jax.vmap(moments, (0, None, None))(elites, obs, action)[0]
-
+    means = member_means(member, tree.take(fitted.params, fitted.elites))
     on_rows = jax.vmap(means)(jnp.asarray(rows.obs, jnp.float32), rows.action)
     scale = usual(on_rows)
     most = jnp.quantile(jax.vmap(disagreement, (0, None))(on_rows, scale), quantile)

@@ -13,6 +13,13 @@ With `cut` a rollout ends before the first step, but for its first, in which the
 all but a few real rows (`imagined_replay.trusted_steps`); the value of the last state that it keeps is bootstrapped as
 ever. Rows are then as many as the rollouts give, and those of the latest `retain` refreshes are kept.
 
+With the explorer "disagreement" the rewards of imagined rows have a bonus (Pathak et al. 2019, arXiv 1906.04161),
+
+    r + w u(s, a),   u = 1/D Σ_d Var_i[ m_i,d(s, a) ] / s_d²
+
+where the means m_i of the elites differ, in spreads s of the real rows' changes and rewards; real rows have none. The
+policy that is evaluated has learned with it.
+
 Differs from the paper in: terminations are predicted by a learned classifier unless their function is given, and the
 probability of going on is the imagined discount; targets of the model are normalised; each member owns its
 log-variance bounds; elites are drawn by shuffling the rollouts and splitting them evenly, so that every elite carries
@@ -31,6 +38,7 @@ from mbrl_jax.agents.learned_model import LearnedModel, ensemble_model, gaussian
 from mbrl_jax.buffers.uniform import Ring
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.types import Agent, Array, Key, Metrics, Obs, Replay, Spec, Tree, WorldModel
+from mbrl_jax.models.dynamics.disagreement import need_moments
 from mbrl_jax.models.dynamics.fit import FitConfig, FitState, trainer
 from mbrl_jax.models.dynamics.gaussian import GaussianConfig
 from mbrl_jax.models.dynamics.known import KnownConfig, RewardFn, TerminationFn
@@ -61,6 +69,12 @@ class MBPOConfig:
         help="quantile of the elites' disagreement on real rows, above which rollouts end",
     )
     retain: int = setting(default=1, low=1, help="number of latest refreshes whose imagined transitions are kept")
+    explorer: str = setting(
+        default="none", choices=("none", "disagreement"), help="what imagined rewards have a bonus for"
+    )
+    bonus: float = setting(
+        default=1.0, low=0, help="weight of the elites' disagreement in imagined rewards, in units of reward"
+    )
     known: KnownConfig = KnownConfig()
 
 
@@ -133,6 +147,7 @@ def refresh(
         horizon=length,
         capacity=None if cfg.cut else cfg.retain * length * cfg.rollouts,
         cut_quantile=cfg.cut_quantile if cfg.cut else None,
+        bonus=cfg.bonus if cfg.explorer == "disagreement" else None,
     )
     metrics |= {"horizon": length.astype(jnp.float32), "rows": imagined.size.astype(jnp.float32)}
     learner = learner._replace(model=fitted, imagined=imagined, refreshes=learner.refreshes + 1)
@@ -172,6 +187,8 @@ def make(
     member = gaussian_member(cfg, spec, member, reward, termination)
     if cfg.cut and member.moments is None:
         raise ValueError("cut must be False for a member without moments, mean and deviation of a step, got True")
+    if cfg.explorer == "disagreement":
+        need_moments(member, cfg.fit.elites, "fit.elites")
     model = trainer(member, cfg.fit)
 
     def init(key: Key) -> Learner:

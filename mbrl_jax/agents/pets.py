@@ -10,6 +10,11 @@ with the cross-entropy method, over particles that the ensemble propagates under
     particles anew among the members;  "mean": each step averages one sample from every member, so that one particle
     costs as much as `members` particles of the others
 
+With the explorer "disagreement" plans in training have a bonus (Pathak et al. 2019, arXiv 1906.04161) for steps that
+the members' means m_i differ about, in spreads s of the changes and rewards of real transitions; evaluation has none:
+
+    r + w u(s, a),   u = 1/D Σ_d Var_i[ m_i,d(s, a) ] / s_d²
+
 Differs from the paper in: rewards and terminations are learned with the dynamics unless their functions are given
 (the paper takes both as known); targets are scaled; a fit stops early by its hold-out error, where the paper makes
 five epochs.
@@ -36,6 +41,8 @@ from mbrl_jax.core.types import (
     no_update,
     plan_anew,
 )
+from mbrl_jax.models.dynamics.common import sizes
+from mbrl_jax.models.dynamics.disagreement import need_moments, uncertainty, variance, with_bonus
 from mbrl_jax.models.dynamics.ensemble import bind, ensemble
 from mbrl_jax.models.dynamics.fit import FitConfig, FitState, trainer
 from mbrl_jax.models.dynamics.gaussian import GaussianConfig, gaussian
@@ -57,6 +64,12 @@ class PETSConfig:
     )
     known_reward: bool = setting(
         default=False, help="rewards by the environment's own reward function instead of the learned one"
+    )
+    explorer: str = setting(
+        default="none", choices=("none", "disagreement"), help="what plans in training have a bonus for"
+    )
+    bonus: float = setting(
+        default=1.0, low=0, help="weight of the members' disagreement in planned rewards, in units of reward"
     )
     known: KnownConfig = KnownConfig()
 
@@ -107,18 +120,28 @@ def make(
     member = gaussian(cfg.model, spec) if member is None else member
     model = trainer(member, cfg.fit)
     planned_with = with_known(member, reward, termination)
+    curious = cfg.explorer == "disagreement"
+    if curious:
+        need_moments(member, cfg.fit.members, "fit.members")
+
+    def init(key: Key) -> FitState:
+        start = model.init(key)
+        return start._replace(unit=jnp.ones(sizes(spec)[1], jnp.float32)) if curious else start
 
     def act(key: Key, learner: FitState, carry: Tree, obs: Obs, explore: bool) -> tuple[Action, Tree, Tree]:
-        del explore  # evaluation plans as training does
         bound = bind_ensemble(learner.params, member=planned_with, members=cfg.fit.members, propagation=cfg.propagation)
+        if curious and explore:
+            bound = with_bonus(bound, uncertainty(member, learner.params, learner.unit), cfg.bonus)
         action, carry, _ = planner.plan(key, bound, jnp.asarray(obs, jnp.float32), carry)
         return action, carry, ()
 
     def refresh(key: Key, learner: FitState, replay: Replay) -> tuple[FitState, Metrics]:
         fitted, metrics = model.fit(key, learner, replay)
+        if curious:
+            fitted = fitted._replace(unit=variance(replay))
         return fitted, {f"model/{name}": value for name, value in metrics.items()}
 
-    return Agent(model.init, planner.init, act, no_update, refresh, plan_anew(planner))
+    return Agent(init, planner.init, act, no_update, refresh, plan_anew(planner))
 
 
 def _check_together(cfg: PETSConfig) -> None:

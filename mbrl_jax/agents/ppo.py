@@ -18,6 +18,8 @@ Bind it to `buffers.latest` in a loop with `warmup` 0, `updates` 1 and `unroll` 
 Differs from the paper in: no weights shared between policy and value; advantages normalised, gradients clipped and
 weights initialised orthogonally, as is customary (Huang et al. 2022, "The 37 Implementation Details of PPO"); a
 constant learning rate. A continuous action is sampled unbounded, and clipped to [-1, 1] only for the environment.
+
+The explorer "rnd" adds a bonus for observations that are new to the rewards it learns from (`agents.rnd`).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mbrl_jax.agents.rnd import RNDConfig, distilled
 from mbrl_jax.agents.standardized import standardized
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import check, config, setting
@@ -80,6 +83,8 @@ class PPOConfig:
     max_grad_norm: float = setting(default=0.5, above=0, help="norm to which longer gradients are scaled down")
     normalize_obs: bool = setting(default=False, help="observations scaled to mean 0 and deviation 1, see standardized")
     scale_rewards: bool = setting(default=False, help="rewards divided by the running deviation of discounted returns")
+    explorer: str = setting(default="none", choices=("none", "rnd"), help="what rewards in training have a bonus for")
+    rnd: RNDConfig = RNDConfig(steps=4)
 
 
 class Learner(NamedTuple):
@@ -286,6 +291,8 @@ def make(cfg: PPOConfig, spec: Spec) -> Agent:
         return learner, jax.tree.map(jnp.mean, metrics), ()
 
     agent = Agent(init, lambda: (), act, update, follow=follow)
+    if cfg.explorer == "rnd":
+        agent = distilled(agent, spec, cfg.rnd, cfg.gamma)
     return standardized(agent, spec, obs=cfg.normalize_obs, rewards=cfg.scale_rewards, returns=cfg.gamma)
 
 

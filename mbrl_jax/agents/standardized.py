@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mbrl_jax.agents.learned_model import LearnedModel
 from mbrl_jax.agents.open_loop import OpenLoopModel
+from mbrl_jax.agents.rnd import Distilled
 from mbrl_jax.buffers.sequence import Window
 from mbrl_jax.core.types import (
     Action,
@@ -37,6 +37,7 @@ from mbrl_jax.core.types import (
     Transition,
     Tree,
 )
+from mbrl_jax.ops.returns import discounted_sums
 from mbrl_jax.ops.running import Running, deviation, include, no_rows, root_mean_square, standardize
 
 
@@ -49,13 +50,15 @@ class Standardized(NamedTuple):
 
 
 def inner_of(learner: Any) -> Any:
-    """What the agent itself has learned, without statistics."""
-    return learner.inner if isinstance(learner, Standardized) else learner
+    """What the agent itself has learned, without statistics and without what makes a bonus."""
+    return inner_of(learner.inner) if isinstance(learner, Standardized | Distilled) else learner
 
 
 def with_inner(learner: Any, inner: Any) -> Any:
     """The learner with `inner` for what the agent itself has learned."""
-    return learner._replace(inner=inner) if isinstance(learner, Standardized) else inner
+    if not isinstance(learner, Standardized | Distilled):
+        return inner
+    return learner._replace(inner=with_inner(learner.inner, inner))
 
 
 def has_units(spec: Spec) -> bool:
@@ -148,25 +151,6 @@ def _scaled(
     return rows, of_obs, of_reward
 
 
-def discounted_sums(trajectory: Transition, gamma: Array | float) -> Array:
-    """R_t = r_t + γ R_{t-1} within each episode, from 0 at the trajectory's first step.
-
-    Args:
-      trajectory: [T, N, ...].
-      gamma: γ, in [0, 1].
-    Returns:
-      [T, N].
-    """
-
-    def one(before: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
-        reward, last = row
-        now = reward + gamma * before
-        return jnp.where(last, 0.0, now), now
-
-    start = jnp.zeros(trajectory.reward.shape[1:], jnp.float32)
-    return jax.lax.scan(one, start, (trajectory.reward.astype(jnp.float32), trajectory.last))[1]
-
-
 def standardized(agent: Agent, spec: Spec, *, obs: bool, rewards: bool, returns: Array | float | None = None) -> Agent:
     """An agent that sees scaled observations and rewards; the agent itself where neither is asked for.
 
@@ -185,7 +169,7 @@ def standardized(agent: Agent, spec: Spec, *, obs: bool, rewards: bool, returns:
     size = root_mean_square if returns is None else deviation
 
     def sizes(rows: Any) -> Array:
-        return rows.reward if returns is None else discounted_sums(rows, returns)
+        return rows.reward if returns is None else discounted_sums(rows.reward.astype(jnp.float32), rows.last, returns)
 
     def init(key: Key) -> Standardized:
         shape = spec.obs.shape if isinstance(spec.obs, Box) else ()

@@ -62,3 +62,23 @@ def gae(rewards: Array, discounts: Array, values: Array, next_values: Array, las
         return advantage, advantage
 
     return jax.lax.scan(backward, jnp.zeros_like(errors[0]), (errors, traces), reverse=True)[1]
+
+
+def discounted_sums(rewards: Array, last: Array, gamma: Array | float) -> Array:
+    """R_t = r_t + γ R_{t-1} within each episode, from 0 at the first step: what has come so far, not what is to come.
+
+    Args:
+      rewards: [T, ...] float.
+      last: [T, ...] bool, whether an episode ends with the step.
+      gamma: γ, in [0, 1].
+    Returns:
+      [T, ...].
+    """
+    chex.assert_equal_shape([rewards, last])
+
+    def one(before: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
+        reward, ends = row
+        now = reward + gamma * before
+        return jnp.where(ends, 0.0, now), now
+
+    return jax.lax.scan(one, jnp.zeros(rewards.shape[1:], jnp.float32), (rewards, last))[1]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from figures.common import write_csv
 from mbrl_jax.analysis.statistics import bootstrap_interval
@@ -25,6 +26,7 @@ TROUBLES = {
     "hopper": ("figures.trouble_hopper", "hopper"),
     "transfer": ("figures.trouble_transfer", "transfer"),
     "overfitting": ("figures.trouble_overfitting", "overfitting"),
+    "exploration with networks": ("figures.trouble_exploration_deep", "deep_exploration"),
     "compounding": ("figures.trouble_compounding", "compounding"),
 }
 """Module and function of each, the cheapest first."""
@@ -79,6 +81,35 @@ def difference(values: Any, others: Any) -> str:
     return interval(np.asarray(values, np.float64) - np.asarray(others, np.float64))
 
 
+def wilson(hits: int, seeds: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927): unlike a bootstrap's it is no point where all seeds agree.
+
+    Args:
+      hits: seeds that count.
+      seeds: all of them, at least 1.
+    """
+    found = binomtest(hits, seeds).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def share_of_seeds(hit: Any) -> str:
+    """How many seeds count, with the 95 % interval of their share, as text."""
+    hit = np.asarray(hit, bool)
+    low, high = wilson(int(hit.sum()), len(hit))
+    return f"{hit.sum()} of {len(hit)} [{number(low)}, {number(high)}]"
+
+
+def share_difference(hit: Any, other: Any) -> str:
+    """The difference of two shares with its 95 % interval (Newcombe 1998, method 10), as text."""
+    (p, low, high), (q, low_q, high_q) = (
+        (float(np.mean(x)), *wilson(int(np.sum(x)), len(x))) for x in (np.asarray(hit, bool), np.asarray(other, bool))
+    )
+    down, up = np.hypot(p - low, high_q - q), np.hypot(high - p, q - low_q)
+    return f"{number(p - q)} [{number(p - q - down)}, {number(p - q + up)}]"
+
+
 def number(value: Any) -> str:
     """Three digits, without an exponent."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.4f}"
+    return (
+        f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 0.001 or value == 0 else f"{value:.4f}"
+    )

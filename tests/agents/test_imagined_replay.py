@@ -9,7 +9,7 @@ import pytest
 
 from mbrl_jax.agents import imagined_replay
 from mbrl_jax.buffers.uniform import Ring, append
-from mbrl_jax.core import Box, Discrete, Replay, Spec, StepOut, Transition, WorldModel
+from mbrl_jax.core import Box, Discrete, Replay, Spec, StepOut, Transition, WorldModel, tree
 from mbrl_jax.models.dynamics.fit import FitState, Trainer
 
 
@@ -90,6 +90,39 @@ def test_a_refresh_fits_then_rolls_the_policy_out_in_the_elites():
     np.testing.assert_array_equal(written.obs[:6, 0], 0.5)
     np.testing.assert_array_equal(np.sort(written.obs[6:12, 0]), np.sort(written.next_obs[:6, 0]))
     assert int(jax.jit(refresh, static_argnums=1)(jax.random.key(0), 12)[1].size) == 12
+
+
+def test_imagined_rewards_have_a_bonus_where_the_elites_disagree():
+    """Elites 3 and 1 say o' = w o with w 4 and 2 and expect a reward of w a, about which they disagree likewise."""
+    member = WorldModel(
+        init=lambda key: jnp.zeros(()),
+        loss=lambda params, key, data: (params, {}),
+        encode=lambda params, key, obs: obs,
+        step=lambda params, key, state, action: StepOut(params * state, params * action, jnp.ones(())),
+        moments=lambda params, obs, action: (jnp.append(params * obs, params * action), jnp.ones(2)),
+    )
+    before = FitState(jnp.array([1.0, 2.0, 90.0, 4.0]), (), jnp.array([3, 1]), jnp.zeros(4))
+    rng = np.random.default_rng(0)
+    obs, new = rng.normal(size=(2, 50, 1)).astype(np.float32)
+    reward = rng.normal(size=50).astype(np.float32)
+    real = Transition(*map(jnp.asarray, (obs, obs[:, 0], reward, reward, new, reward > 9)))
+    replay = Replay(lambda key, n: jax.tree.map(lambda x: x[:n], real), lambda i: tree.take(real, i), jnp.int32(50), 50)
+
+    def refresh(key, bonus):
+        return imagined_replay.refresh(
+            key, before, imagined_replay.empty_ring(Spec(Box((1,)), Box((), -1.0, 1.0)), 40), replay,
+            model=Trainer(lambda key: before, lambda key, state, replay: (state, {})), member=member,
+            policy=lambda key, obs: jnp.sin(obs[0]), rollouts=6, horizon=3, bonus=bonus,
+        )[1]  # fmt: skip
+
+    ring = jax.jit(refresh)(jax.random.key(0), 0.5)
+    rows = jax.tree.map(lambda x: np.asarray(x[:18], np.float64), ring.rows)
+    weights = np.round(rows.next_obs[:, 0] / rows.obs[:, 0])
+    assert set(weights) == {2.0, 4.0}
+    unsure = 0.5 * (rows.obs[:, 0] ** 2 / np.var(new - obs) + rows.action**2 / np.var(reward))  # Var(2, 4) = 1
+    np.testing.assert_allclose(rows.reward, weights * rows.action + 0.5 * unsure, rtol=2e-4)
+    plain = jax.jit(lambda key: refresh(key, None))(jax.random.key(0))
+    np.testing.assert_allclose(plain.rows.reward[:18], weights * rows.action, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("written", "keep"), [(5, 3), (9, 4), (10, 10), (23, 10), (7, 0)])

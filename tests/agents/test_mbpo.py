@@ -116,6 +116,16 @@ def test_nothing_of_the_cut_is_there_where_it_is_off():
         mbpo.make(replace(SMALL, {"cut": True}), spec, member=member)
 
 
+def test_an_ensemble_that_cannot_disagree_explores_nothing():
+    spec = Spec(Box((1,)), Box((1,), -1.0, 1.0), 10)
+    cfg = replace(SMALL, {"explorer": "disagreement"})
+    member = deterministic(DeterministicConfig(hidden=(4,)), spec)._replace(moments=None)
+    with pytest.raises(ValueError, match="explorer must be none for a member without moments"):
+        mbpo.make(cfg, spec, member=member)
+    with pytest.raises(ValueError, match=r"fit\.elites must be at least 2 with explorer disagreement, got 1"):
+        mbpo.make(replace(cfg, {"fit.elites": 1}), spec)
+
+
 @pytest.mark.parametrize(
     "continuous",
     [
@@ -152,6 +162,7 @@ def test_an_ensemble_of_a_member_of_ones_own():
         ({"real_ratio": 1.5}, "real_ratio must be at least 0 and at most 1"),
         ({"policy.lr": 0.0}, "policy.lr must be above 0"),
         ({"fit.elites": 4, "rollouts": 40}, "elites"),
+        ({"bonus": -0.1}, "bonus must be at least 0"),
     ],
 )
 def test_settings_at_odds_are_refused(changes, message):

@@ -9,11 +9,12 @@ import pytest
 
 from mbrl_jax.agents import mpc, pets
 from mbrl_jax.buffers.uniform import uniform
-from mbrl_jax.core import Box, Env, Spec
+from mbrl_jax.core import Box, Env, Spec, StepOut, Transition, WorldModel
 from mbrl_jax.core.config import replace
 from mbrl_jax.envs import wrappers
 from mbrl_jax.models.dynamics.deterministic import DeterministicConfig, deterministic
 from mbrl_jax.models.dynamics.ensemble import member
+from mbrl_jax.models.dynamics.fit import FitState
 from mbrl_jax.models.dynamics.gaussian import gaussian
 from mbrl_jax.models.dynamics.known import with_known
 from mbrl_jax.train.loop import LoopConfig, make_loop
@@ -121,6 +122,71 @@ def test_an_ensemble_of_a_member_of_ones_own():
     assert jax.eval_shape(act, learner).shape == (1,)
 
 
+# Members o' = o + w a with rewards -0.1 a²: they disagree by Var(w) a² about the observation, and not about the reward.
+SWAYING = WorldModel(
+    init=lambda key: jax.random.normal(key),
+    loss=lambda params, key, data: (params**2, {}),
+    encode=lambda params, key, obs: obs,
+    step=lambda params, key, obs, action: StepOut(obs + params * action, -0.1 * action[0] ** 2, jnp.ones(())),
+    errors=lambda params, batch: jnp.zeros(batch.reward.shape),
+    moments=lambda params, obs, action: (jnp.append(obs + params * action, -0.1 * action[0] ** 2), jnp.ones(2)),
+)
+
+
+@pytest.mark.parametrize("propagation", ["ts_inf", "ts1", "mean"])
+def test_plans_in_training_seek_disagreement_from_the_weight_on_at_which_it_pays(propagation):
+    """r + w u = -0.1 a² + w ½ Var(w_i) a² / v: above w = 0.2 v / Var(w_i) the largest action is best, below it none."""
+    params, unit = jnp.array([0.2, 0.5, 1.1]), 3.0
+    pays = 0.2 * unit / float(np.var([0.2, 0.5, 1.1]))
+    learner = FitState(params, (), jnp.arange(3), jnp.zeros(3), jnp.array([unit, 1.0]))
+
+    def action(bonus, explore):
+        changes = {
+            "explorer": "disagreement", "bonus": bonus, "propagation": propagation, "planner.kind": "shooting",
+            "planner.shooting.horizon": 1, "planner.shooting.population": 200, "planner.shooting.particles": 3,
+        }  # fmt: skip
+        agent = pets.make(replace(pets.PETSConfig(), SMALL | changes), point().spec, member=SWAYING)
+        return abs(float(jax.jit(agent.act, static_argnums=4)(
+            jax.random.key(0), learner, agent.carry(), jnp.zeros(1), explore)[0][0]))  # fmt: skip
+
+    assert action(0.8 * pays, True) < 0.15
+    assert action(1.25 * pays, True) > 0.9
+    assert action(1.25 * pays, False) < 0.15  # evaluation plans without
+
+
+def test_without_weight_the_bonus_changes_no_plan_and_a_refresh_measures_its_unit():
+    env, cfg = point(), replace(pets.PETSConfig(), SMALL | {"fit.max_epochs": 1})
+    plain, curious = (pets.make(replace(cfg, c), env.spec) for c in ({}, {"explorer": "disagreement", "bonus": 0.0}))
+    rng = np.random.default_rng(0)
+    obs, action, new = rng.normal(size=(3, 30, 1)).astype(np.float32)
+    reward, ones = rng.normal(size=30).astype(np.float32), np.ones(30, np.float32)
+    rows = Transition(*map(jnp.asarray, (obs, action, reward, ones, new, ones < 0)))
+    buffer = uniform(30)
+    data = buffer.add(buffer.init(jax.tree.map(lambda x: x[0], rows)), jax.tree.map(lambda x: x[:, None], rows))
+    learners, actions = [], []
+    for agent in (plain, curious):
+
+        @jax.jit
+        def run(key, agent=agent):
+            learner = agent.refresh(key, agent.init(key), buffer.replay(data))[0]
+            return learner, agent.act(key, learner, agent.carry(), jnp.ones(1), True)[0]
+
+        learner, chosen = run(jax.random.key(0))
+        learners.append(learner)
+        actions.append(float(chosen[0]))
+    assert actions[0] == pytest.approx(actions[1], abs=1e-5)
+    assert learners[0].unit == ()
+    np.testing.assert_allclose(learners[1].unit, [np.var(new - obs), np.var(reward)], rtol=1e-4)
+
+
+def test_an_ensemble_that_cannot_disagree_is_refused():
+    cfg = replace(pets.PETSConfig(), SMALL | {"explorer": "disagreement"})
+    with pytest.raises(ValueError, match="explorer must be none for a member without moments"):
+        pets.make(cfg, point().spec, member=SWAYING._replace(moments=None))
+    with pytest.raises(ValueError, match=r"fit\.members must be at least 2 with explorer disagreement, got 1"):
+        pets.make(replace(cfg, {"fit.members": 1, "fit.elites": 1}), point().spec)
+
+
 def test_plans_reset_with_the_episode():
     env = wrappers.reveal_state(point())
     cfg = replace(mpc.MPCConfig(), {"planner.kind": "cem", "planner.cem.horizon": 4, "planner.cem.population": 16})
@@ -171,6 +237,8 @@ def test_every_planner_comes_near_the_best_in_the_true_dynamics(kind):
         ({"known_reward": True}, "known_reward must be False: no reward function of .* is known"),
         ({"propagation": "ts1", "planner.kind": "gradient"}, "propagation must be ts_inf or mean for the gradient"),
         ({"propagation": "ts2"}, "propagation must be one of ts_inf, ts1, mean"),
+        ({"explorer": "rnd"}, "explorer must be one of none, disagreement, got 'rnd'"),
+        ({"explorer": "disagreement", "bonus": -1.0}, "bonus must be at least 0"),
         ({"planner.cem.elites": 60}, r"elites must be below population \(60\), got 60"),
     ],
 )

@@ -13,7 +13,6 @@ from mbrl_jax.agents import dqn, muzero, ppo, sac, tdmpc2
 from mbrl_jax.agents.dreamer import v1, v2, v3
 from mbrl_jax.agents.standardized import (
     Standardized,
-    discounted_sums,
     has_units,
     inner_of,
     standardized,
@@ -87,12 +86,6 @@ def test_ppo_learns_from_the_observations_that_it_acted_on() -> None:
         learner, metrics, _ = agent.update(jax.random.key(i), learner, replay(rows))
         np.testing.assert_allclose(metrics["kl"], 0.0, atol=1e-6)
     assert float(metrics["reward_scale"]) > 100.0
-
-
-def test_discounted_sums_restart_with_the_episode() -> None:
-    rows = batch((4, 1), np.zeros((4, 1), np.int32))
-    rows = rows._replace(reward=jnp.array([[1.0], [2.0], [3.0], [4.0]]), last=jnp.array([[0], [1], [0], [0]], bool))
-    np.testing.assert_allclose(discounted_sums(rows, 0.5)[:, 0], [1.0, 2.5, 3.0, 5.5])
 
 
 @pytest.mark.parametrize(

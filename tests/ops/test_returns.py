@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rlax
 
-from mbrl_jax.ops.returns import gae, lambda_returns
+from mbrl_jax.ops.returns import discounted_sums, gae, lambda_returns
 
 ENVS, STEPS, LAM = 5, 12, 0.8
 
@@ -122,6 +122,11 @@ def test_lambda_returns_refuse_other_lengths(lengths):
     rewards, discounts, values = (jnp.zeros(n) for n in lengths)
     with pytest.raises(AssertionError):
         lambda_returns(rewards, discounts, values, 0.9)
+
+
+def test_discounted_sums_restart_with_the_episode():
+    rewards, last = jnp.array([[1.0], [2.0], [3.0], [4.0]]), jnp.array([[0], [1], [0], [0]], bool)
+    np.testing.assert_allclose(discounted_sums(rewards, last, 0.5)[:, 0], [1.0, 2.5, 3.0, 5.5])
 
 
 def test_batches_are_refused_at_the_door():

@@ -13,6 +13,7 @@ from figures import trouble_chance as chances
 from figures import trouble_compounding as compounds
 from figures import trouble_cost as costs
 from figures import trouble_exploration as exploring
+from figures import trouble_exploration_deep as seeking
 from figures import trouble_hopper as hops
 from figures import trouble_memory as remembering
 from figures import trouble_overfitting as fits
@@ -22,9 +23,10 @@ from figures import trouble_termination as ends
 from figures import trouble_transfer as transfers
 from figures import troubles as all_of_them
 from figures.trouble_cost import Cost
-from figures.troubles import difference, interval, write_seeds
+from figures.troubles import difference, interval, share_difference, share_of_seeds, wilson, write_seeds
 
 from mbrl_jax import presets
+from mbrl_jax.core.config import replace
 from mbrl_jax.envs.registry import make_env
 
 
@@ -54,6 +56,19 @@ def test_a_trouble_whose_library_is_absent_is_left_out_and_named(tmp_path, monke
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "absent left out: it needs the extra no_such_library"
     assert said[1].startswith("present took ")
+
+
+def test_shares_have_intervals_where_all_seeds_agree():
+    """Wilson's in closed form, (p + z²/2n ± z sqrt(p q/n + z²/4n²)) / (1 + z²/n), and Newcombe's own example."""
+    z, n = 1.959964, 8
+    for hits in (0, 3, 8):
+        p = hits / n
+        half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+        expected = [(p + z**2 / (2 * n) + side * half) / (1 + z**2 / n) for side in (-1, 1)]
+        np.testing.assert_allclose(wilson(hits, n), expected, atol=1e-6)
+    assert share_of_seeds(np.arange(8) < 8) == "8 of 8 [0.676, 1]"
+    assert share_of_seeds(np.zeros(8)) == "0 of 8 [0, 0.324]"
+    assert share_difference(np.arange(70) < 56, np.arange(80) < 48) == "0.2 [0.0524, 0.334]"
 
 
 # Cost ---------------------------------------------------------------------------------------------------------------
@@ -371,6 +386,46 @@ def test_memories_hold_what_is_hidden(tmp_path):
     found = readings.reading(tmp_path, seeds=2, rows=(200, 1_000), steps=500, first=100)
     assert found["recurrent"]["r2"].min() > 0.8 > found["memoryless"]["r2"].max()
     assert found["1000"]["mean"].mean() < found["200"]["mean"].mean()
+
+
+# Exploration with networks --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", seeking.TASKS)
+def test_every_agent_of_a_task_can_be_built_and_a_chunk_is_an_episode(name):
+    task = seeking.TASKS[name]
+    env = seeking.world(task)
+    assert env.spec.time_limit == task.episode
+    for algo in {seeking.AGENTS[agent][0] for agent in task.agents}:
+        loop = seeking.loop_of(algo, task)
+        assert loop.num_envs * loop.unroll * loop.inner * loop.cycles == task.episode
+        presets.build(algo, env, replace(presets.AGENTS[algo].config(), seeking.SETTINGS[algo]), loop)
+
+
+def test_what_is_found_is_the_first_episode_with_a_reward(tmp_path):
+    """Of DeepSea 2 chance finds one path in four at once."""
+    easy = {"arguments": {"size": 2}, "episode": 2, "episodes": 40}
+    found = seeking.deep_exploration(tmp_path, 2, ("DeepSea 10",), ("DQN",), first=100, changes=easy)
+    episodes = found["DeepSea 10", "DQN"]["episode_found"]
+    assert ((episodes > 0) & (episodes < 20)).all()
+    rows = read(tmp_path / "exploration_deep.csv")
+    assert [(row["task"], row["agent"], row["seed"]) for row in rows] == [
+        ("DeepSea 10", "DQN", "100"), ("DeepSea 10", "DQN", "101"),
+    ]  # fmt: skip
+    assert [int(row["episode_found"]) for row in rows] == list(episodes)
+
+
+@pytest.mark.slow
+def test_disagreement_finds_the_upright_pendulum(tmp_path):
+    found = seeking.deep_exploration(tmp_path, 4, ("pendulum",), ("PETS", "PETS, disagreement"), first=100)
+    assert (found["pendulum", "PETS, disagreement"]["episode_found"] > 0).all()
+
+
+@pytest.mark.slow
+def test_chance_finds_no_treasure_behind_thirty_steps(tmp_path):
+    hard = {"arguments": {"size": 30}, "episode": 30, "episodes": 4}
+    found = seeking.deep_exploration(tmp_path, 2, ("DeepSea 10",), ("DQN",), first=100, changes=hard)
+    assert (found["DeepSea 10", "DQN"]["episode_found"] == 0).all()
 
 
 # Transfer -------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ refreshes it holds those of the latest `retain` of them and no others.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,10 @@ from mbrl_jax.agents.learned_model import LearnedModel, ensemble_model, gaussian
 from mbrl_jax.buffers.uniform import Ring
 from mbrl_jax.core import tree
 from mbrl_jax.core.config import config, setting
-from mbrl_jax.core.types import Action, Agent, Array, Key, Metrics, Model, Obs, Replay, Spec, StepOut, Tree, WorldModel
+from mbrl_jax.core.types import Action, Agent, Array, Key, Metrics, Obs, Replay, Spec, Tree, WorldModel
+from mbrl_jax.models.dynamics.ensemble import Revise, revised
 from mbrl_jax.models.dynamics.fit import FitState, Trainer, trainer
 
-Revise: TypeAlias = Callable[[Obs, Action, StepOut], StepOut]
-"""(observation, action, the model's step) -> the step that is believed."""
 AT_ONCE = 1024  # rows of the data that a study looks at side by side
 
 
@@ -78,23 +77,6 @@ def fit_once(
     at = (learner.model, learner.own, learner.of_fit)
     fitted, own, metrics = jax.lax.fori_loop(jnp.int32(0), once, fit, at)
     return learner._replace(model=fitted, own=own, of_fit=metrics)
-
-
-def revised(model: Model, revise: Revise) -> Model:
-    """A model of several members in which every step is changed by what is doubted of it.
-
-    Args:
-      model: over observations, with `at`.
-      revise: what is believed of a step.
-    """
-    at = model.at
-    assert at is not None
-
-    def one(i: Array) -> Model:
-        step = at(i).step
-        return Model(lambda key, state, action: revise(state, action, step(key, state, action)))
-
-    return model._replace(step=lambda key, state, action: revise(state, action, model.step(key, state, action)), at=one)
 
 
 def moments_of(member: WorldModel) -> Callable[..., tuple[Array, Array]]:

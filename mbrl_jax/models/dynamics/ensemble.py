@@ -7,6 +7,7 @@ the batch inside, so that each member's weights meet all of their states in one 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ import jax.numpy as jnp
 from mbrl_jax.core.types import Action, Array, Key, Metrics, Model, Obs, Params, State, StepOut, Transition, WorldModel
 
 MODES = ("ts1", "mean", "elites")
+Revise: TypeAlias = Callable[[Obs, Action, StepOut], StepOut]
+"""(observation, action, the model's step) -> the step that is taken in its place."""
 
 
 def member(params: Params, w: Array | int) -> Params:
@@ -130,3 +133,22 @@ def bind(
         at=lambda w: bind(model, member(params, w), 0, value, prior),
         resample_member=resample_member,
     )
+
+
+def revised(model: Model, revise: Revise) -> Model:
+    """A model over observations in which every step is changed, its members' too.
+
+    Args:
+      model: over observations.
+      revise: what becomes of a step.
+    """
+    at = model.at
+
+    def one(i: Array) -> Model:
+        assert at is not None
+        return revised(at(i), revise)
+
+    def step(key: Key, state: State, action: Action) -> StepOut:
+        return revise(state, action, model.step(key, state, action))
+
+    return model._replace(step=step, at=None if at is None else one)

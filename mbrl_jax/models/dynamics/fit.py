@@ -70,6 +70,7 @@ class FitState(NamedTuple):
     opt: Tree  # Adam's state
     elites: Array  # [K] int32, best first
     scores: Array  # [E] hold-out error of `params` at the last fit
+    unit: Tree = ()  # [D] of `disagreement.variance`, where an agent plans with it
 
 
 class Trainer(NamedTuple):

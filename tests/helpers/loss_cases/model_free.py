@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from helpers.loss_cases import LossCase
-from mbrl_jax.agents import dqn, ppo, sac
+from mbrl_jax.agents import dqn, ppo, rnd, sac
 from mbrl_jax.core import Box, Discrete, Spec, Transition
 
 SPECS = {"discrete": Spec(Box((3,)), Discrete(4)), "continuous": Spec(Box((3,)), Box((2,), -1.0, 1.0))}
@@ -57,8 +57,15 @@ def of_dqn(spec: Spec) -> LossCase:
     return LossCase("dqn", dqn.q_loss, q, (rows,), {"net": net, "targets": targets, "huber": 1.0})
 
 
+def of_rnd(spec: Spec) -> LossCase:
+    cfg = rnd.RNDConfig(hidden=(8,), features=4)
+    nets = rnd.networks(cfg, spec)
+    target, predictor = nets.target.init(jax.random.key(0)), nets.predictor.init(jax.random.key(1))
+    return LossCase("", rnd.rnd_loss, predictor, (batch(spec).obs,), {"nets": nets, "target": target})
+
+
 def cases() -> list[LossCase]:
     """Every public loss of these agents, in each kind of action."""
     temperature = LossCase("sac", sac.temperature_loss, jnp.float32(-1.0), (jnp.float32(0.7),), {"target_entropy": 0.5})
     both = [case for spec in SPECS.values() for case in (*of_sac(spec), *of_ppo(spec))]
-    return [*both, temperature, of_dqn(SPECS["discrete"])]
+    return [*both, temperature, of_dqn(SPECS["discrete"]), of_rnd(SPECS["discrete"])]
