@@ -18,6 +18,7 @@ from mbrl_jax.train.loop import env_steps
 world = cache(make_env)
 CONTINUOUS = {"Pendulum-v1", "ContinuousCartPole", "CartPoleSwingUp", "MountainCarContinuous-v0"}
 CONTINUOUS |= {"Pendulum-pixels", "CartPoleSwingUp-pixels", "Pendulum-pixels-64", "CartPoleSwingUp-pixels-64"}
+CONTINUOUS |= {"Pendulum-sparse", "CartPoleSwingUp-sparse"}
 NUMBERED = {"DynaMaze", "BlockingMaze", "ShortcutMaze", "FrozenLake", "FrozenLake-deterministic", "FourRooms"}
 NUMBERED |= {"DeepSea", "Catch"}
 
