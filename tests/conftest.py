@@ -52,6 +52,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(f"{item.path}:{part}{kind}"))
 
 
+def pytest_collection_finish() -> None:
+    """Modules and tests stay: no later collection of garbage has to look through them."""
+    gc.collect()
+    gc.freeze()
+
+
 SLOW_AND_QUICK = {"contract", "testing", "planners", "scripts", "models", "envs", "buffers", "cli", "dreamer"}
 SLOW_AND_QUICK |= {
     f"test_{name}.py"
