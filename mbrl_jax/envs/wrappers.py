@@ -316,7 +316,9 @@ def reset_pool(env: Env, count: int, seed: int = 0) -> Env:
     @cache
     def pool() -> tuple[State, Obs]:
         with jax.ensure_compile_time_eval():
-            return jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(seed), count))
+            keys = jax.random.split(jax.random.key(seed), count)
+        # Compiled outside of that context, in which every constant of a reset would be a program of its own.
+        return jax.jit(jax.vmap(env.reset)).lower(keys).compile()(keys)
 
     def reset(key: Key) -> tuple[State, Obs]:
         return tree.take(pool(), jax.random.randint(key, (), 0, count, jnp.int32))

@@ -26,6 +26,24 @@ def counting(obs_space, action_space, view, time_limit=None):
 KEY = jax.random.key(0)
 
 
+def test_a_pool_is_one_program_also_where_a_trace_asks_for_it_first():
+    env = make_env("Pendulum-v1")
+    constants = []
+
+    def reset(key):
+        constants.append(jnp.arange(3) * 2)  # thousands of these in Craftax's maps: no programs of their own
+        return env.reset(key)
+
+    pooled = wrappers.reset_pool(env._replace(reset=reset), 3, seed=5)
+    state, obs = jax.jit(pooled.reset)(jax.random.key(0))
+    assert [isinstance(made, jax.core.Tracer) for made in constants] == [True]
+    states, starts = jax.vmap(env.reset)(jax.random.split(jax.random.key(5), 3))
+    i = int(jax.random.randint(jax.random.key(0), (), 0, 3, jnp.int32))
+    np.testing.assert_array_equal(obs, starts[i])
+    for one, all_of_them in zip(jax.tree.leaves(state), jax.tree.leaves(states), strict=True):
+        np.testing.assert_array_equal(one, all_of_them[i])
+
+
 def test_a_pool_of_resets_gives_each_of_its_states_and_no_other():
     env = make_env("CartPole-v1")
     pooled = wrappers.reset_pool(env, 3, seed=5)
