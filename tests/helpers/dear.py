@@ -76,7 +76,10 @@ DEAR: dict[str, tuple[str, ...]] = {
         "test_a_run_with_python_steps_is_played_filmed_and_loaded",
         "test_an_environment_that_fails_in_an_evaluation_is_one_line",
     ),
-    "cli/test_plot.py": ("test_another_seed_key_or_context_is_another_picture",),
+    "cli/test_plot.py": (
+        "test_another_seed_key_or_context_is_another_picture",
+        "test_imagination_is_drawn",
+    ),
     "cli/test_resume.py": ("test_a_run_starts_from_what_another_has_learned",),
     "cli/test_sweep.py": (
         "test_a_program_that_another_process_runs_is_left_to_it",
@@ -114,7 +117,10 @@ DEAR: dict[str, tuple[str, ...]] = {
         "test_one_planner_finds_the_way_in_every_model[mppi]",
         "test_one_planner_finds_the_way_in_every_model[shooting]",
     ),
-    "contract/test_search.py": ("test_one_search_finds_the_best_actions_in_every_model[gumbel]",),
+    "contract/test_search.py": (
+        "test_floats_may_be_traced",
+        "test_one_search_finds_the_best_actions_in_every_model[gumbel]",
+    ),
     "contract/test_settings.py": (
         "test_every_float_reaches_what_is_learned_stored_or_played[muzero]",
         "test_every_float_reaches_what_is_learned_stored_or_played[pets]",
@@ -169,6 +175,7 @@ DEAR: dict[str, tuple[str, ...]] = {
     "planners/mcts/test_tree.py": (
         "test_batches_of_batches_equal_single_searches[gumbel]",
         "test_the_optimum_of_small_processes[gumbel]",
+        "test_two_players[gumbel]",
     ),
     "planners/mpc/test_gradient.py": (
         "test_learned_ensemble_scores_are_the_mean_of_its_members",
@@ -204,6 +211,7 @@ DEAR: dict[str, tuple[str, ...]] = {
         "test_pictures_show_what_was_learned",
         "test_planning_shortens_the_episodes_of_the_dyna_maze",
         "test_sweeping_needs_fewer_backups",
+        "test_the_drawn_search_finds_the_one_move_that_does_not_lose",
     ),
     "scripts/test_figures_mpc.py": ("test_planners_balance_a_pole_that_falls_by_itself",),
     "scripts/test_figures_troubles.py": (
@@ -211,6 +219,7 @@ DEAR: dict[str, tuple[str, ...]] = {
         "test_a_models_density_is_that_of_its_samples[Gaussian]",
         "test_a_models_density_is_that_of_its_samples[latents, balanced]",
         "test_chance_nodes_find_a_better_policy_on_slippery_ice",
+        "test_the_two_models_of_the_lake_are_the_same_process",
         "test_what_is_found_is_the_first_episode_with_a_reward",
     ),
     "scripts/test_gpu_suite.py": ("test_random_bits_and_a_table_agree_with_the_kept_numbers",),
