@@ -24,20 +24,20 @@ UPRIGHT = float(np.cos(np.deg2rad(8.0)))  # of the pendulum, at least
 POLE_UPRIGHT, MIDDLE = 0.995, 0.25  # of the cart-pole: at least, and m at most
 
 
-def rewarded(env: Env, reward: Callable[[Obs, Action], Array], name: str) -> Env:
+def rewarded(env: Env, reward: Callable[[Obs, Action], Array], name: str | None = None) -> Env:
     """The same environment under another reward.
 
     Args:
       env: any environment.
       reward: (next observation, action) -> [].
-      name: of the new environment.
+      name: of the new environment; that of the old one if None.
     """
 
     def step(key: Key, state: State, action: Action) -> tuple[State, Obs, Array, Array, Array]:
         state, obs, _, discount, last = env.step(key, state, action)
         return state, obs, reward(obs, action), discount, last
 
-    return env._replace(spec=env.spec._replace(name=name), step=step)
+    return env._replace(spec=env.spec if name is None else env.spec._replace(name=name), step=step)
 
 
 def pendulum_reward(next_obs: Obs, action: Action) -> Array:

@@ -16,15 +16,14 @@ import numpy as np
 
 from figures.common import timed
 from figures.trouble_overfitting import in_use
-from figures.trouble_termination import HEAD, KINDS, PLAN, draw, ending, report
+from figures.trouble_termination import HEAD, KINDS, PLAN, draw, ending, fitted, report, settings
 from figures.troubles import write_seeds
 from mbrl_jax import presets
 from mbrl_jax.agents import pets
-from mbrl_jax.core.config import replace
 from mbrl_jax.core.types import Array, HostEnv, Key, Obs, Transition
 from mbrl_jax.envs.registry import make_env
-from mbrl_jax.models.dynamics.fit import FitConfig, fit_ensemble, init_ensemble
-from mbrl_jax.models.dynamics.gaussian import GaussianConfig, gaussian
+from mbrl_jax.models.dynamics.fit import FitState
+from mbrl_jax.models.dynamics.gaussian import gaussian
 from mbrl_jax.train.host_evaluate import actors, play
 
 ENV, ROWS, NEW, EPISODES = "gymnasium:Hopper-v5", (1_000, 5_000), 2_000, 4
@@ -56,33 +55,6 @@ def random_rows(env: HostEnv, seeds: Sequence[int], count: int) -> Transition:
     return jax.tree.map(lambda *leaves: np.stack(leaves, 1), *rows)
 
 
-def fitted(key: Key, rows: Transition, new: Transition, cfg: pets.PETSConfig, env: HostEnv) -> tuple[Any, dict]:
-    """The ensemble of one seed, and how well it tells terminal rows from others.
-
-    Args:
-      key: used once.
-      rows: [N, ...] to fit to.
-      new: [M, ...] rows that it is asked of.
-      cfg: of PETS.
-      env: for its spec.
-    Returns:
-      the fitted ensemble; `missed` and `false`, shares [] of new terminal rows that the learned head takes for others,
-      and of others that it takes for terminal.
-    """
-    key_init, key_fit, key_step = jax.random.split(key, 3)
-    member = gaussian(cfg.model, env.spec)
-    state, _ = fit_ensemble(
-        key_fit, init_ensemble(key_init, model=member, cfg=cfg.fit), in_use(rows, len(rows.reward)),
-        model=member, cfg=cfg.fit,
-    )  # fmt: skip
-    step = jax.vmap(member.step, (None, 0, 0, 0))
-    draws = jax.random.split(key_step, len(new.reward))
-    going = jax.vmap(lambda params: step(params, draws, new.obs, new.action).discount)(state.params)
-    says, ended = jnp.mean(going, axis=0) < 0.5, new.discount == 0
-    share = lambda a, b: jnp.sum(a & b) / jnp.maximum(jnp.sum(b), 1)  # noqa: E731
-    return state, {"missed": share(~says, ended), "false": share(says, ~ended)}
-
-
 def hopper(
     out: Path, seeds: int = 8, rows: Sequence[int] = ROWS, episodes: int = EPISODES, first: int = 0
 ) -> dict[tuple[str, int, str], dict[str, np.ndarray]]:
@@ -101,17 +73,19 @@ def hopper(
     """
     env = presets.suited("pets", make_env(ENV))
     assert isinstance(env, HostEnv)
-    cfg = pets.PETSConfig(model=GaussianConfig(hidden=(64, 64)), fit=FitConfig(members=5, elites=5, batch=64))
-    cfg = replace(cfg, {f"planner.cem.{name}": value for name, value in PLAN.items()} | {"fit.max_epochs": 60})
+    cfg = settings(PLAN)
     member = gaussian(cfg.model, env.spec)
     numbers = range(first, first + seeds)
     data, new = random_rows(env, numbers, max(rows)), random_rows(env, [10**6 + n for n in numbers], NEW)
-    fit = jax.jit(jax.vmap(lambda key, rows, new: fitted(key, rows, new, cfg, env)))
+
+    def fit_one(key: Key, rows: Transition, new: Transition) -> tuple[FitState, dict[str, Array]]:
+        return fitted(jax.random.split(key, 3), in_use(rows, len(rows.reward)), new, member, cfg.fit)
 
     def act(kind: Array, *args: Any) -> tuple:
         agent = pets.make(cfg, env.spec, member=ending(member, kind, unhealthy))
         return actors(agent, episodes)[1](*args)
 
+    fit = jax.jit(jax.vmap(fit_one))
     begin = jax.jit(jax.vmap(actors(pets.make(cfg, env.spec), episodes)[0]))
     acting = jax.jit(jax.vmap(act, (None, 0, 0, 0, 0, None)))
     fit_keys, play_keys = jax.vmap(lambda n: jax.random.split(jax.random.key(n)))(jnp.array(numbers)).T

@@ -23,10 +23,10 @@ from mbrl_jax.agents import mbpo, pets
 from mbrl_jax.analysis.curves import COLOURS
 from mbrl_jax.buffers.uniform import uniform
 from mbrl_jax.core.config import replace
-from mbrl_jax.core.types import Array, Key, Obs, StepOut, WorldModel
+from mbrl_jax.core.types import Array, Key, Obs, Replay, StepOut, Transition, WorldModel
 from mbrl_jax.envs.cartpole import THETA_LIMIT, X_LIMIT
 from mbrl_jax.envs.registry import make_env
-from mbrl_jax.models.dynamics.fit import FitConfig, fit_ensemble, init_ensemble
+from mbrl_jax.models.dynamics.fit import FitConfig, FitState, fit_ensemble, init_ensemble
 from mbrl_jax.models.dynamics.gaussian import GaussianConfig, gaussian
 from mbrl_jax.models.dynamics.known import TerminationFn
 from mbrl_jax.train.evaluate import evaluate
@@ -60,6 +60,37 @@ def ending(member: WorldModel, kind: Array, ends: TerminationFn = fell) -> World
     return member._replace(step=step)
 
 
+def settings(plan: dict[str, Any]) -> pets.PETSConfig:
+    """PETS with a small ensemble and plan."""
+    fit = FitConfig(members=5, elites=5, batch=64, max_epochs=60)
+    cfg = pets.PETSConfig(model=GaussianConfig(hidden=(64, 64)), fit=fit)
+    return replace(cfg, {f"planner.cem.{name}": value for name, value in plan.items()})
+
+
+def fitted(
+    keys: Key, replay: Replay, new: Transition, member: WorldModel, cfg: FitConfig
+) -> tuple[FitState, dict[str, Array]]:
+    """The ensemble of one seed, and how well it tells terminal rows from others.
+
+    Args:
+      keys: [3] of the initial members, the fit and the question.
+      replay: the rows to fit to.
+      new: [M, ...] rows that it is asked of.
+      member: one member, with a learned termination.
+      cfg: of the fit.
+    Returns:
+      the fitted ensemble; `missed` and `false`, shares [] of new terminal rows that the learned head takes for others,
+      and of others that it takes for terminal.
+    """
+    key_init, key_fit, key_step = keys
+    state, _ = fit_ensemble(key_fit, init_ensemble(key_init, model=member, cfg=cfg), replay, model=member, cfg=cfg)
+    step, draws = jax.vmap(member.step, (None, 0, 0, 0)), jax.random.split(key_step, len(new.reward))
+    going = jax.vmap(lambda params: step(params, draws, new.obs, new.action).discount)(state.params)
+    says, ended = jnp.mean(going, axis=0) < 0.5, new.discount == 0
+    share = lambda a, b: jnp.sum(a & b) / jnp.maximum(jnp.sum(b), 1)  # noqa: E731
+    return state, {"missed": share(~says, ended), "false": share(says, ~ended)}
+
+
 def planned(key: Key, rows: Array, kind: Array, most: int) -> dict[str, Array]:
     """One seed of PETS with one termination.
 
@@ -73,23 +104,13 @@ def planned(key: Key, rows: Array, kind: Array, most: int) -> dict[str, Array]:
       others, and of others that it takes for terminal.
     """
     env = presets.suited("pets", make_env(ENV))
-    cfg = pets.PETSConfig(model=GaussianConfig(hidden=(64, 64)), fit=FitConfig(members=5, elites=5, batch=64))
-    cfg = replace(cfg, {f"planner.cem.{name}": value for name, value in PLAN.items()} | {"fit.max_epochs": 60})
+    cfg = settings(PLAN)
     key_rows, key_new, key_init, key_fit, key_step, key_play = jax.random.split(key, 6)
     data, new = (random_rows(k, env, n) for k, n in ((key_rows, most), (key_new, 2_000)))
     member = gaussian(cfg.model, env.spec)
-    start = init_ensemble(key_init, model=member, cfg=cfg.fit)
-    fitted, _ = fit_ensemble(key_fit, start, in_use(data, rows), model=member, cfg=cfg.fit)
-    step = jax.vmap(member.step, (None, 0, 0, 0))
-    going = jax.vmap(lambda params: step(params, jax.random.split(key_step, 2_000), new.obs, new.action).discount)
-    says, ended = jnp.mean(going(fitted.params), axis=0) < 0.5, new.discount == 0
+    state, told = fitted(jnp.stack([key_init, key_fit, key_step]), in_use(data, rows), new, member, cfg.fit)
     agent = pets.make(cfg, env.spec, member=ending(member, kind))
-    share = lambda a, b: jnp.sum(a & b) / jnp.maximum(jnp.sum(b), 1)  # noqa: E731
-    return {
-        "return": evaluate(agent, env, key_play, fitted, 1)[0][0],
-        "missed": share(~says, ended),
-        "false": share(says, ~ended),
-    }
+    return {"return": evaluate(agent, env, key_play, state, 1)[0][0], **told}
 
 
 def learned(chunks: int) -> Callable[[Key, Array], Array]:

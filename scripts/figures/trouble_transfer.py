@@ -19,7 +19,7 @@ import numpy as np
 
 from figures.common import canvas, compiled, keys, save, show, timed
 from figures.trouble_overfitting import in_use, random_rows
-from figures.trouble_termination import PLAN, fell
+from figures.trouble_termination import PLAN, fell, settings
 from figures.troubles import difference, interval, write_seeds
 from mbrl_jax import presets
 from mbrl_jax.agents import mpc, pets
@@ -29,8 +29,9 @@ from mbrl_jax.core.config import replace
 from mbrl_jax.core.types import Agent, Array, Env, Key, Transition, no_update
 from mbrl_jax.envs.cartpole import BALANCE, continuous_cartpole
 from mbrl_jax.envs.registry import make_env
-from mbrl_jax.models.dynamics.fit import FitConfig, FitState, fit_ensemble, init_ensemble
-from mbrl_jax.models.dynamics.gaussian import GaussianConfig, gaussian
+from mbrl_jax.envs.sparse import rewarded
+from mbrl_jax.models.dynamics.fit import FitState, fit_ensemble, init_ensemble
+from mbrl_jax.models.dynamics.gaussian import gaussian
 from mbrl_jax.models.dynamics.known import RewardFn
 from mbrl_jax.train.evaluate import evaluate
 
@@ -52,23 +53,6 @@ REWARDS: dict[str, RewardFn] = {
     "spin": lambda obs, action: obs[2] / 8.0,
 }
 """Of the next observation (cos θ, sin θ, θ̇): stand, lie to the left, turn as fast as can be."""
-
-
-def rewarded(env: Env, reward: RewardFn) -> Env:
-    """The same environment under another reward."""
-
-    def step(key: Key, state: Any, action: Array) -> tuple[Any, Array, Array, Array, Array]:
-        state, obs, _, discount, last = env.step(key, state, action)
-        return state, obs, reward(obs, action), discount, last
-
-    return env._replace(step=step)
-
-
-def settings(plan: dict[str, Any]) -> pets.PETSConfig:
-    """PETS with a small ensemble and plan."""
-    fit = FitConfig(members=5, elites=5, batch=64, max_epochs=60)
-    cfg = pets.PETSConfig(model=GaussianConfig(hidden=(64, 64)), fit=fit)
-    return replace(cfg, {f"planner.cem.{name}": value for name, value in plan.items()})
 
 
 def change_error(cfg: pets.PETSConfig, env: Env, fitted: FitState, rows: Transition) -> Array:
