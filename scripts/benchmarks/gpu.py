@@ -2,8 +2,9 @@
 
     python scripts/benchmark.py --suite gpu [--out results/gpu.csv] [--budget 570] [--parts NAME ...] [--tiny]
 
-Nothing is fetched from a network. Each part is a process of its own with the whole device; its rows are in the CSV as
-soon as they are measured. A part that would pass the budget is left out or stopped, and the CSV says so. A time is that
+Nothing is fetched from a network. Each part is a process of its own: all compile side by side, on all cores, which is
+most of the time; then each is measured with the device for itself. Rows are in the CSV as soon as they are measured. A
+part that is not compiled in time, or would pass the budget, is left out, and the CSV says so. A time is that
 of the best round; a rate counts the operations of matrix products alone; the share is of the rate that the same device
 reaches in large bare products of the same type and precision. Products in float32 run at jax's default precision, TF32
 where the GPU has it, but for the comparison with the CPU's numbers.
@@ -36,11 +37,10 @@ COLUMNS = (
     "part", "name", "precision", "unit", "best_ms", "median_ms", "per_second", "gflop", "tflops", "peak_tflops",
     "share", "compile_s", "versus", "time_ratio", "note", "device", "platform", "jax", "jaxlib",
 )  # fmt: skip
-LEAST = 20.0
-"""Seconds that must be left for a part to begin."""
-
 Row = dict[str, Any]
 Peaks = dict[str, float]
+Turn = Callable[[], Peaks]
+"""Waits until the part, whose programs are compiled, has the device for itself; returns TFLOP/s of bare products."""
 
 
 class Size(NamedTuple):
@@ -104,7 +104,7 @@ def of_cases(cases: Sequence[Any], size: Size, precision: str, peak: float | Non
         }  # fmt: skip
 
 
-def products(size: Size, peaks: Peaks) -> Iterator[Row]:
+def products(size: Size, turn: Turn) -> Iterator[Row]:
     """The device's rate of large bare products, and their error against 64 bits on the host."""
     import jax
     import jax.numpy as jnp
@@ -112,12 +112,12 @@ def products(size: Size, peaks: Peaks) -> Iterator[Row]:
 
     from benchmarks.steps import case
 
-    del peaks
     if jax.config.read("jax_enable_x64"):
         raise ValueError("JAX_ENABLE_X64 must be off")
     n = 256 if max(size.sides) >= 256 else 32
     left, right = np.random.default_rng(0).normal(size=(2, n, n)).astype(np.float32)
     exact = left.astype(np.float64) @ right.astype(np.float64)
+    ready = []
     for name, dtype, precision, allowed in (
         ("bfloat16", jnp.bfloat16, None, 2e-2),
         ("float32", jnp.float32, None, 2e-3),  # TF32 has the mantissa of half precision
@@ -141,15 +141,18 @@ def products(size: Size, peaks: Peaks) -> Iterator[Row]:
 
             args = x, w / side**0.5
             made.append(case(f"product {side} {name}", "product", chain, args, flops=2.0 * side**3))
+        ready.append((name, made, note))
+    turn()
+    for name, made, note in ready:
         for row in of_cases(made, size, name, None):
             yield row | {"note": note}
 
 
-def golden(size: Size, peaks: Peaks) -> Iterator[Row]:
+def golden(size: Size, turn: Turn) -> Iterator[Row]:
     """Short runs of the agents, compared with the numbers of a CPU."""
     from benchmarks import golden as kept
 
-    del peaks
+    del turn  # nothing is timed
     made = kept.read()["made_with"]
     agents = ("random", *(size.golden or kept.AGENTS))
     for algo, verdict in zip(agents, at_once([partial(kept.checked, algo) for algo in agents]), strict=True):
@@ -162,7 +165,7 @@ def golden(size: Size, peaks: Peaks) -> Iterator[Row]:
         }  # fmt: skip
 
 
-def dreamer(size: Size, peaks: Peaks) -> Iterator[Row]:
+def dreamer(size: Size, turn: Turn) -> Iterator[Row]:
     """DreamerV3's gradient step in float32 and bfloat16."""
     from benchmarks import dreamer as steps
     from mbrl_jax.core.config import replace
@@ -174,19 +177,20 @@ def dreamer(size: Size, peaks: Peaks) -> Iterator[Row]:
         return steps.update(f"dreamer_v3 {name} step", cfg)
 
     cases = list(at_once([partial(made, *one) for one in both]))
+    peaks = turn()
     for (_, precision), case in zip(both, cases, strict=True):
         yield from of_cases([case], size, precision, peaks.get(precision))
 
 
-def tdmpc2(size: Size, peaks: Peaks) -> Iterator[Row]:
+def tdmpc2(size: Size, turn: Turn) -> Iterator[Row]:
     """TD-MPC2's plan and update."""
     from benchmarks import tdmpc2 as steps
 
     made = list(steps.rows(*size.tdmpc))[1:]  # the first are bare products at its shape
-    yield from of_cases([one._replace(matrix="") for one in made], size, "float32", peaks.get("float32"))
+    yield from of_cases([one._replace(matrix="") for one in made], size, "float32", turn().get("float32"))
 
 
-def muzero(size: Size, peaks: Peaks) -> Iterator[Row]:
+def muzero(size: Size, turn: Turn) -> Iterator[Row]:
     """MuZero's searches with both planners, from many roots at once."""
     import jax
     import jax.numpy as jnp
@@ -201,7 +205,8 @@ def muzero(size: Size, peaks: Peaks) -> Iterator[Row]:
     actions, simulations, roots = size.search
     width, inputs = size.latent, 128
     spec = Spec(Box((inputs,)), Discrete(actions), name="roots")
-    for kind in ("gumbel", "puct"):
+
+    def made(kind: str) -> Any:
         sizes = {f"search.{kind}.simulations": simulations, "net.latent": width, "net.hidden": (width,)}
         cfg = replace(agents.MuZeroConfig(), {"search.kind": kind, **sizes})
         agent = agents.make(cfg, spec)
@@ -210,7 +215,7 @@ def muzero(size: Size, peaks: Peaks) -> Iterator[Row]:
         advance = forward((width + actions, width, width), 1) + forward((width, width, bins), 1)
         count = forward((inputs, width, width), 1) + predict + simulations * (advance + predict)
 
-        def searches(learner: Any, obs: Any, n: Any, agent: Any = agent) -> Any:
+        def searches(learner: Any, obs: Any, n: Any) -> Any:
             def one(i: Any, obs: Any) -> Any:
                 keys = jax.random.split(jax.random.fold_in(jax.random.key(2), i), roots)
                 action, *_ = jax.vmap(lambda key, obs: agent.act(key, learner, (), obs, True))(keys, obs)
@@ -218,47 +223,55 @@ def muzero(size: Size, peaks: Peaks) -> Iterator[Row]:
 
             return jax.lax.fori_loop(0, n, one, obs)
 
-        learner = jax.jit(lambda key, agent=agent: tree.strip_weak_types(agent.init(key)))(jax.random.key(1))
+        learner = jax.jit(lambda key: tree.strip_weak_types(agent.init(key)))(jax.random.key(1))
         args = learner, jax.random.normal(jax.random.key(3), (roots, inputs), jnp.float32)
         name = f"muzero {kind} {actions} actions {simulations} simulations {roots} roots"
-        made = case(name, "search", searches, args, units=roots, flops=count)
-        yield from of_cases([made], size, "float32", peaks.get("float32"))
+        return case(name, "search", searches, args, units=roots, flops=count)
+
+    cases = list(at_once([partial(made, kind) for kind in ("gumbel", "puct")]))
+    peak = turn().get("float32")
+    for one in cases:
+        yield from of_cases([one], size, "float32", peak)
 
 
-def mbpo(size: Size, peaks: Peaks) -> Iterator[Row]:
+def mbpo(size: Size, turn: Turn) -> Iterator[Row]:
     """MBPO's loop, many seeds under one `vmap`."""
-    del peaks
     loop = dict(size.loop) | {"inner": min(25, dict(size.loop)["inner"])}
-    yield from of_loop(*loop_case("mbpo", "Pendulum-v1", dict(size.small), loop, seeds=size.seeds), size)
+    case, note = loop_case("mbpo", "Pendulum-v1", dict(size.small), loop, seeds=size.seeds)
+    turn()
+    yield from of_loop(case, note, size)
 
 
-def ppo(size: Size, peaks: Peaks) -> Iterator[Row]:
+def ppo(size: Size, turn: Turn) -> Iterator[Row]:
     """PPO's loop with thousands of environments."""
-    del peaks
     envs, unroll = size.envs
     loop = {"num_envs": envs, "unroll": unroll, "inner": 4, "cycles": 1, "eval_episodes": 0, "capacity": envs * unroll}
-    yield from of_loop(*loop_case("ppo", "CartPole-v1", {}, loop), size)
+    case, note = loop_case("ppo", "CartPole-v1", {}, loop)
+    turn()
+    yield from of_loop(case, note, size)
 
 
-def search(size: Size, peaks: Peaks) -> Iterator[Row]:
+def search(size: Size, turn: Turn) -> Iterator[Row]:
     """Tree searches in a model of 64 units, beside mctx."""
     from benchmarks import tree_search
 
-    del peaks
     if not tree_search.MCTX:
         yield {"name": "mctx", "note": "left out: mctx is not installed (extra `benchmark`, or pip install mctx)"}
     actions, simulations, roots = size.search
-    for group in tree_search.search((roots,), (simulations,), (actions,)):
+    groups = list(tree_search.search((roots,), (simulations,), (actions,)))
+    turn()
+    for group in groups:
         yield from of_cases([one for one in group if not one.name.endswith("_lanes")], size, "float32", None)
 
 
-def loops(size: Size, peaks: Peaks) -> Iterator[Row]:
+def loops(size: Size, turn: Turn) -> Iterator[Row]:
     """Whole loops of the presets: acting, storing and updating, one seed."""
-    del peaks
     from mbrl_jax import presets
 
     made = [partial(loop_case, algo, presets.default_env(algo), {}, dict(size.loop)) for algo in size.loops]
-    for case, note in list(at_once(made)):
+    cases = list(at_once(made))
+    turn()
+    for case, note in cases:
         yield from of_loop(case, note, size)
 
 
@@ -311,27 +324,27 @@ def at_once(made: Sequence[Callable[[], Any]]) -> Iterator[Any]:
             yield found.result()
 
 
-PARTS: dict[str, tuple[Callable[[Size, Peaks], Iterator[Row]], float]] = {
-    "products": (products, 60.0),
-    "golden": (golden, 150.0),
-    "dreamer": (dreamer, 200.0),
-    "tdmpc2": (tdmpc2, 80.0),
-    "muzero": (muzero, 70.0),
-    "mbpo": (mbpo, 90.0),
-    "ppo": (ppo, 60.0),
-    "search": (search, 70.0),
-    "loops": (loops, 150.0),
+PARTS: dict[str, tuple[Callable[[Size, Turn], Iterator[Row]], float]] = {
+    "products": (products, 15.0),
+    "golden": (golden, 0.0),
+    "dreamer": (dreamer, 45.0),
+    "tdmpc2": (tdmpc2, 20.0),
+    "muzero": (muzero, 20.0),
+    "mbpo": (mbpo, 30.0),
+    "ppo": (ppo, 20.0),
+    "search": (search, 30.0),
+    "loops": (loops, 45.0),
 }
-"""Each part and the seconds after which it is stopped, the most important first."""
+"""Each part, in the order of the measurements, and the seconds kept free to measure it in."""
 
 
-def one_part(name: str, size: Size, peaks: Peaks, emit: Callable[[Row], None]) -> None:
+def one_part(name: str, size: Size, turn: Turn, emit: Callable[[Row], None]) -> None:
     """Runs a part in this process.
 
     Args:
       name: in `PARTS`.
       size: how large.
-      peaks: TFLOP/s of bare products by precision.
+      turn: see `Turn`.
       emit: called with each row.
     """
     import jax
@@ -340,12 +353,33 @@ def one_part(name: str, size: Size, peaks: Peaks, emit: Callable[[Row], None]) -
     versions = {"platform": " ".join(device.client.platform_version.split()), "jax": jax.__version__}
     about = {"device": device.device_kind, **versions, "jaxlib": version("jaxlib")}
     emit({"part": name, "name": "", "platform_name": device.platform, **about})
-    for row in PARTS[name][0](size, peaks):
+    for row in PARTS[name][0](size, turn):
         emit({"part": name, **row, **about})
 
 
+def as_child(name: str, size: Size) -> None:
+    """Runs a part for `Suite`: rows go to the standard output, the turn is a line of rates on the standard input."""
+
+    def emit(row: Row) -> None:
+        print(json.dumps(row), flush=True)
+
+    def turn() -> Peaks:
+        emit({"ready": True})
+        return json.loads(sys.stdin.readline())
+
+    one_part(name, size, turn, emit)
+
+
+class Child(NamedTuple):
+    """The process of a part."""
+
+    process: subprocess.Popen[str]
+    errors: IO[str]
+    reader: threading.Thread
+
+
 class Suite:
-    """The parts one after the other, each in a process, within a budget.
+    """The parts, each in a process: all compile side by side, then each is measured alone; within a budget.
 
     Args:
       out: the CSV.
@@ -360,6 +394,11 @@ class Suite:
         self.peaks: Peaks = {}
         self.about: Row = {}
         self.failed = False
+        self.children: dict[str, Child] = {}
+        self.compiling: list[str] = []
+        self.ready: list[str] = []
+        self.measured = ""
+        self.messages: queue.Queue[tuple[str, str | None]] = queue.Queue()
 
     def take(self, row: Row) -> str:
         """Keeps a row; returns what is wrong with the device, "" if nothing."""
@@ -382,63 +421,113 @@ class Suite:
         word = "FAILED" if failed else "left out"
         self.take({"part": part, "name": part, "note": f"{word}: {why}", **self.about})
 
-    def part(self, name: str) -> str:
-        """Runs a part; returns what is wrong with the device, "" if nothing."""
-        rest, cap = self.end - time.monotonic(), PARTS[name][1]
-        if rest < LEAST:
-            self.leave(name, f"{max(0.0, rest):.0f} s of the budget were left")
-            return ""
-        words = [sys.executable, str(SCRIPTS / "benchmark.py"), "--suite", "gpu", "--part", name]
-        words += [*(["--tiny"] if self.tiny else []), "--peaks", json.dumps(self.peaks)]
-        ended = time.monotonic() + min(rest, cap)
-        path = os.pathsep.join(filter(None, [str(SCRIPTS.parent), os.environ.get("PYTHONPATH")]))
-        with tempfile.TemporaryFile("w+") as errors:
-            process = subprocess.Popen(
-                words, stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | {"PYTHONPATH": path}
-            )
-            lines: queue.Queue[str | None] = queue.Queue()
-            reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
-            reader.start()
-            try:
-                return self._follow(name, process, lines, ended, errors)
-            finally:
-                process.kill()
-                process.wait()
-                reader.join()
+    def run(self, parts: Sequence[str]) -> str:
+        """Runs parts, measured in this order; returns what is wrong with the device, "" if nothing."""
+        try:
+            for name in parts:
+                self._start(name)
+            while self.compiling or self.ready or self.measured:
+                if not self.compiling and not self.measured:
+                    self._measure(self.ready.pop(0))
+                spare = sum(PARTS[name][1] for name in self.ready) if self.compiling else 0.0
+                try:
+                    message = self.messages.get(timeout=max(0.0, self.end - spare - time.monotonic()))
+                except queue.Empty:
+                    self._out_of_time()
+                    continue
+                if wrong := self._heard(*message, parts):
+                    return wrong
+        finally:
+            for name in list(self.children):
+                self._end(name)
+        return ""
 
-    def _follow(
-        self,
-        name: str,
-        process: subprocess.Popen[str],
-        lines: queue.Queue[str | None],
-        ended: float,
-        errors: IO[str],
-    ) -> str:
-        while True:
-            try:
-                text = lines.get(timeout=max(0.0, ended - time.monotonic()))
-            except queue.Empty:
-                self.leave(name, f"the rest would have passed its {PARTS[name][1]:.0f} s, or the budget")
-                return ""
-            if text is None:
-                break
-            if text.startswith("{") and (wrong := self.take(json.loads(text))):
-                return wrong
-        if process.wait():
+    def _start(self, name: str) -> None:
+        words = [sys.executable, str(SCRIPTS / "benchmark.py"), "--suite", "gpu", "--part", name]
+        path = os.pathsep.join(filter(None, [str(SCRIPTS.parent), os.environ.get("PYTHONPATH")]))
+        # The parts share the device's memory while they compile.
+        env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ | {"PYTHONPATH": path}
+        errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with its process
+        process = subprocess.Popen(
+            [*words, *(["--tiny"] if self.tiny else [])],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=env,
+        )  # fmt: skip
+        reader = threading.Thread(target=_read, args=(name, process.stdout, self.messages), daemon=True)
+        reader.start()
+        self.children[name] = Child(process, errors, reader)
+        self.compiling.append(name)
+
+    def _end(self, name: str) -> tuple[int, str]:
+        """Ends a part's process; returns its exit code and its last words."""
+        child = self.children.pop(name)
+        if name in self.compiling:
+            self.compiling.remove(name)
+        if name in self.ready:
+            self.ready.remove(name)
+        if name == self.measured:
+            self.measured = ""
+        child.process.kill()
+        code = child.process.wait()
+        child.reader.join()
+        if child.process.stdin:
+            child.process.stdin.close()
+        with child.errors as errors:
             errors.seek(0)
-            told = [text for text in errors.read().splitlines() if text.strip()] or [f"exit code {process.returncode}"]
-            if not self.about:
-                return f"jax cannot use the device: {told[-1]}"
-            self.leave(name, told[-1], failed=True)
+            return code, last_words(errors.read()) or f"exit code {code}"
+
+    def _measure(self, name: str) -> None:
+        self.measured = name
+        stdin = self.children[name].process.stdin
+        assert stdin is not None
+        try:
+            stdin.write(json.dumps(self.peaks) + "\n")
+            stdin.flush()
+        except BrokenPipeError:
+            return  # it has ended: its last message says how
+
+    def _out_of_time(self) -> None:
+        """Ends what is not compiled so late that the rest can still be measured, and all at the end."""
+        late = list(self.compiling)
+        for name in late or [self.measured, *self.ready]:
+            why = "it was not compiled in time" if late else "the rest would have passed the budget"
+            self._end(name)
+            self.leave(name, why)
+
+    def _heard(self, name: str, text: str | None, parts: Sequence[str]) -> str:
+        if name not in self.children:
+            return ""
+        if text is None:
+            self.children[name].process.wait()
+            code, told = self._end(name)
+            if code and not self.about:
+                return f"jax cannot use the device: {told}"
+            if code:
+                self.leave(name, told, failed=True)
+        elif text.startswith('{"ready"'):
+            self.compiling.remove(name)
+            self.ready = sorted([*self.ready, name], key=list(parts).index)
+        elif text.startswith("{"):
+            return self.take(json.loads(text))
         return ""
 
 
-def _read(stream: IO[str], lines: queue.Queue[str | None]) -> None:
-    """Passes lines on as they come, and None at their end."""
+def last_words(text: str) -> str:
+    """The last line of a traceback, without what jax writes under it about its filtering.
+
+    Args:
+      text: what a process wrote to its standard error.
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
+    notice = next((i for i, line in enumerate(lines) if "JAX_TRACEBACK_FILTERING" in line), len(lines))
+    return next((line for line in reversed(lines[:notice]) if line.strip("- ")), "")
+
+
+def _read(name: str, stream: IO[str], messages: queue.Queue[tuple[str, str | None]]) -> None:
+    """Passes a part's lines on as they come, and None at their end."""
     with stream:
         for text in stream:
-            lines.put(text)
-    lines.put(None)
+            messages.put((name, text))
+    messages.put((name, None))
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
@@ -480,20 +569,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="NAME", help="which parts")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, on any device: shows that it runs")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
-    parser.add_argument("--peaks", type=json.loads, default={}, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     if given.part:
-        size = TINY if given.tiny else Size()
-        one_part(given.part, size, given.peaks, lambda row: print(json.dumps(row), flush=True))
+        as_child(given.part, TINY if given.tiny else Size())
         return 0
     if importlib.util.find_spec("jax") is None:
         parser.error("jax is not installed")
     suite, began = Suite(given.out, given.budget, given.tiny), time.monotonic()
     needed = "products"  # the rate that the other parts are compared with
-    for name in dict.fromkeys([needed, *given.parts]):
-        if wrong := suite.part(name):
-            hint = 'pip install "mbrl_jax[cuda]", a driver for its CUDA (nvidia-smi), or --tiny to try it on a CPU'
-            print(f"{wrong}; what helps: {hint}", file=sys.stderr)
-            return 2
+    if wrong := suite.run(list(dict.fromkeys([needed, *given.parts]))):
+        hint = 'pip install "mbrl_jax[cuda]", a driver for its CUDA (nvidia-smi), or --tiny to try it on a CPU'
+        print(f"{wrong}; what helps: {hint}", file=sys.stderr)
+        return 2
     print(f"wrote {given.out} after {time.monotonic() - began:.0f} s" + (", with failures" if suite.failed else ""))
     return int(suite.failed)

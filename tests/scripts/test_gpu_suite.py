@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 def rows_of(part: str, size: gpu.Size = gpu.TINY, peaks: dict[str, float] | None = None) -> list[dict]:
     found: list[dict] = []
-    gpu.one_part(part, size, peaks or {}, found.append)
+    gpu.one_part(part, size, lambda: peaks or {}, found.append)
     json.dumps(found)  # as they pass from one process to the other
     assert found[0]["name"] == ""
     return found[1:]
@@ -108,23 +109,60 @@ def test_search_without_mctx_says_so(monkeypatch):
     assert row["note"].startswith("left out: mctx is not installed")
 
 
-def test_budget_leaves_parts_out_and_the_csv_says_so(tmp_path):
-    suite = gpu.Suite(tmp_path / "new" / "gpu.csv", 5.0, tiny=True)
+def test_what_is_not_compiled_in_time_is_left_out_and_the_csv_says_so(tmp_path):
+    suite = gpu.Suite(tmp_path / "new" / "gpu.csv", 0.05, tiny=True)
     suite.about = {"device": "cpu", "platform": "cpu", "jax": "1", "jaxlib": "1"}
-    assert suite.part("dreamer") == ""
+    assert suite.run(["dreamer", "ppo"]) == ""
     with (tmp_path / "new" / "gpu.csv").open() as file:
-        (row,) = csv.DictReader(file)
-    assert row["part"] == "dreamer"
-    assert row["note"].startswith("left out: ")
-    assert "of the budget" in row["note"]
+        rows = list(csv.DictReader(file))
+    assert [row["part"] for row in rows] == ["dreamer", "ppo"]
+    assert {row["note"] for row in rows} == {"left out: it was not compiled in time"}
     assert not suite.failed
+    assert not suite.children
 
 
-def test_a_part_that_takes_too_long_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setitem(gpu.PARTS, "dreamer", (gpu.dreamer, 0.05))
-    suite = gpu.Suite(tmp_path / "gpu.csv", 100.0, tiny=True)
-    assert suite.part("dreamer") == ""
-    assert suite.rows[-1]["note"].startswith("left out: the rest would have passed")
+CHILD = r"""
+import json, sys, time
+name = sys.argv[sys.argv.index("--part") + 1]
+def emit(**row):
+    print(json.dumps({"part": name, **row}), flush=True)
+emit(name="", platform_name="cpu", device="d", platform="p", jax="1", jaxlib="1")
+if name == "golden":
+    time.sleep(1.0)
+    sys.exit("boom\n--------------------\nFor simplicity: set JAX_TRACEBACK_FILTERING=off")
+print(json.dumps({"ready": True}), flush=True)
+peaks = json.loads(sys.stdin.readline())
+if name == "mbpo":
+    time.sleep(60.0)
+emit(name="a", precision="float32", tflops=3.0, best_ms=1.0, per_second=1.0, note=json.dumps(peaks))
+emit(name="b", precision="float32", note=str(time.monotonic()))
+"""
+
+
+def test_parts_are_measured_one_by_one_after_all_have_compiled(tmp_path, monkeypatch):
+    (tmp_path / "benchmark.py").write_text(CHILD)
+    monkeypatch.setattr(gpu, "SCRIPTS", tmp_path)
+    monkeypatch.setattr(gpu, "PARTS", {name: (fn, 0.1) for name, (fn, _) in gpu.PARTS.items()})
+    suite, began = gpu.Suite(tmp_path / "gpu.csv", 8.0, tiny=True), time.monotonic()
+    assert suite.run(["products", "golden", "ppo", "mbpo", "search"]) == ""
+    rows = {(row["part"], row["name"]): row["note"] for row in suite.rows}
+    assert list(rows) == [
+        ("golden", "golden"), ("products", "a"), ("products", "b"), ("ppo", "a"), ("ppo", "b"), ("mbpo", "mbpo"),
+        ("search", "search"),
+    ]  # fmt: skip
+    assert rows["golden", "golden"] == "FAILED: boom"
+    assert suite.failed
+    assert rows["products", "a"] == "{}"
+    assert rows["ppo", "a"] == '{"float32": 3.0}'
+    assert began + 1.0 < float(rows["products", "b"]) < float(rows["ppo", "b"])
+    assert rows["mbpo", "mbpo"] == rows["search", "search"] == "left out: the rest would have passed the budget"
+
+
+def test_the_last_words_of_a_traceback_are_its_error():
+    notice = "--------------------\nFor simplicity, JAX has removed frames. Set JAX_TRACEBACK_FILTERING=off to see\n"
+    assert gpu.last_words(f"Traceback:\n  File x\nValueError: a\n{notice}") == "ValueError: a"
+    assert gpu.last_words("ValueError: b\n\n") == "ValueError: b"
+    assert gpu.last_words("\n") == ""
 
 
 def test_a_device_that_is_no_gpu_is_named(tmp_path):
@@ -146,5 +184,5 @@ def test_whole_suite_as_a_command(tmp_path):
     with (tmp_path / "a.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["part"] for row in rows} == set(gpu.PARTS)
-    assert not any(row["note"].startswith(("FAILED", "left out: the rest")) for row in rows)
+    assert not any(row["note"].startswith(("FAILED", "left out: it was", "left out: the rest")) for row in rows)
     assert [float(row["share"]) for row in rows if row["name"] == "dreamer_v3 nano step"]
