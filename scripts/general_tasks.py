@@ -1,4 +1,4 @@
-"""Tasks that no agent has a preset for: known ones with rewards of another size, as a user's units may be.
+"""Tasks that no agent has a preset for: known ones with rewards of another size, as a user's units may be, and Craftax.
 
 python scripts/train.py sac --env scripts/general_tasks.py:pendulum_kilo
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mbrl_jax.core import Array, Env, Key
 from mbrl_jax.core.types import Action, Obs, State
-from mbrl_jax.envs import make_env
+from mbrl_jax.envs import make_env, wrappers
 
 
 def scaled(name: str, factor: float) -> Env:
@@ -49,3 +49,8 @@ def cartpole_centi() -> Env:
 def cartpole_kilo() -> Env:
     """Rewards of 1,000."""
     return scaled("CartPole-v1", 1_000.0)
+
+
+def craftax_classic() -> Env:
+    """Craftax-Classic with initial states from a pool of 1,024, as generating a map is dear; needs the extra `craftax`."""
+    return wrappers.reset_pool(make_env("craftax:Craftax-Classic-Symbolic-v1"), 1024)

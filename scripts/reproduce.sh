@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Makes a table of results anew: scripts/reproduce.sh [learning | dm_control | mujoco | pendulum | general | offline | troubles]
+# Makes a table of results anew: scripts/reproduce.sh [TABLE], one of
 #   learning    every learning run of the library's own tasks, with its pictures (the default); hours on two cores
 #   dm_control  TD-MPC2, DreamerV3 and SAC at 100,000 frames, beside their authors' scores
 #   mujoco      SAC, REDQ and MBPO on Gymnasium's MuJoCo tasks
+#   libraries   PPO on Craftax-Classic and on a task of MuJoCo Playground (extras craftax and playground)
 #   general     agents with their general settings on tasks without a preset, beside those of before
 #   pendulum    agents on Gymnasium's Pendulum in the host loop, beside gymnax's in the compiled one
 #   troubles    what goes wrong with models: tables and pictures of results/troubles, but for the runs that `cost` reads
@@ -50,6 +51,12 @@ mujoco() {
   train hopper-redq sac --env gymnasium:Hopper-v5 --steps 125000 --loop.cycles 100 --loop.updates 20 \
     --agent.critics 10 --agent.drawn 2 --agent.policy-q mean
   train hopper-mbpo mbpo --env gymnasium:Hopper-v5 --steps 125000
+}
+
+libraries() {
+  seeds=4
+  train craftax-ppo ppo --env scripts/general_tasks.py:craftax_classic --steps 1000000 --loop.num-envs 64
+  train playground-ppo ppo --env playground:CartpoleBalance --steps 500000
 }
 
 pendulum() {
@@ -115,8 +122,8 @@ troubles() { "$python" scripts/figures.py troubles; }
 
 case ${1:-learning} in
   learning) ;;
-  dm_control | mujoco | pendulum | general | offline | troubles) "$1"; exit ;;
-  *) echo "TABLE must be learning, dm_control, mujoco, pendulum, general, offline or troubles, got $1" >&2; exit 2 ;;
+  dm_control | mujoco | libraries | pendulum | general | offline | troubles) "$1"; exit ;;
+  *) echo "TABLE must be learning, dm_control, mujoco, libraries, pendulum, general, offline or troubles, got $1" >&2; exit 2 ;;
 esac
 train pendulum-mbpo mbpo --env Pendulum-v1
 train pendulum-sac sac --env Pendulum-v1 --steps 10000

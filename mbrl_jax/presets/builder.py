@@ -288,6 +288,7 @@ def _check_settings(algo: str, raw: Env | HostEnv, agent: Any, loop: LoopConfig,
     check(loop, "loop.")
     if data is not None and data.offline:
         offline.check_loop(loop)
+        offline.check_agent(agent)
     check_together(agent)
     _refuse_ignored(algo, agent)
     if entry.table and (loop.num_envs, loop.unroll, loop.updates) != (1, 1, 1):

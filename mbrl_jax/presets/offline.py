@@ -164,6 +164,19 @@ def check_loop(loop: LoopConfig) -> None:
             raise ValueError(f"loop.{name} must be {value} in an offline run, which collects no rows, got {got}")
 
 
+def check_agent(agent: Any) -> None:
+    """Refuses exploration where nothing is collected.
+
+    Args:
+      agent: configuration of an offline run's agent.
+    Raises:
+      ValueError: names the setting.
+    """
+    explorer = getattr(agent, "explorer", "none")
+    if explorer != "none":
+        raise ValueError(f"agent.explorer must be none in an offline run, which collects no rows, got {explorer}")
+
+
 def placeholder(spec: Spec) -> Transition:
     """One row of zeros, where only the shapes of a run matter.
 

@@ -179,7 +179,8 @@ def dreamer(size: Size, turn: Turn) -> Iterator[Row]:
     cases = list(at_once([partial(made, *one) for one in both]))
     peaks = turn()
     for (_, precision), case in zip(both, cases, strict=True):
-        yield from of_cases([case], size, precision, peaks.get(precision))
+        for row in of_cases([case], size, precision, peaks.get(precision)):
+            yield row | {"note": FLAGS["dreamer"]}
 
 
 def tdmpc2(size: Size, turn: Turn) -> Iterator[Row]:
@@ -337,6 +338,10 @@ PARTS: dict[str, tuple[Callable[[Size, Turn], Iterator[Row]], float]] = {
 }
 """Each part, in the order of the measurements, and the seconds kept free to measure it in."""
 
+FLAGS = {"dreamer": "--xla_gpu_enable_triton_gemm=false"}
+"""Options of XLA for a part: with Triton's products among the candidates, DreamerV3's steps compiled for over seven
+minutes on six cores of an H200's machine; without, for two and a half."""
+
 
 def one_part(name: str, size: Size, turn: Turn, emit: Callable[[Row], None]) -> None:
     """Runs a part in this process.
@@ -446,7 +451,9 @@ class Suite:
         words = [sys.executable, str(SCRIPTS / "benchmark.py"), "--suite", "gpu", "--part", name]
         path = os.pathsep.join(filter(None, [str(SCRIPTS.parent), os.environ.get("PYTHONPATH")]))
         # The parts share the device's memory while they compile.
-        env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ | {"PYTHONPATH": path}
+        flags = " ".join(filter(None, [os.environ.get("XLA_FLAGS"), FLAGS.get(name)]))
+        given = {"PYTHONPATH": path} | ({"XLA_FLAGS": flags} if flags else {})
+        env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ | given
         errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with its process
         process = subprocess.Popen(
             [*words, *(["--tiny"] if self.tiny else [])],

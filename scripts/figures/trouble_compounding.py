@@ -32,7 +32,7 @@ from mbrl_jax.core.types import Agent, Array, Env, Key, Model, StepOut, Transiti
 from mbrl_jax.envs.registry import make_env
 from mbrl_jax.train.loop import LoopConfig, LoopState, make_loop
 
-HORIZONS = {"Pendulum-v1": (1, 5, 15, 50)}
+HORIZONS = {name: (1, 5, 15, 50) for name in ("Pendulum-v1", "ContinuousCartPole", "CartPoleSwingUp")}
 ROLLOUTS, CHUNKS, LAST, SLOW = 256, 10, 3, 1_000
 SMALL: dict[str, Any] = {
     "policy.hidden": (64, 64), "policy.batch": 64, "policy.lr": 1e-3, "model.hidden": (64, 64), "fit.members": 5,
@@ -58,12 +58,15 @@ def true_state(task: str, blank: Any, obs: Array) -> Any:
     """The state of the environment that has an observation.
 
     Args:
-      task: "Pendulum-v1" or "ContinuousCartPole".
+      task: a key of `HORIZONS`.
       blank: any state of its environment.
       obs: [D].
     """
     if task == "Pendulum-v1":
         return blank.replace(theta=jnp.arctan2(obs[1], obs[0]), theta_dot=obs[2])
+    if task == "CartPoleSwingUp":
+        x, x_dot, sin, cos, theta_dot = obs
+        return blank._replace(inner=jnp.stack([x, x_dot, jnp.arctan2(sin, cos), theta_dot]))
     return blank._replace(inner=obs)
 
 
@@ -246,7 +249,7 @@ def report(found: dict[Setting, dict[str, np.ndarray]]) -> None:
 def draw(path: Path, found: dict[Setting, dict[str, np.ndarray]]) -> None:
     """Draws returns by horizon, and errors by steps ahead of the longest rollouts, whole and kept, for each task."""
     tasks = list(dict.fromkeys(s.task for s in found))
-    figure, panels = canvas(2 * len(tasks), 4.4 * 2 * len(tasks) * 0.8, 3.7)
+    figure, panels = canvas(2, 7.0, 0.6 + 3.1 * len(tasks), lines=len(tasks))
     for t, task in enumerate(tasks):
         left, right = panels[2 * t : 2 * t + 2]
         for cut, colour in ((False, 0), (True, 1)):

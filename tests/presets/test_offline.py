@@ -161,6 +161,17 @@ def test_an_offline_loop_takes_no_step_and_updates_once_for_each(data):
             presets.build("bc", env, cfg, LoopConfig(**STILL | {name: 2}), data=Data(rows, True))
 
 
+@pytest.mark.parametrize(("algo", "explorer"), [("dqn", "rnd"), ("mbpo", "disagreement")])
+def test_an_offline_run_refuses_to_explore(algo, explorer):
+    env = presets.suited(algo, make_env("CartPole-v1"))
+    cfg = replace(presets.preset(algo, "CartPole-v1").agent, {"explorer": explorer})
+    rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, 8, 0), offline.placeholder(env.spec))
+    loop = LoopConfig(**STILL)
+    with pytest.raises(ValueError, match=rf"agent\.explorer must be none in an offline run, .* got {explorer}"):
+        presets.build(algo, "CartPole-v1", cfg, loop, data=Data(rows, True))
+    presets.build(algo, "CartPole-v1", replace(cfg, {"explorer": "none"}), loop, data=Data(rows, True))
+
+
 def test_an_offline_run_resumed_equals_one_that_was_not_stopped(data, tmp_path):
     file = tmp_path / "data.npz"
     datasets.save(file, data)

@@ -230,7 +230,7 @@ def test_chance_nodes_find_a_better_policy_on_slippery_ice(tmp_path, monkeypatch
 # Compounding errors --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", ["Pendulum-v1", "ContinuousCartPole"])
+@pytest.mark.parametrize("task", compounds.HORIZONS)
 def test_the_state_of_an_observation_is_the_one_that_shows_it_and_moves_as_it_does(task):
     env = presets.suited("mbpo", make_env(task))
     state, obs = env.reset(jax.random.key(3))
