@@ -52,5 +52,5 @@ def cartpole_kilo() -> Env:
 
 
 def craftax_classic() -> Env:
-    """Craftax-Classic with initial states from a pool of 1,024, as generating a map is dear; needs the extra `craftax`."""
+    """Craftax-Classic with initial states from a pool, as maps are dear to generate; needs the extra `craftax`."""
     return wrappers.reset_pool(make_env("craftax:Craftax-Classic-Symbolic-v1"), 1024)
