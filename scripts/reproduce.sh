@@ -35,9 +35,11 @@ dm_control() {
     for task in pendulum-swingup cartpole-swingup reacher-easy walker-walk ball_in_cup-catch finger-spin cheetah-run \
       cartpole-swingup_sparse walker-run hopper-stand acrobot-swingup reacher-hard; do
       name=${task/ball_in_/}
-      train "dm_control/$agent-${name/_/-}" "$agent" --env "dm_control:$task-x2" --steps 50000 --loop.cycles 10 \
-        $([ "$agent" != tdmpc2 ] || echo "$plain_units")
+      train "dm_control/$agent-${name/_/-}" "$agent" --env "dm_control:$task-x2" --steps 50000 --loop.cycles 10
     done
+  done
+  for task in pendulum-swingup cartpole-swingup reacher-easy walker-walk finger-spin; do
+    train "dm_control_unscaled/tdmpc2-$task" tdmpc2 --env "dm_control:$task-x2" --steps 25000 --loop.cycles 10 $plain_units
   done
   "$python" scripts/figures.py published
 }
