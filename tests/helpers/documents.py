@@ -113,7 +113,9 @@ LIBRARIES = {
     r"dm_control:\S+": ("dm_control", "gymnasium:Pendulum-v1"),
     r"gymnasium:\S+-v5": ("mujoco", "gymnasium:Pendulum-v1"),
     r"craftax:\S+": ("craftax", "Pendulum-v1"),
+    r"scripts/general_tasks\.py:craftax\w+": ("craftax", "Pendulum-v1"),
     r"brax:\S+": ("brax", "Pendulum-v1"),
+    r"playground:\S+": ("mujoco_playground", "Pendulum-v1"),
 }
 """Names of environments, the library that each needs, which may be absent here, and what stands for it."""
 
@@ -180,7 +182,7 @@ def accept(line: str, monkeypatch: pytest.MonkeyPatch, traced: bool = True) -> N
     for file in re.findall(r"--agent-module[ =](\w+\.py)", line):
         Path(file).write_text(agent_file(file))
         monkeypatch.delitem(sys.modules, Path(file).stem, raising=False)
-    for file in re.findall(r"--agent-module[ =](scripts/\w+\.py)", line):  # commands run in the repository
+    for file in re.findall(r"(?:--agent-module|--env)[ =](scripts/\w+\.py)", line):  # commands run in the repository
         Path(file).parent.mkdir(exist_ok=True)
         Path(file).write_text((ROOT / file).read_text())
         monkeypatch.delitem(sys.modules, Path(file).stem, raising=False)
