@@ -32,7 +32,8 @@ from mbrl_jax.core.types import Agent, Array, Env, Key, Model, StepOut, Transiti
 from mbrl_jax.envs.registry import make_env
 from mbrl_jax.train.loop import LoopConfig, LoopState, make_loop
 
-HORIZONS = dict.fromkeys(("Pendulum-v1", "ContinuousCartPole", "CartPoleSwingUp"), (1, 5, 15, 50))
+TASKS = ("Pendulum-v1", "ContinuousCartPole", "CartPoleSwingUp")
+HORIZONS: dict[str, tuple[int, ...]] = dict.fromkeys(TASKS, (1, 5, 15, 50))
 ROLLOUTS, CHUNKS, LAST, SLOW = 256, 10, 3, 1_000
 SMALL: dict[str, Any] = {
     "policy.hidden": (64, 64), "policy.batch": 64, "policy.lr": 1e-3, "model.hidden": (64, 64), "fit.members": 5,
