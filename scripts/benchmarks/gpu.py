@@ -180,7 +180,7 @@ def dreamer(size: Size, turn: Turn) -> Iterator[Row]:
     peaks = turn()
     for (_, precision), case in zip(both, cases, strict=True):
         for row in of_cases([case], size, precision, peaks.get(precision)):
-            yield row | {"note": FLAGS["dreamer"]}
+            yield row | {"note": os.environ.get("XLA_FLAGS", "")}
 
 
 def tdmpc2(size: Size, turn: Turn) -> Iterator[Row]:
@@ -238,18 +238,14 @@ def muzero(size: Size, turn: Turn) -> Iterator[Row]:
 def mbpo(size: Size, turn: Turn) -> Iterator[Row]:
     """MBPO's loop, many seeds under one `vmap`."""
     loop = dict(size.loop) | {"inner": min(25, dict(size.loop)["inner"])}
-    case, note = loop_case("mbpo", "Pendulum-v1", dict(size.small), loop, seeds=size.seeds)
-    turn()
-    yield from of_loop(case, note, size)
+    yield from of_loops([loop_case("mbpo", "Pendulum-v1", dict(size.small), loop, seeds=size.seeds)], size, turn)
 
 
 def ppo(size: Size, turn: Turn) -> Iterator[Row]:
     """PPO's loop with thousands of environments."""
     envs, unroll = size.envs
     loop = {"num_envs": envs, "unroll": unroll, "inner": 4, "cycles": 1, "eval_episodes": 0, "capacity": envs * unroll}
-    case, note = loop_case("ppo", "CartPole-v1", {}, loop)
-    turn()
-    yield from of_loop(case, note, size)
+    yield from of_loops([loop_case("ppo", "CartPole-v1", {}, loop)], size, turn)
 
 
 def search(size: Size, turn: Turn) -> Iterator[Row]:
@@ -270,10 +266,7 @@ def loops(size: Size, turn: Turn) -> Iterator[Row]:
     from mbrl_jax import presets
 
     made = [partial(loop_case, algo, presets.default_env(algo), {}, dict(size.loop)) for algo in size.loops]
-    cases = list(at_once(made))
-    turn()
-    for case, note in cases:
-        yield from of_loop(case, note, size)
+    yield from of_loops(list(at_once(made)), size, turn)
 
 
 def loop_case(algo: str, env: str, agent: dict[str, Any], loop: dict[str, Any], seeds: int = 1) -> tuple[Any, str]:
@@ -312,10 +305,12 @@ def loop_case(algo: str, env: str, agent: dict[str, Any], loop: dict[str, Any], 
     return made, f"{cfg.num_envs} environments, {updates(cfg, 1) / count:.4g} updates a step"
 
 
-def of_loop(case: Any, note: str, size: Size) -> Iterator[Row]:
-    """The row of a loop: environment steps of all seeds per second, updates included."""
-    for row in of_cases([case], size, "float32", None):
-        yield row | {"note": note}
+def of_loops(cases: Sequence[tuple[Any, str]], size: Size, turn: Turn) -> Iterator[Row]:
+    """The rows of loops, with their notes: environment steps of all seeds per second, updates included."""
+    turn()
+    for case, note in cases:
+        for row in of_cases([case], size, "float32", None):
+            yield row | {"note": note}
 
 
 def at_once(made: Sequence[Callable[[], Any]]) -> Iterator[Any]:
@@ -400,10 +395,14 @@ class Suite:
         self.about: Row = {}
         self.failed = False
         self.children: dict[str, Child] = {}
-        self.compiling: list[str] = []
         self.ready: list[str] = []
         self.measured = ""
         self.messages: queue.Queue[tuple[str, str | None]] = queue.Queue()
+
+    @property
+    def compiling(self) -> list[str]:
+        """The parts that do not wait for their turn yet."""
+        return [name for name in self.children if name not in (*self.ready, self.measured)]
 
     def take(self, row: Row) -> str:
         """Keeps a row; returns what is wrong with the device, "" if nothing."""
@@ -431,16 +430,16 @@ class Suite:
         try:
             for name in parts:
                 self._start(name)
-            while self.compiling or self.ready or self.measured:
+            while self.children:
                 if not self.compiling and not self.measured:
-                    self._measure(self.ready.pop(0))
+                    self._measure(next(name for name in self.children if name in self.ready))
                 spare = sum(PARTS[name][1] for name in self.ready) if self.compiling else 0.0
                 try:
                     message = self.messages.get(timeout=max(0.0, self.end - spare - time.monotonic()))
                 except queue.Empty:
                     self._out_of_time()
                     continue
-                if wrong := self._heard(*message, parts):
+                if wrong := self._heard(*message):
                     return wrong
         finally:
             for name in list(self.children):
@@ -462,17 +461,12 @@ class Suite:
         reader = threading.Thread(target=_read, args=(name, process.stdout, self.messages), daemon=True)
         reader.start()
         self.children[name] = Child(process, errors, reader)
-        self.compiling.append(name)
 
     def _end(self, name: str) -> tuple[int, str]:
         """Ends a part's process; returns its exit code and its last words."""
         child = self.children.pop(name)
-        if name in self.compiling:
-            self.compiling.remove(name)
-        if name in self.ready:
-            self.ready.remove(name)
-        if name == self.measured:
-            self.measured = ""
+        self.ready = [other for other in self.ready if other != name]
+        self.measured = "" if name == self.measured else self.measured
         child.process.kill()
         code = child.process.wait()
         child.reader.join()
@@ -483,6 +477,7 @@ class Suite:
             return code, last_words(errors.read()) or f"exit code {code}"
 
     def _measure(self, name: str) -> None:
+        self.ready.remove(name)
         self.measured = name
         stdin = self.children[name].process.stdin
         assert stdin is not None
@@ -494,13 +489,13 @@ class Suite:
 
     def _out_of_time(self) -> None:
         """Ends what is not compiled so late that the rest can still be measured, and all at the end."""
-        late = list(self.compiling)
-        for name in late or [self.measured, *self.ready]:
+        late = self.compiling
+        for name in late or list(self.children):
             why = "it was not compiled in time" if late else "the rest would have passed the budget"
             self._end(name)
             self.leave(name, why)
 
-    def _heard(self, name: str, text: str | None, parts: Sequence[str]) -> str:
+    def _heard(self, name: str, text: str | None) -> str:
         if name not in self.children:
             return ""
         if text is None:
@@ -511,8 +506,7 @@ class Suite:
             if code:
                 self.leave(name, told, failed=True)
         elif text.startswith('{"ready"'):
-            self.compiling.remove(name)
-            self.ready = sorted([*self.ready, name], key=list(parts).index)
+            self.ready.append(name)
         elif text.startswith("{"):
             return self.take(json.loads(text))
         return ""
