@@ -33,6 +33,9 @@ class GumbelSearch:
     considered: int = setting(default=16, low=1, help="largest number of root actions that are searched")
     c_visit: float = setting(default=50.0, low=0, help="visit-independent part of the weight σ of values")
     c_scale: float = setting(default=0.1, above=0, help="weight of values against logits")
+    least_range: float = setting(
+        default=1e-8, above=0, help="smallest range of a node's values that is scaled to [0, 1], in units of value"
+    )
     schedule: str = setting(
         default="parallel", choices=("parallel", "serial"), help="simulations of a halving round: at once or in turn"
     )

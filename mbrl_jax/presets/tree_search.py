@@ -23,8 +23,11 @@ MUZERO: dict[str, dict[str, Any]] = {
     "Catch-bsuite": SMALL_MUZERO | {"net.support": 2},
     "Breakout-MinAtar": SMALL_MUZERO
     | {"net.latent": 128, "net.hidden": (128,), "net.support": 6, "net.project": 32, "gamma": 0.98},
-    # Transformed returns up to 30 are returns up to 900.
-    "": SMALL_MUZERO | {"net.latent": 128, "net.hidden": (128,), "net.support": 30, "net.project": 32} | UNITS,
+    # Transformed returns up to 30 are returns up to 900. Values of actions that hardly differ are no sharp target.
+    "": SMALL_MUZERO
+    | {"net.latent": 128, "net.hidden": (128,), "net.support": 30, "net.project": 32}
+    | {"search.gumbel.least_range": 0.1}
+    | UNITS,
 }
 
 # The only reward is the result at the end of a game: returns reach that far, or nearly.

@@ -7,7 +7,7 @@ rounds, at least 1; a round visits every action still considered once. The bette
 the next phase, never fewer than 2.
 
     q̂(a) = Q(a), for actions never tried v_mix = [ v + ΣN · Σ_b∈tried P(b) Q(b) / Σ_b∈tried P(b) ] / (1 + ΣN)
-    σ(q̂) = (c_visit + max_b N(b)) c_scale q̂,   q̂ scaled to [0, 1] by its smallest and largest
+    σ(q̂) = (c_visit + max_b N(b)) c_scale (q̂ - min_b q̂) / max(max_b q̂ - min_b q̂, least_range)
     action = argmax of g + logits + σ(q̂) among the most visited,   policy = softmax(logits + σ(q̂))
     below the root: argmax_a  softmax(logits + σ(q̂))_a - N(a) / (1 + Σ_b N(b))
 
@@ -15,7 +15,11 @@ Schedule "parallel": the simulations of one round are independent, so all of the
 and the model evaluates all their leaves together. "serial": one simulation after the other, as in mctx, which ranks the
 actions anew before each; the two differ where a phase gives fewer visits than it has actions, or is cut short.
 
-Differs from the paper in: c_scale is 0.1 (there 1.0), as in mctx.
+A node's values seldom differ by exactly nothing: scaled by their own range, errors of a network weigh as much as
+differences that matter. `least_range` bounds that: values closer than this are scaled by it instead.
+
+Differs from the paper in: c_scale is 0.1 (there 1.0), and q̂ is scaled by the range of a node's values (there of the
+tree's), both as in mctx.
 """
 
 from __future__ import annotations
@@ -36,7 +40,6 @@ from mbrl_jax.planners.mcts.backup import back_up
 from mbrl_jax.planners.mcts.search import FORBIDDEN, SearchInfo
 from mbrl_jax.planners.mcts.vmap_rules import any_in_batch, on_flat_batch
 
-EPSILON = 1e-8  # smallest range of values that is scaled to [0, 1]
 LEAST = 1e-30  # smallest probability that a node keeps of a legal action
 SHUNNED = 1e-35  # largest prior of a broken edge where a node chooses
 
@@ -51,11 +54,27 @@ class Gumbel:
     considered: int = setting(default=16, low=1, help="largest number of root actions that are searched")
     c_visit: float = setting(default=50.0, low=0, help="visit-independent part of the weight σ of values")
     c_scale: float = setting(default=0.1, above=0, help="weight of values against logits")
+    least_range: float = setting(
+        default=1e-8, above=0, help="smallest range of a node's values that is scaled to [0, 1], in units of value"
+    )
     schedule: str = setting(
         default="parallel", choices=("parallel", "serial"), help="simulations of a halving round: at once or in turn"
     )
     gumbel_scale: float = setting(default=1.0, low=0, help="scale of the Gumbel noise at the root; 0 in evaluation")
     reuse: bool = setting(default=False, help="reuse of the subtree below the action taken in the next search")
+
+
+class Weight(NamedTuple):
+    """The weight of values against logits in σ; floats or arrays of one shape."""
+
+    c_visit: Array | float  # visit-independent part, at least 0
+    c_scale: Array | float  # above 0
+    least_range: Array | float  # smallest range of values that is scaled to [0, 1], above 0
+
+
+def weight_of(cfg: Gumbel) -> Weight:
+    """The settings of σ."""
+    return Weight(cfg.c_visit, cfg.c_scale, cfg.least_range)
 
 
 class Context(NamedTuple):
@@ -121,7 +140,7 @@ def gumbel(cfg: Gumbel, spec: Spec, state: State = None, *, keep_tree: bool = Fa
         root = root_of(t, num_actions)
         able = search.playable(root, legal)
         action = tree.first_max(rank(context, root, jnp.max(jnp.where(able, root.visits - before, 0.0)), able))
-        policy = jax.nn.softmax(jnp.where(legal & ~able, FORBIDDEN, prior) + sigma(root, cfg.c_visit, cfg.c_scale))
+        policy = jax.nn.softmax(jnp.where(legal & ~able, FORBIDDEN, prior) + sigma(root, weight_of(cfg)))
         warm = search.remember(t, action, num_actions, keep)
         return action, warm, search.summary(t, num_actions, policy, shown_q(root), keep_tree)
 
@@ -240,7 +259,7 @@ def rank(context: Context, root: tree.Node, visits: Array | int, among: Array | 
       among: [A] bool, the actions to rank; the legal ones if None.
     """
     score = jnp.maximum(
-        FORBIDDEN, context.noise + context.prior + sigma(root, context.cfg.c_visit, context.cfg.c_scale)
+        FORBIDDEN, context.noise + context.prior + sigma(root, weight_of(context.cfg))
     )
     score = jnp.where(tree.broken(root.q), FORBIDDEN, score)
     among = context.legal if among is None else among
@@ -286,15 +305,13 @@ def improved_policy_rule(cfg: Gumbel, num_actions: int, masked: bool) -> tree.Ru
     """
 
     def best(rows: Array, size: int) -> tuple[Array, Array]:
-        constants = (jnp.broadcast_to(jnp.float32(c), rows.shape[:1]) for c in (cfg.c_visit, cfg.c_scale))
+        constants = (jnp.broadcast_to(jnp.float32(c), rows.shape[:1]) for c in weight_of(cfg))
         return on_flat_batch(partial(best_below, num_actions, size, masked), rows, *constants)
 
     return tree.Rule(num_actions, best, lambda prior: prior > 0.0)
 
 
-def best_below(
-    num_actions: int, size: int, masked: bool, rows: Array, c_visit: Array, c_scale: Array
-) -> tuple[Array, Array]:
+def best_below(num_actions: int, size: int, masked: bool, rows: Array, *weight: Array) -> tuple[Array, Array]:
     """The actions [k] that the rule below the root takes, and the rows [k] behind them.
 
     Arrays are laid out with actions first and nodes last: sums over few actions side by side suit vector units.
@@ -304,28 +321,28 @@ def best_below(
       size: M, rows of the tree.
       masked: whether some actions may be illegal.
       rows: [k, R] nodes whose prior is from `probabilities`.
-      c_visit, c_scale: [k] of σ.
+      weight: [k] each, the fields of `Weight`.
     """
     node = jax.tree.map(jnp.transpose, tree.unpack(rows, num_actions))
     bad = tree.broken(node.q)
     node = node._replace(prior=jnp.where(bad, jnp.minimum(node.prior, SHUNNED), node.prior))
-    weights = improved(node, c_visit, c_scale, masked)
+    weights = improved(node, Weight(*weight), masked)
     # The rule's scores times the sum of the weights, which changes no order.
     scores = weights - node.visits * (jnp.sum(weights, 0) / node.total)
     return tree.first_best(scores, node.child, size, 0)
 
 
-def improved(node: tree.Node, c_visit: Array | float, c_scale: Array | float, masked: bool = True) -> Array:
+def improved(node: tree.Node, weight: Weight, masked: bool = True) -> Array:
     """The policy softmax(logits + σ(q̂)) up to a factor, [A, ...]; from probabilities, with one exponential.
 
     Args:
       node: fields [A, ...] and [...], its prior from `probabilities`.
-      c_visit, c_scale: of σ.
+      weight: of values against logits, in σ.
       masked: whether some actions may be illegal; their σ is then ignored.
     """
     q = completed(node)
     low, high = jnp.min(q, 0), jnp.max(q, 0)
-    scale = (c_visit + jnp.max(node.visits, 0)) * c_scale / jnp.maximum(high - low, EPSILON)
+    scale = (weight.c_visit + jnp.max(node.visits, 0)) * weight.c_scale / jnp.maximum(high - low, weight.least_range)
     best = jnp.max(jnp.where(node.prior > 0.0, q, low), 0) if masked else high
     shifted = scale * (q - best)
     return node.prior * jnp.exp(jnp.minimum(shifted, 0.0) if masked else shifted)
@@ -341,28 +358,27 @@ def completed(node: tree.Node) -> Array:
     return jnp.where(tried, node.q, (node.raw + visits * mean) / (visits + 1.0))
 
 
-def sigma(node: tree.Node, c_visit: Array | float, c_scale: Array | float) -> Array:
+def sigma(node: tree.Node, weight: Weight) -> Array:
     """σ(q̂) [A, ...] of a node, (c_visit + max_b N(b)) c_scale q̂ with q̂ scaled to [0, 1].
 
     Args:
       node: fields [A, ...] and [...].
-      c_visit: visit-independent part of the weight, at least 0.
-      c_scale: weight of values against logits, above 0.
+      weight: of values against logits.
     """
-    return scaled(completed(node), node.visits, c_visit, c_scale)
+    return scaled(completed(node), node.visits, weight)
 
 
-def scaled(q: Array, visits: Array, c_visit: Array | float, c_scale: Array | float) -> Array:
+def scaled(q: Array, visits: Array, weight: Weight) -> Array:
     """σ(q̂) [A, ...] with q̂ scaled to [0, 1] by its smallest and largest over the actions.
 
     Args:
       q: [A, ...] q̂, from `completed`.
       visits: [A, ...] N(a).
-      c_visit: visit-independent part of the weight, at least 0.
-      c_scale: weight of values against logits, above 0.
+      weight: of values against logits.
     """
     low, high = jnp.min(q, 0), jnp.max(q, 0)
-    return (c_visit + jnp.max(visits, 0)) * c_scale * (q - low) / jnp.maximum(high - low, EPSILON)
+    size = (weight.c_visit + jnp.max(visits, 0)) * weight.c_scale
+    return size * (q - low) / jnp.maximum(high - low, weight.least_range)
 
 
 # The schedule of Sequential Halving ---------------------------------------------------------------------------------

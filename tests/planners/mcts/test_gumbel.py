@@ -26,17 +26,20 @@ def draws(keys, actions):
 
 
 @pytest.mark.parametrize(
-    ("actions", "simulations", "max_depth", "considered"),
-    [(3, 14, 2, 16), pytest.param(10, 24, 0, 6, marks=pytest.mark.slow)],
+    ("actions", "simulations", "max_depth", "considered", "least"),
+    [(3, 14, 2, 16, 1e-8), (3, 14, 2, 16, 2.0), pytest.param(10, 24, 0, 6, 1e-8, marks=pytest.mark.slow)],
 )
-def test_serial_is_mctx(actions, simulations, max_depth, considered, monkeypatch):
+def test_serial_is_mctx(actions, simulations, max_depth, considered, least, monkeypatch):
     p, keys = made.problems(jax.random.key(actions), MANY, actions), jax.random.split(jax.random.key(1), MANY)
     settings = dict(simulations=simulations, max_depth=max_depth, considered=considered, gamma=made.GAMMA)
-    planner = gumbel(Gumbel(schedule="serial", **settings), made.spec(actions))
+    planner = gumbel(Gumbel(schedule="serial", least_range=least, **settings), made.spec(actions))
     action, info = made.searched(planner)(keys, p)
     drawn = draws(keys, actions)
     monkeypatch.setattr(jax.random, "gumbel", lambda key, shape, dtype: drawn)
-    policy = functools.partial(mctx.gumbel_muzero_policy, max_num_considered_actions=considered)
+    transform = functools.partial(mctx.qtransform_completed_by_mix_value, epsilon=least)
+    policy = functools.partial(
+        mctx.gumbel_muzero_policy, max_num_considered_actions=considered, qtransform=transform
+    )
     theirs = jax.jit(lambda p: made.with_mctx(policy, p, simulations, max_depth))(p)
     summary = theirs.search_tree.summary()
     np.testing.assert_array_equal(info.visits, summary.visit_counts)
@@ -44,8 +47,8 @@ def test_serial_is_mctx(actions, simulations, max_depth, considered, monkeypatch
     np.testing.assert_allclose(info.policy, theirs.action_weights, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(info.value, summary.value, rtol=1e-5, atol=1e-5)
     # Completed values: mctx's own, scaled, hold the same once scaled the same way.
-    scaled = jax.vmap(mctx.qtransform_completed_by_mix_value, (0, None))(theirs.search_tree, 0)
-    ours = jax.vmap(module.scaled, (0, 0, None, None))(info.q, info.visits, 50.0, 0.1)
+    scaled = jax.vmap(transform, (0, None))(theirs.search_tree, 0)
+    ours = jax.vmap(module.scaled, (0, 0, None))(info.q, info.visits, module.Weight(50.0, 0.1, least))
     np.testing.assert_allclose(ours, scaled, rtol=1e-4, atol=1e-4)
     tried = np.asarray(info.visits) > 0
     np.testing.assert_allclose(np.asarray(info.q)[tried], np.asarray(summary.qvalues)[tried], rtol=1e-5, atol=1e-5)
@@ -148,8 +151,9 @@ def test_the_improved_policy_is_a_softmax_of_logits_and_values(masked):
     raw = 3.0 * jax.random.normal(keys[3], (50,))  # what an action not allowed is taken for may lie above all the rest
     node = tree.Node(visits, q, 0.0 * q, module.probabilities(logits), raw, 1.0 + jnp.sum(visits, -1), raw, raw, raw)
     node = jax.tree.map(jnp.transpose, node)
-    found = np.asarray(module.improved(node, 50.0, 1.0, masked)).T
-    sigma = np.asarray(module.scaled(module.completed(node), node.visits, 50.0, 1.0), np.float64).T
+    weight = module.Weight(50.0, 1.0, 1e-8)
+    found = np.asarray(module.improved(node, weight, masked)).T
+    sigma = np.asarray(module.scaled(module.completed(node), node.visits, weight), np.float64).T
     total = np.where(legal, np.asarray(logits, np.float64) + sigma, -np.inf)
     weights = np.exp(total - total.max(-1, keepdims=True))
     found = found / found.sum(-1, keepdims=True)
