@@ -28,6 +28,10 @@ plain_ppo=$plain_units
 plain_dqn="--agent.no-normalize-obs --agent.no-scale-rewards --agent.lr 1e-3 --agent.tau 5e-3 --agent.batch 64
   --agent.epsilon 0.1 --agent.decay-updates 2000 --agent.huber 1"
 
+# What DreamerV3 had for CartPole-v1 alone.
+pole_v3="--agent.no-normalize-obs --agent.no-calibrated --agent.decoder-scale 10 --agent.entropy 1e-3
+  --agent.net.bins 41 --agent.net.bound 6"
+
 dm_control() {
   local agent task
   seeds=3
@@ -98,8 +102,12 @@ general() {
     train "general/tdmpc2-${task/_/-}" tdmpc2 --env "scripts/general_tasks.py:$task" --steps 3000
     train "general/tdmpc2-${task/_/-}-before" tdmpc2 --env "scripts/general_tasks.py:$task" --steps 3000 $plain_units
   done
+  train general/muzero-cartpole muzero --env scripts/general_tasks.py:cartpole --steps 12000
+  train general/muzero-cartpole-before muzero --env scripts/general_tasks.py:cartpole --steps 12000 \
+    --loop.updates 1 --agent.search.gumbel.least-range 1e-8
+  seeds=8
+  train general/dreamer_v3-cartpole dreamer_v3 --env scripts/general_tasks.py:cartpole --steps 15000
   seeds=2
-  train general/dreamer_v3-cartpole dreamer_v3 --env scripts/general_tasks.py:cartpole --steps 7000
   train general/dreamer_v3-cartpole-before dreamer_v3 --env scripts/general_tasks.py:cartpole --steps 7000 \
     --agent.no-normalize-obs --agent.no-calibrated --agent.free 1 --loop.updates 1
   "$python" scripts/figures.py general
@@ -172,7 +180,7 @@ small="muzero --env Catch-bsuite --steps 25000 --loop.capacity 20000"
 train catch-muzero-puct $small --agent.search.kind puct
 train catch-muzero-priorities $small --agent.priorities
 train catch-muzero-reanalyse $small --agent.reanalyse 8
-train cartpole-dreamer-v3 dreamer_v3 --env CartPole-v1 --steps 10000
+train cartpole-dreamer-v3 dreamer_v3 --env CartPole-v1 --steps 10000 $pole_v3
 train cartpole-dreamer-v3-x2 dreamer_v3 --env CartPole-v1-x2
 train cartpole-r2-dreamer dreamer_v3 --env CartPole-v1-x2 --agent.net.no-decoder
 train cartpole-hidden-r2-dreamer dreamer_v3 --env CartPole-hidden-x2 --agent.net.no-decoder
@@ -184,7 +192,7 @@ train pendulum-dreamer-v1 dreamer_v1 --env Pendulum-v1
 train cartpole-dreamer-v2 dreamer_v2 --env CartPole-v1-x2
 train catch-dreamer-v3 dreamer_v3 --env Catch-bsuite
 train swingup-tdmpc2 tdmpc2 --env CartPoleSwingUp
-train swingup-sac sac --env CartPoleSwingUp --steps 20000
+train swingup-sac sac --env CartPoleSwingUp
 train pendulum-world-models world_models --env Pendulum-v1
 train cartpole-hidden-world-models world_models --env CartPole-hidden
 train cartpole-hidden-dreamer-v3 dreamer_v3 --env CartPole-hidden --steps 10000

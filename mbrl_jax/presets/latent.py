@@ -30,7 +30,6 @@ PIXEL_DREAMER: dict[str, Any] = NANO_DREAMER | {"free": 0.1, "entropy": 1e-3}
 DREAMER_V3: dict[str, dict[str, Any]] = {
     "CartPole-pixels": PIXEL_DREAMER,
     "CartPole-pixels-x2": PIXEL_DREAMER,
-    "CartPole-v1": POLE_DREAMER,
     "CartPole-v1-x2": POLE_DREAMER,
     "CartPole-hidden": POLE_DREAMER,
     "CartPole-hidden-x2": POLE_DREAMER,
