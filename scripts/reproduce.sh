@@ -192,7 +192,11 @@ train pendulum-dreamer-v1 dreamer_v1 --env Pendulum-v1
 train cartpole-dreamer-v2 dreamer_v2 --env CartPole-v1-x2
 train catch-dreamer-v3 dreamer_v3 --env Catch-bsuite
 train swingup-tdmpc2 tdmpc2 --env CartPoleSwingUp
-train swingup-sac sac --env CartPoleSwingUp
+train swingup-sac sac --env CartPoleSwingUp --steps 20000 --agent.no-normalize-obs --agent.no-scale-rewards \
+  --agent.hidden 64 64 --agent.target-entropy 0.55 --loop.warmup 200 --loop.hold 1 --loop.cycles 5
+seeds=8
+train swingup-sac-held sac --env CartPoleSwingUp
+seeds=4
 train pendulum-world-models world_models --env Pendulum-v1
 train cartpole-hidden-world-models world_models --env CartPole-hidden
 train cartpole-hidden-dreamer-v3 dreamer_v3 --env CartPole-hidden --steps 10000

@@ -258,9 +258,7 @@ def rank(context: Context, root: tree.Node, visits: Array | int, among: Array | 
       visits: [] visits in this search, those of earlier searches not counted.
       among: [A] bool, the actions to rank; the legal ones if None.
     """
-    score = jnp.maximum(
-        FORBIDDEN, context.noise + context.prior + sigma(root, weight_of(context.cfg))
-    )
+    score = jnp.maximum(FORBIDDEN, context.noise + context.prior + sigma(root, weight_of(context.cfg)))
     score = jnp.where(tree.broken(root.q), FORBIDDEN, score)
     among = context.legal if among is None else among
     return jnp.where(among & (root.visits - context.visits_before == visits), score, -jnp.inf)

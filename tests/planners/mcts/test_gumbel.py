@@ -37,9 +37,7 @@ def test_serial_is_mctx(actions, simulations, max_depth, considered, least, monk
     drawn = draws(keys, actions)
     monkeypatch.setattr(jax.random, "gumbel", lambda key, shape, dtype: drawn)
     transform = functools.partial(mctx.qtransform_completed_by_mix_value, epsilon=least)
-    policy = functools.partial(
-        mctx.gumbel_muzero_policy, max_num_considered_actions=considered, qtransform=transform
-    )
+    policy = functools.partial(mctx.gumbel_muzero_policy, max_num_considered_actions=considered, qtransform=transform)
     theirs = jax.jit(lambda p: made.with_mctx(policy, p, simulations, max_depth))(p)
     summary = theirs.search_tree.summary()
     np.testing.assert_array_equal(info.visits, summary.visit_counts)
