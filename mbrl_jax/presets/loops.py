@@ -68,7 +68,7 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
         "updates": 2,
     },
     ("dreamer_v3", "Pendulum-v1"): {"steps": 10_000, "updates": 1},
-    ("dreamer_v3", "CartPole-v1"): {"steps": 15_000, "updates": 2},
+    ("dreamer_v3", "CartPole-v1"): {"steps": 15_000},
     ("dreamer_v3", "CartPole-v1-x2"): {"steps": 5_000, "updates": 1},
     ("dreamer_v3", "CartPole-hidden-x2"): {"steps": 5_000, "updates": 1},
     ("dreamer_v3", "CartPole-hidden"): {"steps": 12_000, "updates": 2},
