@@ -5,12 +5,15 @@ Janner et al. 2019, "When to Trust Your Model" (arXiv 1906.08253), algorithm 2. 
     refresh:  fit the ensemble to all real rows;  roll the policy out from replayed states, k steps in its elites
     sample:   rows of the ring, alone or mixed with real ones
 
-Rollouts may be cut where the elites disagree (`trusted_steps`), in the spirit of Pan et al. 2020 (arXiv 2010.04893).
+Rollouts may be cut where the elites disagree (`disagreement_cut`), in the spirit of Pan et al. 2020 (arXiv
+2010.04893), or when too much of what would have happened is lost (`information_cut`), by Frauenknecht et al. 2025
+(arXiv 2501.16918).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +21,7 @@ import jax.numpy as jnp
 from mbrl_jax.buffers.uniform import Ring, append, empty
 from mbrl_jax.buffers.uniform import sample as sample_ring
 from mbrl_jax.core import tree
-from mbrl_jax.core.rollout import branch
+from mbrl_jax.core.rollout import Cut, branch
 from mbrl_jax.core.types import (
     Action,
     Array,
@@ -32,9 +35,13 @@ from mbrl_jax.core.types import (
     Transition,
     WorldModel,
 )
+from mbrl_jax.models.dynamics import information
 from mbrl_jax.models.dynamics.disagreement import disagreement, member_means, uncertainty, usual, variance, with_bonus
 from mbrl_jax.models.dynamics.ensemble import bind
 from mbrl_jax.models.dynamics.fit import FitState, Trainer
+
+MakeCut: TypeAlias = Callable[[WorldModel, FitState, Transition], Cut]
+"""(the ensemble's member, the ensemble, real rows [N, ...]) -> what ends rollouts early."""
 
 
 def empty_ring(spec: Spec, capacity: int) -> Ring:
@@ -101,7 +108,7 @@ def refresh(
     rollouts: int,
     horizon: Array | int,
     capacity: Array | int | None = None,
-    cut_quantile: Array | float | None = None,
+    cut: MakeCut | None = None,
     bonus: Array | float | None = None,
 ) -> tuple[FitState, Ring, Metrics]:
     """Fits the ensemble to the real rows, then adds rollouts of the policy in its elites to the ring.
@@ -120,8 +127,8 @@ def refresh(
       rollouts: N, a multiple of the number of elites.
       horizon: k, steps of a rollout; may be traced.
       capacity: rows of the ring in use, never shrinking from call to call; may be traced. All if None.
-      cut_quantile: q in [0, 1] of `trusted_steps`, on the rows that rollouts start from; may be traced. None to cut
-        none.
+      cut: (member, ensemble, rows that rollouts start from) -> what ends rollouts early, `disagreement_cut` for
+        example. None to cut none.
       bonus: w, weight of the elites' disagreement in the imagined rewards, r + w u(s, a), with u in units of `variance`
         (`models.dynamics.disagreement`); may be traced. None for the model's rewards as they are.
     Returns:
@@ -130,14 +137,13 @@ def refresh(
     key_fit, key_start, key_branch = jax.random.split(key, 3)
     fitted, metrics = model.fit(key_fit, fitted, replay)
     rows = replay.sample(key_start, rollouts)
-    trusted = None if cut_quantile is None else trusted_steps(member, fitted, rows, quantile=cut_quantile)
     elites = elites_of(member, fitted)
     if bonus is not None:
         unsure = uncertainty(member, tree.take(fitted.params, fitted.elites), variance(replay))
         elites = with_bonus(elites, unsure, bonus)
     ring = add_rollouts(
         key_branch, imagined, jnp.asarray(rows.obs, jnp.float32), elites=elites, policy=policy,
-        horizon=horizon, capacity=capacity, trusted=trusted,
+        horizon=horizon, capacity=capacity, cut=None if cut is None else cut(member, fitted, rows),
     )  # fmt: skip
     return fitted, ring, metrics
 
@@ -152,10 +158,8 @@ def elites_of(member: WorldModel, fitted: FitState) -> Model:
     return bind(member, tree.take(fitted.params, fitted.elites), members=fitted.elites.shape[0])
 
 
-def trusted_steps(
-    member: WorldModel, fitted: FitState, rows: Transition, *, quantile: Array | float
-) -> Callable[[Obs, Action], Array]:
-    """Where the elites disagree no more than they do on real rows, but for a few of those.
+def disagreement_cut(member: WorldModel, fitted: FitState, rows: Transition, *, quantile: Array | float) -> Cut:
+    """Ends rollouts where the elites disagree more than they do on real rows, but for a few of those.
 
         trusted(s, a) = u(s, a) <= the q-quantile of u over the rows
 
@@ -165,17 +169,54 @@ def trusted_steps(
       rows: [N, ...] real ones.
       quantile: q, in [0, 1]; may be traced.
     Returns:
-      (observation, action) -> [] bool, with u from `models.dynamics.disagreement`.
+      the cut, over observations, with u from `models.dynamics.disagreement`; it spends nothing.
     Raises:
       ValueError: the member has no `moments`.
     """
-    if member.moments is None:
-        raise ValueError("cut needs a member with moments, mean and deviation of a step, got one without")
+    _need_moments(member)
     means = member_means(member, tree.take(fitted.params, fitted.elites))
     on_rows = jax.vmap(means)(jnp.asarray(rows.obs, jnp.float32), rows.action)
     scale = usual(on_rows)
     most = jnp.quantile(jax.vmap(disagreement, (0, None))(on_rows, scale), quantile)
-    return lambda obs, action: disagreement(means(obs, action), scale) <= most
+    return Cut((), lambda spent, obs, action: (spent, disagreement(means(obs, action), scale) <= most))
+
+
+def information_cut(
+    member: WorldModel, fitted: FitState, rows: Transition, *, quantile: Array | float, budget: Array | float
+) -> Cut:
+    """Ends rollouts when a step, or all steps together, lose too many bits of what would have happened.
+
+    Args:
+      member: the ensemble's member, with `moments`.
+      fitted: the ensemble.
+      rows: [N, ...] real ones.
+      quantile: q, in [0, 1]; may be traced.
+      budget: bits that a rollout may lose of each entry, of which a step at the lower quantile of the rows loses one;
+        may be traced.
+    Returns:
+      the cut, over observations, with losses and limits from `models.dynamics.information`; a rollout spends bits.
+    Raises:
+      ValueError: the member has no `moments`.
+    """
+    _need_moments(member)
+    moments, elites = member.moments, tree.take(fitted.params, fitted.elites)
+    assert moments is not None
+    of_elites = jax.vmap(moments, (0, None, None))
+    on_rows = jax.vmap(lambda obs, action: of_elites(elites, obs, action))(
+        jnp.asarray(rows.obs, jnp.float32), rows.action
+    )
+    most = information.allowance(*on_rows, quantile=quantile, budget=budget)
+
+    def spend(spent: Array, obs: Obs, action: Action) -> tuple[Array, Array]:
+        bits = information.lost(information.fused(*of_elites(elites, obs, action)), most.width)
+        return spent + bits, jnp.all((bits <= most.step) & (spent + bits <= most.total))
+
+    return Cut(jnp.zeros_like(most.total), spend)
+
+
+def _need_moments(member: WorldModel) -> None:
+    if member.moments is None:
+        raise ValueError("cut needs a member with moments, mean and deviation of a step, got one without")
 
 
 def add_rollouts(
@@ -187,7 +228,7 @@ def add_rollouts(
     policy: PolicyFn,
     horizon: Array | int,
     capacity: Array | int | None = None,
-    trusted: Callable[[Obs, Action], Array] | None = None,
+    cut: Cut | None = None,
 ) -> Ring:
     """Adds rollouts of a policy from given observations to the ring, a row for each step until the rollout ends.
 
@@ -197,8 +238,7 @@ def add_rollouts(
       starts: [N, D] observations, N a multiple of the number of elites.
       elites: from `elites_of`, or another model of several members over observations.
       policy, horizon, capacity: as in `refresh`.
-      trusted: (observation, action) -> [] bool; a rollout ends before a step that is not trusted, but for its first.
-        None to trust all.
+      cut: ends rollouts before steps that are not to be trusted, but for their first. None to trust all.
     Returns:
       the ring.
     """
@@ -206,7 +246,7 @@ def add_rollouts(
     def store(ring: Ring, rows: Transition, alive: Array) -> Ring:
         return append(ring, rows, alive, capacity)
 
-    return branch(elites, policy, key, starts, horizon, store, imagined, trusted)
+    return branch(elites, policy, key, starts, horizon, store, imagined, cut)
 
 
 def newest(ring: Ring, count: Array) -> Ring:

@@ -9,9 +9,11 @@ each rollout in a uniformly drawn elite (`refresh`). The fast clock is SAC's upd
     batch = floor(real_ratio · B) real rows and B - floor(real_ratio · B) imagined ones
     capacity of the imagined rows = retain · k(i) · rollouts
 
-With `cut` a rollout ends before the first step, but for its first, in which the elites disagree more than they do on
-all but a few real rows (`imagined_replay.trusted_steps`); the value of the last state that it keeps is bootstrapped as
-ever. Rows are then as many as the rollouts give, and those of the latest `retain` refreshes are kept.
+With `cut` a rollout ends before the first step, but for its first, that is not to be trusted: by `cut_by`, the elites
+disagree about it more than they do on all but a few real rows (`imagined_replay.disagreement_cut`), or too much of what
+would have happened is lost in it or up to it (`imagined_replay.information_cut`, Frauenknecht et al. 2025, arXiv
+2501.16918). The value of the last state that it keeps is bootstrapped as ever. Rows are then as many as the rollouts
+give, and those of the latest `retain` refreshes are kept.
 
 With the explorer "disagreement" the rewards of imagined rows have a bonus (Pathak et al. 2019, arXiv 1906.04161),
 
@@ -28,6 +30,7 @@ the same number of them; the schedule counts refreshes instead of epochs; the nu
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -62,12 +65,18 @@ class MBPOConfig:
         default=1, low=1, help="number of the refresh from which the rollout length is last_horizon; above grow_from"
     )
     cut: bool = setting(default=False, help="whether rollouts end where the elites disagree")
+    cut_by: str = setting(
+        default="disagreement", choices=("disagreement", "information"),
+        help="what ends rollouts with cut: the elites' disagreement about a step, or the bits that are lost in it",
+    )  # fmt: skip
     cut_quantile: float = setting(
-        default=0.9,
-        low=0,
-        high=1,
-        help="quantile of the elites' disagreement on real rows, above which rollouts end",
-    )
+        default=0.9, low=0, high=1,
+        help="quantile on real rows of the disagreement, or of the bits of a step, above which rollouts end",
+    )  # fmt: skip
+    cut_budget: float = setting(
+        default=100.0, above=0,
+        help="information: bits of each entry that all steps of a rollout may lose; a well-known step loses one",
+    )  # fmt: skip
     retain: int = setting(default=1, low=1, help="number of latest refreshes whose imagined transitions are kept")
     explorer: str = setting(
         default="none", choices=("none", "disagreement"), help="what imagined rewards have a bonus for"
@@ -105,6 +114,17 @@ def rollout_length(
     span = grow_until - grow_from
     growth = (jnp.maximum(refreshes - grow_from, 0) * (last_horizon - first_horizon)) // span
     return jnp.clip(first_horizon + growth, first_horizon, last_horizon).astype(jnp.int32)
+
+
+def rollout_cut(cfg: MBPOConfig) -> imagined_replay.MakeCut:
+    """What ends rollouts early, by the settings.
+
+    Args:
+      cfg: with `cut`.
+    """
+    if cfg.cut_by == "information":
+        return partial(imagined_replay.information_cut, quantile=cfg.cut_quantile, budget=cfg.cut_budget)
+    return partial(imagined_replay.disagreement_cut, quantile=cfg.cut_quantile)
 
 
 def refresh(
@@ -146,7 +166,7 @@ def refresh(
         rollouts=cfg.rollouts,
         horizon=length,
         capacity=None if cfg.cut else cfg.retain * length * cfg.rollouts,
-        cut_quantile=cfg.cut_quantile if cfg.cut else None,
+        cut=rollout_cut(cfg) if cfg.cut else None,
         bonus=cfg.bonus if cfg.explorer == "disagreement" else None,
     )
     metrics |= {"horizon": length.astype(jnp.float32), "rows": imagined.size.astype(jnp.float32)}

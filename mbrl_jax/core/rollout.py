@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from mbrl_jax.core import tree
-from mbrl_jax.core.types import Action, Array, Key, Model, PolicyFn, Rollout, State, StepFn, StepOut, Transition
+from mbrl_jax.core.types import Action, Array, Key, Model, PolicyFn, Rollout, State, StepFn, StepOut, Transition, Tree
 
 
 def unroll(step: StepFn, key: Key, state: State, actions: Action) -> tuple[State, Rollout]:
@@ -90,6 +90,13 @@ def spread(model: Model, key: Key, states: State, actions: Action) -> StepOut:
     return tree.flatten_dims(out, 2)
 
 
+class Cut(NamedTuple):
+    """What ends branched rollouts before steps that are not to be trusted."""
+
+    start: Tree  # what a rollout has spent before its first step
+    spend: Callable[[Tree, State, Action], tuple[Tree, Array]]  # (spent, state, action) -> spent, [] bool trusted
+
+
 def branch(
     model: Model,
     policy: PolicyFn,
@@ -98,7 +105,7 @@ def branch(
     horizon: Array | int,
     store: Callable[[Any, Transition, Array], Any],
     data: Any,
-    trusted: Callable[[State, Action], Array] | None = None,
+    cut: Cut | None = None,
 ) -> Any:
     """Branched rollouts (Janner et al. 2019, algorithm 2): a batch of short policy rollouts from given states.
 
@@ -115,27 +122,29 @@ def branch(
       horizon: steps to take; may be traced, so that it can grow during a run.
       store: (data, rows [N, ...], alive [N] bool) -> data, called once per step.
       data: the initial `data` of `store`, a buffer for example.
-      trusted: (state, action) -> [] bool; a rollout is cut before the first step that is not trusted, which is stored
-        with `alive` False. The first step of every rollout is taken. None to trust all.
+      cut: a rollout is cut before the first step that is not trusted, which is stored with `alive` False. The first
+        step of every rollout is taken, and what it spends counts. None to trust all.
     Returns:
       data, after `horizon` calls of `store`.
     """
     batch = jax.tree.leaves(states)[0].shape[0]
 
-    def one(i: Array, at: tuple[State, Array, Any]) -> tuple[State, Array, Any]:
-        states, alive, data = at
+    def one(i: Array, at: tuple[State, Array, Tree, Any]) -> tuple[State, Array, Tree, Any]:
+        states, alive, spent, data = at
         key_shuffle, key_policy, key_step = jax.random.split(jax.random.fold_in(key, i), 3)
         order = jax.random.permutation(key_shuffle, batch)
-        states, alive = tree.take((states, alive), order)
+        states, alive, spent = tree.take((states, alive, spent), order)
         actions = jax.vmap(policy)(jax.random.split(key_policy, batch), states)
-        if trusted is not None:
-            alive = alive & ((i == 0) | jax.vmap(trusted)(states, actions))
+        if cut is not None:
+            spent, trusted = jax.vmap(cut.spend)(spent, states, actions)
+            alive = alive & ((i == 0) | trusted)
         out = spread(model, key_step, states, actions)
         ended = jnp.abs(out.discount) < 0.5
         data = store(data, Transition(states, actions, out.reward, out.discount, out.state, ended), alive)
-        return out.state, alive & ~ended, data
+        return out.state, alive & ~ended, spent, data
 
-    return jax.lax.fori_loop(0, horizon, one, (states, jnp.ones(batch, bool), data))[2]
+    spent = () if cut is None else jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *jnp.shape(x))), cut.start)
+    return jax.lax.fori_loop(0, horizon, one, (states, jnp.ones(batch, bool), spent, data))[3]
 
 
 def discounted_return(rewards: Array, discounts: Array, bootstrap: Array | float = 0.0) -> Array:

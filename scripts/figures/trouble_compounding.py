@@ -1,4 +1,4 @@
-"""Trouble: errors compound. MBPO with imagined rollouts of 1, 5, 15 and 50 steps, whole and cut where members disagree.
+"""Trouble: errors compound. MBPO with imagined rollouts of 1, 5, 15 and 50 steps, whole, or cut in one of two ways.
 
 Networks of two layers of 64 units, 1,200 real steps, 20 updates each. Beside the return the errors of what the policy
 learned from. At the end of a run, rollouts of the policy start in replayed states, in the model and in the true
@@ -10,6 +10,7 @@ the length is the wanted one.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +40,13 @@ SMALL: dict[str, Any] = {
     "policy.hidden": (64, 64), "policy.batch": 64, "policy.lr": 1e-3, "model.hidden": (64, 64), "fit.members": 5,
     "fit.elites": 4, "fit.batch": 32, "fit.max_epochs": 30, "rollouts": ROLLOUTS, "retain": 4, "real_ratio": 0.25,
 }  # fmt: skip
+CUTS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "cut": {"cut": True},
+    "information": {"cut": True, "cut_by": "information", "cut_quantile": 0.99},
+}
+"""What ends rollouts early: nothing, disagreement of the members, or the information that is lost."""
+LABELS = {"whole": "whole", "cut": "cut by disagreement", "information": "cut by information"}
 HEAD = ("task", "horizon", "cut", "seed", "return", "rollout_error", "row_error", "steps")
 
 
@@ -47,12 +55,13 @@ class Setting(NamedTuple):
 
     task: str
     horizon: int
-    cut: bool
+    cut: str  # a key of CUTS
 
 
 def all_settings(horizons: dict[str, tuple[int, ...]] = HORIZONS) -> list[Setting]:
     """Every length of each task's rollouts, whole and cut; the first step is never cut."""
-    return [Setting(t, h, cut) for t, own in horizons.items() for h in own for cut in (False, True) if h > 1 or not cut]
+    ways = [(t, h, cut) for t, own in horizons.items() for h in own for cut in CUTS]
+    return [Setting(*way) for way in ways if way[1] > 1 or way[2] == "whole"]
 
 
 def true_state(task: str, blank: Any, obs: Array) -> Any:
@@ -92,7 +101,7 @@ def drift(
     """
     member = gaussian_member(cfg, env.spec)
     elites = imagined_replay.elites_of(member, learner.model)
-    trusted = imagined_replay.trusted_steps(member, learner.model, rows, quantile=cfg.cut_quantile)
+    cut = mbpo.rollout_cut(cfg)(member, learner.model, rows)
     scale, change, at = jnp.std(rows.obs, axis=0), jnp.std(rows.next_obs - rows.obs, axis=0), elites.at
     blank = env.reset(jax.random.key(0))[0]
     observe = env.observe
@@ -102,7 +111,8 @@ def drift(
     def one(i: Array) -> Model:
         def step(key: Key, state: Any, action: Array) -> StepOut:
             out = at(i).step(key, state[0], action)
-            return out._replace(state=(out.state, env.step(key, state[1], action)[0], state[2]))
+            spent = cut.spend(state[3], state[0], action)[0]
+            return out._replace(state=(out.state, env.step(key, state[1], action)[0], state[2], spent))
 
         return Model(step)
 
@@ -116,14 +126,15 @@ def drift(
         h, found = data
         off = (done.next_obs[0] - jax.vmap(observe)(done.next_obs[1])) / scale
         once = (done.next_obs[0] - jax.vmap(truly)(done.obs[0], done.action)) / change
-        now = jax.vmap(trusted)(done.obs[0], done.action) | (h == 0)
+        now = jax.vmap(cut.spend)(done.obs[3], done.obs[0], done.action)[1] | (h == 0)
         square = lambda x: jnp.mean(jnp.square(x), 1)  # noqa: E731
         row = {"rollout": square(off), "row": square(once), "alive": alive, "trusted": now}
         back = jnp.argsort(done.obs[2])  # rollouts are shuffled in every step
         return h + 1, {name: found[name].at[h].set(row[name][back]) for name in found}
 
     count = rows.reward.shape[0]
-    states = (rows.obs, jax.vmap(lambda obs: true_state(task, blank, obs))(rows.obs), jnp.arange(count))
+    spent = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), cut.start)
+    states = (rows.obs, jax.vmap(lambda obs: true_state(task, blank, obs))(rows.obs), jnp.arange(count), spent)
     none = jnp.zeros((steps, count))
     start = (jnp.int32(0), {"rollout": none, "row": none, "alive": none > 0, "trusted": none > 0})
     pairs = Model(one(jnp.int32(0)).step, members=elites.members, at=one)
@@ -132,11 +143,11 @@ def drift(
     return found | {"kept": found["alive"] & (going if cfg.cut else True)}
 
 
-def learned(task: str, cut: bool, chunks: int, longest: int) -> Callable[[Key, Array], dict[str, Array]]:
+def learned(task: str, cut: str, chunks: int, longest: int) -> Callable[[Key, Array], dict[str, Array]]:
     """(key, rollout length []) -> a run's mean returns [chunks], and the drift of its rollouts over `longest` steps."""
     env = presets.suited("mbpo", make_env(task))
     # One step longer after every SLOW refreshes, more than a run makes: a run begins where its length is reached.
-    changes = SMALL | {"last_horizon": longest, "grow_until": SLOW * max(longest - 1, 1), "cut": cut}
+    changes = SMALL | {"last_horizon": longest, "grow_until": SLOW * max(longest - 1, 1)} | CUTS[cut]
     cfg = replace(presets.preset("mbpo", task).agent, {"first_horizon": 1} | changes)
     agent = mbpo.make(cfg, env.spec)
     loop_cfg = LoopConfig(updates=20, inner=50, cycles=2, warmup=200, eval_episodes=4, capacity=200 + 100 * chunks)
@@ -185,6 +196,8 @@ def compounding(
 ) -> dict[Setting, dict[str, np.ndarray]]:
     """Learns, measures, and writes `compounding.csv`, `compounding_by_step.csv` and `compounding.png`.
 
+    What both tables hold of the same seeds is not run again.
+
     Args:
       out: folder.
       seeds: of each setting, at least 2.
@@ -194,30 +207,55 @@ def compounding(
     Returns:
       what `summarised` says of each setting.
     """
-    found: dict[Setting, dict[str, np.ndarray]] = {}
-    programs: dict[tuple[str, bool], Any] = {}
+    found = recorded(out, range(first, first + seeds))
+    programs: dict[tuple[str, str], Any] = {}
     settings, at = all_settings() if settings is None else settings, keys(seeds, first)
     longest = max(s.horizon for s in settings)
     for setting in settings:
+        if setting in found:
+            continue
         of = (setting.task, setting.cut)
         if of not in programs:
             programs[of] = compiled(jax.vmap(learned(*of, chunks, longest), (0, None)), at, jnp.int32(1))[0]
         got, (wall, _) = timed(programs[of], at, jnp.int32(setting.horizon))
         found[setting] = summarised(setting, got)
         shown = ", ".join(f"{c} {found[setting][c].mean():.3g}" for c in HEAD[4:])
-        print(f"{setting.task}, {setting.horizon}{' cut' if setting.cut else ''}: {shown}, {wall:.0f} s", flush=True)
+        print(f"{setting.task}, {setting.horizon}, {setting.cut}: {shown}, {wall:.0f} s", flush=True)
         tables(out, found, seeds, first)
+    found = {setting: found[setting] for setting in settings}
+    tables(out, found, seeds, first)
     report(found)
     draw(out / "compounding.png", found)
     return found
 
 
+def recorded(out: Path, seeds: Sequence[int]) -> dict[Setting, dict[str, np.ndarray]]:
+    """What the tables of a folder hold of settings that were run with these seeds, as `summarised` said it."""
+
+    def rows(name: str) -> dict[Setting, list[dict[str, str]]]:
+        if not (out / name).exists():
+            return {}
+        with (out / name).open(newline="") as file:
+            every = list(csv.DictReader(file))
+        of = [Setting(row["task"], int(row["horizon"]), row["cut"]) for row in every]
+        return {setting: [row for row, its in zip(every, of, strict=True) if its == setting] for setting in of}
+
+    by_seed, by_step = rows("compounding.csv"), rows("compounding_by_step.csv")
+    number = lambda rows, name: np.array([float(row[name]) for row in rows])  # noqa: E731
+    steps = {"error_all": "error_all", "error_kept": "error_kept", "share": "share_kept"}
+    return {
+        setting: {c: number(own, c) for c in HEAD[4:]}
+        | {c: number(by_step[setting], name) for c, name in steps.items()}
+        for setting, own in by_seed.items()
+        if [int(row["seed"]) for row in own] == list(seeds) and setting in by_step
+    }
+
+
 def tables(out: Path, found: dict[Setting, dict[str, np.ndarray]], seeds: int, first: int) -> None:
     """Writes both tables of the settings so far."""
-    word = lambda s: "cut" if s.cut else "whole"  # noqa: E731
-    write_seeds(out / "compounding.csv", HEAD, {(s.task, s.horizon, word(s)): own for s, own in found.items()}, first)
+    write_seeds(out / "compounding.csv", HEAD, {tuple(s): own for s, own in found.items()}, first)
     by_step = [
-        (s.task, s.horizon, word(s), h + 1, *(float(own[c][h]) for c in ("error_all", "error_kept", "share")))
+        (*s, h + 1, *(float(own[c][h]) for c in ("error_all", "error_kept", "share")))
         for s, own in found.items()
         for h in range(len(own["share"]))
     ]
@@ -228,53 +266,55 @@ def tables(out: Path, found: dict[Setting, dict[str, np.ndarray]], seeds: int, f
 def report(found: dict[Setting, dict[str, np.ndarray]]) -> None:
     """Prints means with intervals, what the cut changes, and differences from rollouts of one step."""
     columns = HEAD[4:]
-    name = lambda s: (s.task, str(s.horizon), "cut" if s.cut else "whole")  # noqa: E731
+    name = lambda s: (s.task, str(s.horizon), s.cut)  # noqa: E731
     rows = [(*name(s), *(interval(own[c]) for c in columns)) for s, own in found.items()]
     show("Mean over seeds and 95 % interval; errors in spreads", ("task", "horizon", "rollouts", *columns), rows)
     rows = [
-        (s.task, str(s.horizon), *(difference(own[c], found[s._replace(cut=False)][c]) for c in columns))
+        (*name(s), *(difference(own[c], found[s._replace(cut="whole")][c]) for c in columns))
         for s, own in found.items()
-        if s.cut and s._replace(cut=False) in found
+        if s.cut != "whole" and s._replace(cut="whole") in found
     ]
     if rows:
-        show("Cut less whole, seed by seed", ("task", "horizon", *columns), rows)
+        show("Less whole ones, seed by seed", ("task", "horizon", "rollouts", *columns), rows)
     rows = [
-        (*name(s), difference(own["return"], found[Setting(s.task, 1, False)]["return"]))
+        (*name(s), difference(own["return"], found[Setting(s.task, 1, "whole")]["return"]))
         for s, own in found.items()
-        if s.horizon > 1 and Setting(s.task, 1, False) in found
+        if s.horizon > 1 and Setting(s.task, 1, "whole") in found
     ]
     if rows:
         show("Return less that of rollouts of one step", ("task", "horizon", "rollouts", "return"), rows)
 
 
 def draw(path: Path, found: dict[Setting, dict[str, np.ndarray]]) -> None:
-    """Draws returns by horizon, and errors by steps ahead of the longest rollouts, whole and kept, for each task."""
+    """Draws returns by horizon, and errors by steps ahead of the longest, kept and all (dotted), for each task."""
     tasks = list(dict.fromkeys(s.task for s in found))
     figure, panels = canvas(2, 7.0, 0.6 + 3.1 * len(tasks), lines=len(tasks))
     for t, task in enumerate(tasks):
         left, right = panels[2 * t : 2 * t + 2]
-        for cut, colour in ((False, 0), (True, 1)):
+        lengths = sorted({s.horizon for s in found if s.task == task})
+        for colour, (cut, label) in enumerate(LABELS.items()):
             own = {s.horizon: v for s, v in found.items() if s.task == task and (s.cut == cut or s.horizon == 1)}
             sizes = sorted(own)
             means = np.array([own[h]["return"].mean() for h in sizes])
             error = np.array([1.96 * own[h]["return"].std(ddof=1) / len(own[h]["return"]) ** 0.5 for h in sizes])
-            beside = np.array(sizes) * (1.04 if cut else 0.96)
-            label = "cut where members disagree" if cut else "whole"
+            beside = np.array(sizes) * 1.06 ** (colour - 1)
             left.errorbar(beside, means, error, color=COLOURS[colour], marker="o", markersize=4, capsize=2, label=label)
         left.set(xscale="log", xlabel="length of imagined rollouts", ylabel="return", title=task)
-        left.set_xticks(sizes, [str(h) for h in sizes])
+        left.set_xticks(lengths, [str(h) for h in lengths])
         left.minorticks_off()
-        longest = max(s.horizon for s in found if s.task == task)
-        for cut, colour in ((False, 0), (True, 1)):
+        longest = lengths[-1]
+        for colour, (cut, label) in enumerate(LABELS.items()):
             own = found.get(Setting(task, longest, cut))
             if own is None:
                 continue
             x = np.arange(1, len(own["share"]) + 1)
-            right.plot(x, own["error_all"], ":" if cut else "-", color=COLOURS[colour],
-                       label="all steps, run with the cut" if cut else "whole")  # fmt: skip
-            if cut:
+            whole = cut == "whole"
+            right.plot(
+                x, own["error_all"], "-" if whole else ":", color=COLOURS[colour], label=label if whole else None
+            )
+            if not whole:
                 enough = own["share"] * ROLLOUTS * len(own["return"]) >= 50
-                right.plot(x[enough], own["error_kept"][enough], color=COLOURS[colour], label="kept steps")
+                right.plot(x[enough], own["error_kept"][enough], color=COLOURS[colour], label=f"{label}: kept")
         right.set(yscale="log", xlabel="steps ahead", ylabel="error, spreads", title=f"rollouts of {longest} steps")
         left.legend(frameon=False, fontsize=8)
         right.legend(frameon=False, fontsize=8)

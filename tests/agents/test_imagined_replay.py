@@ -151,13 +151,43 @@ def test_steps_are_trusted_where_members_disagree_no_more_than_on_most_real_rows
     real = Transition(obs, obs, obs[:, 0], obs[:, 0], obs, obs[:, 0] > 0)
 
     def trusted(quantile):
-        inside = imagined_replay.trusted_steps(member, fitted, real, quantile=quantile)
-        return np.asarray(jax.vmap(lambda o: inside(o[None], jnp.zeros(1)))(jnp.linspace(-2, 2, 401)))
+        spend = imagined_replay.disagreement_cut(member, fitted, real, quantile=quantile).spend
+        return np.asarray(jax.vmap(lambda o: spend((), o[None], jnp.zeros(1))[1])(jnp.linspace(-2, 2, 401)))
 
     for quantile in (0.5, 0.9, 1.0):  # of |o|, uniform on [0, 1]
         np.testing.assert_allclose(trusted(quantile).mean(), quantile / 2, atol=0.01)
     with pytest.raises(ValueError, match="cut needs a member with moments"):
-        imagined_replay.trusted_steps(member._replace(moments=None), fitted, real, quantile=0.5)
+        imagined_replay.disagreement_cut(member._replace(moments=None), fitted, real, quantile=0.5)
+    with pytest.raises(ValueError, match="cut needs a member with moments"):
+        imagined_replay.information_cut(member._replace(moments=None), fitted, real, quantile=0.5, budget=1.0)
+
+
+def test_rollouts_end_with_the_bits_that_they_may_lose_in_one_step_and_in_all():
+    """Elites 1 and 3 of the form  o' = w o  differ by |o| about their mean: w = o², with noise of variance 1."""
+    member = WorldModel(
+        init=lambda key: jnp.zeros(()),
+        loss=lambda params, key, data: (params, {}),
+        encode=lambda params, key, obs: obs,
+        step=lambda params, key, state, action: StepOut(params * state, jnp.zeros(()), jnp.ones(())),
+        moments=lambda params, obs, action: (params * obs, jnp.ones(1)),
+    )
+    fitted = FitState(jnp.array([1.0, 2.0, 50.0, 4.0]), (), jnp.array([3, 1]), jnp.zeros(4))
+    obs = jnp.linspace(-1.0, 1.0, 201)[:, None]
+    real = Transition(obs, obs, obs[:, 0], obs[:, 0], obs, obs[:, 0] > 0)
+    cut = imagined_replay.information_cut(member, fitted, real, quantile=0.9, budget=4.0)
+
+    def entropy(o):
+        return 0.5 * np.log2(2 * np.pi * np.e * o**2 / (1 + o**2))
+
+    low, high = np.quantile(entropy(np.abs(np.linspace(-1, 1, 201)) + 1e-30), [0.1, 0.9])
+    for o in (0.05, 0.3, 0.8, 0.91, 2.0):
+        spent, fine = cut.spend(cut.start, jnp.full(1, o), jnp.zeros(1))
+        bits = max(0.0, entropy(o) - low + 1)
+        np.testing.assert_allclose(spent, bits, rtol=1e-4)
+        assert bool(fine) == (bits <= high - low + 1 and bits <= 4)
+        again, fine = cut.spend(spent, jnp.full(1, 0.1), jnp.zeros(1))  # at the lower quantile: one bit
+        np.testing.assert_allclose(again, bits + max(0.0, entropy(0.1) - low + 1), rtol=1e-4)
+        assert bool(fine) == (bits + 1 <= 4)
 
 
 def test_uneven_rollouts_are_refused():

@@ -48,6 +48,7 @@ ENVS = {
 CONDITIONS: list[tuple[str, str, type | str | None, dict[str, Any]]] = [
     ("pets", "known_reward", "swing-up", {}),
     ("mbpo", "grow_*", None, {"grow_until": 4, "last_horizon": 3}),
+    ("mbpo", "cut_budget", None, {"cut": True, "cut_by": "information"}),
     ("mbpo", "cut_*", None, {"cut": True}),
     ("pets", "bonus", None, {"explorer": "disagreement"}),
     ("mbpo", "bonus", None, {"explorer": "disagreement"}),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax.core import Model, StepOut, branch, discounted_return, imagine, spread, unroll
+from mbrl_jax.core import Cut, Model, StepOut, branch, discounted_return, imagine, spread, unroll
 
 
 def count_up(key, state, action):
@@ -66,7 +66,7 @@ def test_spread_gives_each_member_an_equal_part_of_the_batch():
         spread(model, jax.random.key(0), jnp.arange(3.0), jnp.zeros(3))
 
 
-def collect_rows(model, horizon, batch, trusted=None):
+def collect_rows(model, horizon, batch, cut=None):
     """All rows of a branch, as NumPy arrays [horizon, batch]."""
 
     def store(data, rows, alive):
@@ -77,7 +77,7 @@ def collect_rows(model, horizon, batch, trusted=None):
     data = (jnp.int32(0), tuple(jnp.zeros((horizon, batch)) for _ in range(5)))
     run = jax.jit(
         lambda h: branch(
-            model, lambda k, s: jnp.float32(1), jax.random.key(3), jnp.arange(batch) * 1.0, h, store, data, trusted
+            model, lambda k, s: jnp.float32(1), jax.random.key(3), jnp.arange(batch) * 1.0, h, store, data, cut
         )
     )
     return [np.asarray(x) for x in run(horizon)[1]]
@@ -94,14 +94,26 @@ def test_branch_continues_rollouts_until_they_terminate():
 
 
 def test_branch_is_cut_before_a_step_that_is_not_trusted_but_never_before_the_first():
-    obs, _, _, _, alive = collect_rows(Model(count_up), 4, 6, lambda state, action: state < 3)
+    obs, _, _, _, alive = collect_rows(Model(count_up), 4, 6, Cut((), lambda spent, state, action: (spent, state < 3)))
     for t, expected in enumerate(([0, 1, 2, 3, 4, 5], [1, 2], [2], [])):  # of starts 0 to 5
         np.testing.assert_array_equal(np.sort(obs[t][alive[t] == 1]), expected)
 
 
 def test_branch_that_trusts_all_is_the_same_to_the_bit():
     whole = collect_rows(Model(count_up), 3, 6)
-    jax.tree.map(np.testing.assert_array_equal, whole, collect_rows(Model(count_up), 3, 6, lambda s, a: s > -1))
+    cut = Cut((), lambda spent, state, action: (spent, state > -1))
+    jax.tree.map(np.testing.assert_array_equal, whole, collect_rows(Model(count_up), 3, 6, cut))
+
+
+def test_branch_is_cut_before_the_step_that_spends_too_much_in_all():
+    """Each step spends its state, the first too: from 0 that is 0, 1, 3 and 6, from 1 1, 3 and 6, from 2 2 and 5."""
+
+    def spend(spent, state, action):
+        return spent + state, spent + state <= 4
+
+    obs, _, _, _, alive = collect_rows(Model(count_up), 4, 5, Cut(jnp.zeros(()), spend))
+    for t, expected in enumerate(([0, 1, 2, 3, 4], [1, 2], [2], [])):  # of starts 0 to 4
+        np.testing.assert_array_equal(np.sort(obs[t][alive[t] == 1]), expected)
 
 
 def test_branch_goes_on_where_the_player_to_move_changes():

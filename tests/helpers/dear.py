@@ -28,7 +28,7 @@ DEAR: dict[str, tuple[str, ...]] = {
         "test_planning_learns_from_fewer_updates_on_real_rows",
     ),
     "agents/test_mbpo.py": (
-        "test_cut_rollouts_end_where_the_elites_disagree_and_rows_of_the_latest_refreshes_are_kept",
+        "test_cut_rollouts_end_where_the_elites_know_little_and_rows_of_the_latest_refreshes_are_kept",
     ),
     "agents/test_muzero.py": (
         "test_a_share_of_the_actions_is_random[puct]",
