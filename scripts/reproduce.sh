@@ -33,15 +33,25 @@ pole_v3="--agent.no-normalize-obs --agent.no-calibrated --agent.decoder-scale 10
   --agent.net.bins 41 --agent.net.bound 6"
 
 dm_control() {
-  local agent task
+  local agent seed task tasks="pendulum-swingup cartpole-swingup reacher-easy walker-walk ball_in_cup-catch finger-spin
+    cheetah-run cartpole-swingup_sparse walker-run hopper-stand acrobot-swingup reacher-hard"
   seeds=3
-  for agent in tdmpc2 sac dreamer_v3; do
-    for task in pendulum-swingup cartpole-swingup reacher-easy walker-walk ball_in_cup-catch finger-spin cheetah-run \
-      cartpole-swingup_sparse walker-run hopper-stand acrobot-swingup reacher-hard; do
+  for agent in tdmpc2 sac; do
+    for task in $tasks; do
       name=${task/ball_in_/}
       train "dm_control/$agent-${name/_/-}" "$agent" --env "dm_control:$task-x2" --steps 50000 --loop.cycles 10
     done
   done
+  # Half an hour of a core for each: a run for each seed.
+  seeds=1
+  for seed in 0 1 2; do
+    for task in $tasks; do
+      name=${task/ball_in_/}
+      train "dm_control/dreamer_v3-${name/_/-}-seed$seed" dreamer_v3 --env "dm_control:$task-x2" --steps 50000 \
+        --loop.cycles 10 --seed "$seed"
+    done
+  done
+  seeds=3
   for task in pendulum-swingup cartpole-swingup reacher-easy walker-walk finger-spin; do
     train "dm_control_unscaled/tdmpc2-$task" tdmpc2 --env "dm_control:$task-x2" --steps 25000 --loop.cycles 10 $plain_units
   done

@@ -1,9 +1,9 @@
 """Runs on dm_control beside the scores that the agents' authors published.
 
 A run is one agent's on one task: a folder named AGENT-TASK (`tdmpc2-walker-walk`), as `scripts/reproduce.sh dm_control`
-makes it. `mbrl_jax/analysis/published.csv` has the authors' means: of TD-MPC2 and SAC those of Hansen et al. 2024 (3
-seeds, 2 frames per action), of DreamerV3 those of Hafner et al. 2025 (5 seeds). Frames are simulator steps, that is
-actions times their repetition.
+makes it, or a folder for each seed, AGENT-TASK-seed0 and so on. `mbrl_jax/analysis/published.csv` has the authors'
+means: of TD-MPC2 and SAC those of Hansen et al. 2024 (3 seeds, 2 frames per action), of DreamerV3 those of Hafner et
+al. 2025 (5 seeds). Frames are simulator steps, that is actions times their repetition.
 
 Over tasks, scores are divided by 1,000, the largest return of dm_control's tasks. Statistics after Agarwal et al. 2021:
 the interquartile mean over tasks and seeds with a bootstrap stratified by task, and the share of scores above a bound.
@@ -52,19 +52,28 @@ def read_runs(folder: Path) -> list[Run]:
     """The runs below a folder, in the order of `AGENTS` and `TASKS`.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is none, or the seeds of one were evaluated at different steps.
     """
     runs = []
     for agent in AGENTS:
         for task in TASKS:
-            one = folder / f"{agent}-{task}"
-            if (one / "metrics.csv").exists():
-                curve = curves.load(one)
-                repeat = int(curve.env.rpartition("-x")[2]) if "-x" in curve.env else 1
-                runs.append(Run(agent, task, curve.steps * repeat, curve.scores))
+            whole, single = folder / f"{agent}-{task}", sorted(folder.glob(f"{agent}-{task}-seed[0-9]*"))
+            parts = [curves.load(one) for one in (whole, *single) if (one / "metrics.csv").exists()]
+            if parts:
+                runs.append(_joined(agent, task, parts))
     if not runs:
         raise ValueError(f"no run of {', '.join(AGENTS)} on dm_control is in {folder}")
     return runs
+
+
+def _joined(agent: str, task: str, parts: Sequence[curves.Curve]) -> Run:
+    """One run of all seeds, as far as each of them has come."""
+    count = min(len(part.steps) for part in parts)
+    steps, env = parts[0].steps[:count], parts[0].env
+    if any(part.env != env or not np.array_equal(part.steps[:count], steps) for part in parts):
+        raise ValueError(f"runs of {agent} on {task} must have one environment and be evaluated at the same steps")
+    repeat = int(env.rpartition("-x")[2]) if "-x" in env else 1
+    return Run(agent, task, steps * repeat, np.concatenate([part.scores[:, :count] for part in parts]))
 
 
 def authors(agent: str, task: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -54,6 +54,22 @@ def test_scores_are_compared_with_the_authors_at_equal_frames(tmp_path):
     assert (tmp_path / "published.png").stat().st_size > 5_000
 
 
+def test_a_folder_for_each_seed_is_one_run_as_far_as_all_seeds_have_come(tmp_path):
+    for seed, row in enumerate(([100, 900, 1], [200, 980, 1], [300, 940, 1])):
+        write_run(tmp_path, "dreamer_v3", f"walker-walk-seed{seed}", [row])
+        about = {"algo": "dreamer_v3", "env": "dm_control:walker-walk-x2", "threshold": None}
+        (tmp_path / f"dreamer_v3-walker-walk-seed{seed}" / "config.json").write_text(json.dumps(about))
+    last = tmp_path / "dreamer_v3-walker-walk-seed2" / "metrics.csv"
+    last.write_text("\n".join(last.read_text().splitlines()[:-1]) + "\n")
+    (run,) = published.read_runs(tmp_path)
+    assert (run.agent, run.task, run.frames.tolist()) == ("dreamer_v3", "walker-walk", [40_000, 80_000])
+    np.testing.assert_array_equal(run.scores, [[100, 900], [200, 980], [300, 940]])
+    rows = last.read_text().splitlines()
+    last.write_text("\n".join([rows[0], rows[1].replace("20000", "3"), *rows[2:]]) + "\n")
+    with pytest.raises(ValueError, match="dreamer_v3 on walker-walk must have one environment and be evaluated"):
+        published.read_runs(tmp_path)
+
+
 def test_statistics():
     assert published.interval(10.0, 2.0, 3) == pytest.approx(
         (10 - 4.3027 * 2 / 2**0.5, 10 + 4.3027 * 2 / 2**0.5), rel=1e-4
