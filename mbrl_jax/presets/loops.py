@@ -57,8 +57,15 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("dreamer_v1", ""): {"num_envs": 4, "warmup": 200, "inner": 250, "cycles": 1, "capacity": 100_000},
     ("dreamer_v1", "Pendulum-v1"): {"steps": 10_000, "updates": 2},
-    ("dreamer_v2", ""): {"num_envs": 4, "warmup": 200, "inner": 250, "cycles": 1, "capacity": 100_000},
-    ("dreamer_v2", "CartPole-v1-x2"): {"steps": 4_000, "updates": 2},
+    ("dreamer_v2", ""): {
+        "num_envs": 4,
+        "warmup": 200,
+        "inner": 250,
+        "cycles": 1,
+        "capacity": 100_000,
+        "updates": 2,
+    },
+    ("dreamer_v2", "CartPole-v1-x2"): {"steps": 6_000},
     ("dreamer_v3", ""): {
         "num_envs": 4,
         "warmup": 100,

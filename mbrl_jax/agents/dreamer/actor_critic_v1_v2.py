@@ -207,7 +207,7 @@ def update_parts(
     actor_loss_and_trajectories: Callable[..., tuple[Array, tuple[Imagined, Metrics]]],
     critic: Net,
     optimizers: Parts,
-) -> tuple[Parts, Parts, Metrics]:
+) -> tuple[Parts, Parts, Latent, Metrics]:
     """One optimiser step each of world model, actor and critic, in this order.
 
     Args:
@@ -222,7 +222,8 @@ def update_parts(
       critic: the critic's network.
       optimizers: one for each part.
     Returns:
-      parameters and optimiser states after, and the metrics of all three losses, with "model_loss".
+      parameters and optimiser states after, the rows' states [T, B, ...], and the metrics of all three losses, with
+      "model_loss".
     """
     (loss, (states, metrics)), grads = jax.value_and_grad(model_loss_and_states, has_aux=True)(
         params.model, key_model, start, rows
@@ -238,4 +239,4 @@ def update_parts(
     grads, critic_metrics = jax.grad(critic_loss, has_aux=True)(params.critic, imagined, net=critic)
     critic_params, opt_critic = descend(optimizers.critic, grads, opts.critic, params.critic)
     metrics = metrics | {"model_loss": loss} | actor_metrics | critic_metrics
-    return Parts(model, actor, critic_params), Parts(opt_model, opt_actor, opt_critic), metrics
+    return Parts(model, actor, critic_params), Parts(opt_model, opt_actor, opt_critic), states, metrics

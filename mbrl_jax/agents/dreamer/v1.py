@@ -55,7 +55,7 @@ from mbrl_jax.agents.dreamer.common import (
 from mbrl_jax.agents.learned_model import LearnedModel
 from mbrl_jax.agents.open_loop import OpenLoopModel
 from mbrl_jax.agents.standardized import inner_of, model_in_units, open_loop_in_units, standardized
-from mbrl_jax.buffers.sequence import Window, sequence
+from mbrl_jax.buffers.sequence import Feedback, Window, sequence
 from mbrl_jax.core.config import check, config, setting
 from mbrl_jax.core.sharding import vmap_shares
 from mbrl_jax.core.types import (
@@ -88,6 +88,7 @@ class DreamerV1Config:
     batch: int = setting(default=50, low=1, help="windows per update")
     length: int = setting(default=50, low=2, help="rows per window")
     imagined: int = setting(default=15, low=1, help="imagination horizon H in steps, from each row")
+    context: bool = setting(default=False, help="whether windows start from stored latents, as in DreamerV3")
     gamma: float = setting(default=0.99, low=0, below=1, help="discount factor per step")
     lam: float = setting(default=0.95, low=0, high=1, help="λ of the imagined λ-returns")
     reward_scale: float = setting(
@@ -124,8 +125,8 @@ class Learner(NamedTuple):
 
 
 def window(cfg: DreamerV1Config) -> int:
-    """Rows per window of the buffer."""
-    return cfg.length
+    """Rows per window of the buffer: one more than the model learns from where the first is context."""
+    return cfg.length + cfg.context
 
 
 def buffer(cfg: DreamerV1Config, capacity: int, num_envs: int) -> Buffer:
@@ -336,7 +337,7 @@ def update(
     nets: Networks,
     heads: ActorCritic,
     optimizers: Parts,
-) -> tuple[Learner, Metrics]:
+) -> tuple[Learner, Latent, Metrics]:
     """One step each of world model, actor and critic.
 
     Args:
@@ -348,7 +349,7 @@ def update(
       cfg: settings.
       nets, heads, optimizers: as built from it.
     Returns:
-      the learner after the step; the metrics of the three losses, and "model_loss".
+      the learner after the step; the rows' states [T, B, ...]; the metrics of the three losses, and "model_loss".
     """
     of_model = partial(
         model_loss_and_states, nets=nets, kl_scale=cfg.kl_scale, free=cfg.free, cont_scale=cfg.cont_scale,
@@ -358,12 +359,12 @@ def update(
         actor_loss_and_trajectories, critic=learner.critic, nets=nets, heads=heads, horizon=cfg.imagined,
         gamma=cfg.gamma, lam=cfg.lam,
     )  # fmt: skip
-    params, opts, metrics = update_parts(
+    params, opts, states, metrics = update_parts(
         key_model, key_imagine, Parts(*learner[:3]), learner.opts, start,
         rows._replace(reward=cfg.reward_scale * rows.reward), model_loss_and_states=of_model,
         actor_loss_and_trajectories=of_actor, critic=heads.critic, optimizers=optimizers,
     )  # fmt: skip
-    return Learner(*params, opts), metrics
+    return Learner(*params, opts), states, metrics
 
 
 def make(cfg: DreamerV1Config, spec: Spec) -> Agent:
@@ -396,21 +397,21 @@ def make(cfg: DreamerV1Config, spec: Spec) -> Agent:
         action = policy.to_env(policy.sample(key_action, out) if explore else policy.mode(out))
         if explore:
             action = exploration_action(key_noise, action, space=spec.action, noise=cfg.noise)
-        return action, ActorCarry(latent, action_code(spec.action, action)), ()
+        return action, ActorCarry(latent, action_code(spec.action, action)), latent if cfg.context else ()
 
     def follow(key: Key, learner: Learner, carry: ActorCarry, obs: Obs, action: Action) -> tuple[ActorCarry, Tree]:
         key_latent, _, _ = jax.random.split(key, 3)
         token = nets.encoder.apply(learner.model.encoder, obs)
         after = carry_after(key_latent, learner.model.rssm, carry, token, action, rssm=nets.rssm, space=spec.action)
-        return after, ()
+        return after, after.latent if cfg.context else ()
 
     def update_from_replay(key: Key, learner: Learner, replay: Replay) -> tuple[Learner, Metrics, Tree]:
         key_sample, key_model, key_imagine = jax.random.split(key, 3)
         sampled: Window = replay.sample(key_sample, cfg.batch)
-        start, rows = batch_model_inputs(sampled.steps, rssm=nets.rssm, space=spec.action, context=False)
+        start, rows = batch_model_inputs(sampled.steps, rssm=nets.rssm, space=spec.action, context=cfg.context)
         parts = {"cfg": cfg, "nets": nets, "heads": heads, "optimizers": optimizers}
-        learner, metrics = update(key_model, key_imagine, learner, start, rows, **parts)
-        return learner, metrics, ()
+        learner, states, metrics = update(key_model, key_imagine, learner, start, rows, **parts)
+        return learner, metrics, Feedback(sampled.index, extras=states if cfg.context else None)
 
     agent = Agent(init, lambda: initial_carry(nets.rssm, spec.action), act, update_from_replay, follow=follow)
     return standardized(agent, spec, obs=cfg.normalize_obs, rewards=cfg.scale_rewards)

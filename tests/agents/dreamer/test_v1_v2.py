@@ -297,3 +297,54 @@ def test_rewards_are_scaled_before_all_else(version: int):
     for one, two in zip(*map(jax.tree.leaves, (scaled, by_hand)), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-7)
     assert abs(float(scaled[1]["reward_loss"]) - float(other[1]["reward_loss"])) > 0.01
+
+
+@pytest.mark.parametrize("version", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_with_context_windows_start_from_stored_latents_and_hand_back_fresh_ones(version: int):
+    (module, config), spec = VERSIONS[version], {1: PUSH, 2: CHOICE}[version]
+    cfg = replace(config, SMALL | {"context": True, "length": T - 1})
+    agent, nets, key = module.make(cfg, spec), model.networks(cfg.net, spec, gaussian=version == 1), jax.random.key(3)
+    assert module.window(cfg) == T == module.window(replace(cfg, {"context": False})) + 1
+    rng, plain, learner = np.random.default_rng(2), windows(spec), agent.init(jax.random.key(0))
+    blank = jax.tree.map(lambda x: jnp.zeros((T, B, *x.shape)), nets.rssm.start())
+    stored = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), blank)
+    window = plain._replace(steps=plain.steps._replace(extras=stored))
+    replay = Replay(lambda key, n: window, lambda index: window, jnp.int32(9), 9)
+    _, _, feedback = jax.jit(lambda learner: agent.update(key, learner, replay))(learner)
+
+    def track(params, key, start, steps):
+        codes = jax.nn.one_hot(steps.action, 2) if version == 2 else steps.action
+        tokens = jax.vmap(lambda obs: nets.encoder.apply(params.encoder, obs))(steps.obs[1:])
+        return nets.rssm.track(params.rssm, key, start, codes[:-1], tokens, steps.first[1:]).states
+
+    starts, keys = jax.tree.map(lambda x: x[0], stored), jax.random.split(jax.random.split(key, 3)[1], B)
+    states = jax.jit(jax.vmap(track, (None, 0, 0, 1), 1))(learner.model, keys, starts, plain.steps)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), feedback.extras, states)
+    np.testing.assert_array_equal(feedback.index, window.index)
+
+    _, carry, extras = agent.act(key, learner, agent.carry(), jnp.ones(OBS), True)
+    jax.tree.map(np.testing.assert_array_equal, extras, carry.latent)
+    assert (
+        module.make(replace(cfg, {"context": False}), spec).act(key, learner, agent.carry(), jnp.ones(OBS), True)[2]
+        == ()
+    )
+
+
+def test_an_evaluation_of_v2_takes_the_latents_probabilities_and_the_likeliest_action():
+    up = updated(2)
+    agent = dreamer_v2.make(up.cfg, CHOICE)
+
+    @partial(jax.jit, static_argnums=1)
+    def act(keys, explore):
+        return jax.vmap(lambda k: agent.act(k, up.before, agent.carry(), jnp.ones(OBS), explore)[:2])(keys)
+
+    keys = jax.random.split(jax.random.key(0), 4000)
+    actions, carries = act(keys[:2], False)
+    mean = np.asarray(carries.latent.stoch)
+    np.testing.assert_array_equal(mean[0], mean[1])
+    drawn = np.asarray(act(keys, True)[1].latent.stoch)
+    assert set(np.unique(drawn)) == {0.0, 1.0}
+    np.testing.assert_allclose(mean[0], drawn.mean(0), atol=0.03)
+    head = model.head(up.cfg.net, up.nets.rssm.size, 2)
+    out = head.apply(up.before.actor, features(jax.tree.map(lambda x: x[0], carries.latent)))
+    np.testing.assert_array_equal(actions, [np.argmax(out)] * 2)
