@@ -153,6 +153,7 @@ train pendulum-sac-30 sac --env Pendulum-v1 --steps 3000 --loop.updates 30
 train continuous-cartpole-mbpo mbpo --env ContinuousCartPole
 train continuous-cartpole-sac sac --env ContinuousCartPole --steps 10000
 train cartpole-dqn dqn --env CartPole-v1
+train cartpole-dreamer-v2 dreamer_v2 --env CartPole-v1-x2
 train cartpole-dyna-5 dyna_dqn --env CartPole-v1 --agent.planning 5 --steps 5000
 train cartpole-dyna-10 dyna_dqn --env CartPole-v1
 train cartpole-dyna-50 dyna_dqn --env CartPole-v1 --agent.planning 50 --steps 2000
@@ -199,7 +200,6 @@ train mountaincar-dreamer-v3 dreamer_v3 --env MountainCarContinuous-v0-x8
 train mountaincar-plan2explore dreamer_v3 --env MountainCarContinuous-v0-x8 --agent.explorer plan2explore
 train pendulum-dreamer-v3 dreamer_v3 --env Pendulum-v1 --steps 6000
 train pendulum-dreamer-v1 dreamer_v1 --env Pendulum-v1
-train cartpole-dreamer-v2 dreamer_v2 --env CartPole-v1-x2
 train catch-dreamer-v3 dreamer_v3 --env Catch-bsuite
 train swingup-tdmpc2 tdmpc2 --env CartPoleSwingUp
 train swingup-sac sac --env CartPoleSwingUp --steps 20000 --agent.no-normalize-obs --agent.no-scale-rewards \
@@ -214,7 +214,8 @@ train cartpole-pixels-dreamer-v3 dreamer_v3 --env CartPole-pixels --steps 2400
 train cartpole-pixels-world-models world_models --env CartPole-pixels --steps 5000
 train reach-ppo ppo --env Reach
 train reach-seen-ppo ppo --env Reach-seen
-train breakout-muzero muzero --env Breakout-MinAtar --steps 170000
+train breakout-ppo-8-100k ppo --env Breakout-MinAtar --steps 100000 --loop.num-envs 8
+train breakout-muzero muzero --env Breakout-MinAtar --steps 170000 --loop.updates 1 --agent.search.gumbel.least-range 1e-8
 train breakout-dreamer-v3 dreamer_v3 --env Breakout-MinAtar
 train memory-dreamer-v3 dreamer_v3 --env MemoryChain-bsuite
 train cartpole-hidden-dqn dqn --env CartPole-hidden --steps 12000 $plain_dqn

@@ -37,7 +37,7 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     # Stored searches grow stale: those made with an early, poor model hold values and policies back.
     ("muzero", "CartPole-v1"): {"steps": 60_000, "updates": 1, "cycles": 4, "capacity": 20_000},
     ("muzero", "Catch-bsuite"): {"steps": 40_000, "updates": 1, "capacity": 40_000},
-    ("muzero", "Breakout-MinAtar"): {"steps": 400_000, "updates": 1, "cycles": 10, "capacity": 100_000},
+    ("muzero", "Breakout-MinAtar"): {"steps": 100_000, "cycles": 10, "capacity": 100_000},
     ("muzero", "TicTacToe"): {
         "steps": 130_000,
         "num_envs": 32,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mbrl_jax.presets.model_free import UNITS
+
 # Smaller than the papers' networks of three layers of 256 units, with a larger learning rate: 5,000 updates of one seed
 # then take some seconds on a processor. With half of a batch from the data, MOPO learned the pendulum from random rows
 # far faster than with its 5 % (seed 100).
@@ -16,6 +18,9 @@ MODEL: dict[str, Any] = {
 BC: dict[str, dict[str, Any]] = {"": FREE}
 IQL: dict[str, dict[str, Any]] = {"": FREE}
 MOPO: dict[str, dict[str, Any]] = {"": MODEL}
-MOREL: dict[str, dict[str, Any]] = {"": MODEL}
+# HALT is worth the lowest reward for ever, thousands of units below all else: unscaled, critics learned little else.
+MOREL: dict[str, dict[str, Any]] = {
+    "": MODEL | {f"policy.{name}": value for name, value in UNITS.items()} | {"policy.alpha": 0.1}
+}
 COMBO: dict[str, dict[str, Any]] = {"": MODEL}
 RAMBO: dict[str, dict[str, Any]] = {"": MODEL}

@@ -22,7 +22,8 @@ MUZERO: dict[str, dict[str, Any]] = {
     "CartPole-v1": SMALL_MUZERO | {"net.support": 10, "net.project": 32},
     "Catch-bsuite": SMALL_MUZERO | {"net.support": 2},
     "Breakout-MinAtar": SMALL_MUZERO
-    | {"net.latent": 128, "net.hidden": (128,), "net.support": 6, "net.project": 32, "gamma": 0.98},
+    | {"net.latent": 128, "net.hidden": (128,), "net.support": 6, "net.project": 32, "gamma": 0.98}
+    | {"search.gumbel.least_range": 1.0},
     # Transformed returns up to 30 are returns up to 900. Values of actions that hardly differ are no sharp target.
     "": SMALL_MUZERO
     | {"net.latent": 128, "net.hidden": (128,), "net.support": 30, "net.project": 32}
