@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mbrl_jax.agents.standardized import inner_of
 from mbrl_jax.cli import plot as plots
 from mbrl_jax.cli import train as cli
 from mbrl_jax.presets.restore import load_run
@@ -30,7 +31,7 @@ def run(tmp_path_factory) -> Path:
 def test_a_run_is_taken_up_where_it_ended(run):
     first, second = (load_run(run, seed) for seed in (0, 1))
     assert (first.algo, first.name, first.config.batch) == ("dreamer_v2", "CartPole-v1", 2)
-    assert int(first.state.learner.updates) == 2 * first.chunk
+    assert int(inner_of(first.state.learner).updates) == 2 * 2 * first.chunk  # two updates in each of two steps
     assert (first.state.actors.obs != second.state.actors.obs).any()
     with pytest.raises(ValueError, match=r"seed must be from 0 to 1, which .* holds, got 2"):
         load_run(run, 2)
