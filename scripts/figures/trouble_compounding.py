@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from figures.common import canvas, compiled, keys, save, show, timed, write_csv
-from figures.troubles import difference, interval, write_seeds
+from figures.troubles import difference, interval, read_seeds, write_seeds
 from mbrl_jax import presets
 from mbrl_jax.agents import imagined_replay, mbpo
 from mbrl_jax.agents.learned_model import gaussian_member
@@ -231,23 +231,17 @@ def compounding(
 
 def recorded(out: Path, seeds: Sequence[int]) -> dict[Setting, dict[str, np.ndarray]]:
     """What the tables of a folder hold of settings that were run with these seeds, as `summarised` said it."""
-
-    def rows(name: str) -> dict[Setting, list[dict[str, str]]]:
-        if not (out / name).exists():
-            return {}
-        with (out / name).open(newline="") as file:
-            every = list(csv.DictReader(file))
-        of = [Setting(row["task"], int(row["horizon"]), row["cut"]) for row in every]
-        return {setting: [row for row, its in zip(every, of, strict=True) if its == setting] for setting in of}
-
-    by_seed, by_step = rows("compounding.csv"), rows("compounding_by_step.csv")
-    number = lambda rows, name: np.array([float(row[name]) for row in rows])  # noqa: E731
     steps = {"error_all": "error_all", "error_kept": "error_kept", "share": "share_kept"}
+    by_step: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    if (out / "compounding_by_step.csv").exists():
+        with (out / "compounding_by_step.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                by_step.setdefault((row["task"], row["horizon"], row["cut"]), []).append(row)
     return {
-        setting: {c: number(own, c) for c in HEAD[4:]}
-        | {c: number(by_step[setting], name) for c, name in steps.items()}
-        for setting, own in by_seed.items()
-        if [int(row["seed"]) for row in own] == list(seeds) and setting in by_step
+        Setting(case[0], int(case[1]), case[2]): own
+        | {c: np.array([float(row[name]) for row in by_step[case]]) for c, name in steps.items()}
+        for case, own in read_seeds(out / "compounding.csv", HEAD, seeds).items()
+        if case in by_step
     }
 
 

@@ -1,9 +1,9 @@
 """Trouble: a reward that nobody has seen, with networks. Sparse tasks, and the share of seeds that find their reward.
 
-DeepSea with DQN, alone and with random network distillation; a pendulum that is rewarded upright alone with PETS, MBPO
-and PPO, alone and with a bonus: the disagreement of the model's members, or random network distillation; and with
-DreamerV3 and the explorer of Plan2Explore. A seed finds the reward if an episode of its training holds any, within the
-budget.
+DeepSea with DQN, alone and with random network distillation; a pendulum and a pole on a cart that are rewarded upright
+alone, and the mountain car, with PETS, MBPO and PPO, alone and with a bonus (the disagreement of the model's members,
+or random network distillation), and with DreamerV3 and the explorer of Plan2Explore. A seed finds the reward if an
+episode of its training holds any, within the budget.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.patches import Patch
 
 from figures.common import canvas, compiled, keys, save, show, timed
-from figures.troubles import difference, interval, share_difference, share_of_seeds, wilson, write_seeds
+from figures.troubles import difference, interval, read_seeds, share_difference, share_of_seeds, wilson, write_seeds
 from mbrl_jax import presets
 from mbrl_jax.analysis.curves import COLOURS
 from mbrl_jax.core.config import replace
@@ -102,6 +102,8 @@ CONTINUOUS = (
 TASKS: dict[str, Task] = {
     "DeepSea 10": Task("DeepSea", 10, 400, ("DQN", "DQN, RND"), {"size": 10}),
     "pendulum": Task("Pendulum-sparse-x2", 100, 12, CONTINUOUS),
+    "mountain car": Task("MountainCarContinuous-v0-x2", 500, 6, CONTINUOUS),
+    "swing-up": Task("CartPoleSwingUp-sparse-x2", 100, 30, CONTINUOUS),
 }
 
 
@@ -156,6 +158,8 @@ def deep_exploration(
 ) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     """Searches, and writes `exploration_deep.csv` and `exploration_deep.png`.
 
+    What the table holds of the same seeds is not run again.
+
     Args:
       out: folder.
       seeds: of each agent and task, at least 2.
@@ -166,13 +170,15 @@ def deep_exploration(
     Returns:
       by task and agent: columns of the table [seeds].
     """
-    found: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    table = out / "exploration_deep.csv"
+    found: dict[tuple[str, ...], dict[str, np.ndarray]] = read_seeds(table, HEAD, range(first, first + seeds))
     at = keys(seeds, first)
+    cases = [(where, name) for where in tasks for name in TASKS[where].agents if name in agents]
     for where in tasks:
         task = TASKS[where]._replace(**(changes or {}))
-        chosen = [name for name in task.agents if name in agents]
-        for algo in dict.fromkeys(AGENTS[name][0] for name in chosen):
-            own = [name for name in chosen if AGENTS[name][0] == algo]
+        missing = [name for name in task.agents if (where, name) in cases and (where, name) not in found]
+        for algo in dict.fromkeys(AGENTS[name][0] for name in missing):
+            own = [name for name in missing if AGENTS[name][0] == algo]
             run = jax.vmap(searched(task, algo), (0, None))
             program, _ = compiled(run, at, jax.tree.map(jnp.float32, AGENTS[own[0]][1]))
             for name in own:
@@ -181,10 +187,12 @@ def deep_exploration(
                 episodes, returns = found[where, name]["episode_found"], found[where, name]["return"]
                 print(f"{where}, {name}: {share_of_seeds(episodes > 0)}, return {returns.mean():.3g}, {wall:.0f} s",
                       flush=True)  # fmt: skip
-                write_seeds(out / "exploration_deep.csv", HEAD, found, first)
-    report(found)
-    draw(out / "exploration_deep.png", found)
-    return found
+                write_seeds(table, HEAD, found, first)
+    got = {case: found[case] for case in cases}
+    write_seeds(table, HEAD, got, first)
+    report(got)
+    draw(out / "exploration_deep.png", got)
+    return got
 
 
 def report(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> None:

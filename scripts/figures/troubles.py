@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import importlib.util
 import time
@@ -67,6 +68,30 @@ def write_seeds(path: Path, head: Sequence[str], found: Mapping[Any, Mapping[str
         for i in range(len(next(iter(own.values()))))
     ]
     write_csv(path, head, rows)
+
+
+def read_seeds(path: Path, head: Sequence[str], seeds: Sequence[int]) -> dict[tuple[str, ...], dict[str, np.ndarray]]:
+    """What `write_seeds` wrote of the cases that have exactly these seeds; nothing if there is no such file.
+
+    Args:
+      path: of the CSV.
+      head: as `write_seeds` had it.
+      seeds: in their order.
+    Returns:
+      by case: columns [seeds].
+    """
+    if not path.exists():
+        return {}
+    at = head.index("seed")
+    cases: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            cases.setdefault(tuple(row[name] for name in head[:at]), []).append(row)
+    return {
+        case: {c: np.array([float(row[c]) for row in rows]) for c in head[at + 1 :] if rows[0][c]}
+        for case, rows in cases.items()
+        if [int(row["seed"]) for row in rows] == list(seeds)
+    }
 
 
 def interval(values: Any) -> str:

@@ -23,7 +23,7 @@ from figures import trouble_termination as ends
 from figures import trouble_transfer as transfers
 from figures import troubles as all_of_them
 from figures.trouble_cost import Cost
-from figures.troubles import difference, interval, share_difference, share_of_seeds, wilson, write_seeds
+from figures.troubles import difference, interval, read_seeds, share_difference, share_of_seeds, wilson, write_seeds
 
 from mbrl_jax import presets
 from mbrl_jax.core.config import replace
@@ -414,6 +414,13 @@ def test_what_is_found_is_the_first_episode_with_a_reward(tmp_path):
         ("DeepSea 10", "DQN", "100"), ("DeepSea 10", "DQN", "101"),
     ]  # fmt: skip
     assert [int(row["episode_found"]) for row in rows] == list(episodes)
+
+    table = tmp_path / "exploration_deep.csv"  # what it holds of these seeds is taken as it is
+    table.write_text("task,agent,seed,episode_found,return\nDeepSea 10,DQN,100,7,0.5\nDeepSea 10,DQN,101,9,0.25\n")
+    again = seeking.deep_exploration(tmp_path, 2, ("DeepSea 10",), ("DQN",), first=100, changes=easy)
+    np.testing.assert_array_equal(again["DeepSea 10", "DQN"]["episode_found"], [7, 9])
+    np.testing.assert_array_equal(again["DeepSea 10", "DQN"]["return"], [0.5, 0.25])
+    assert read_seeds(table, seeking.HEAD, range(2)) == {}  # other seeds
 
 
 @pytest.mark.slow
