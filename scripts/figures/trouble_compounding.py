@@ -282,7 +282,7 @@ def report(found: dict[Setting, dict[str, np.ndarray]]) -> None:
 def draw(path: Path, found: dict[Setting, dict[str, np.ndarray]]) -> None:
     """Draws returns by horizon, and errors by steps ahead of the longest, kept and all (dotted), for each task."""
     tasks = list(dict.fromkeys(s.task for s in found))
-    figure, panels = canvas(2, 7.0, 0.6 + 3.1 * len(tasks), lines=len(tasks))
+    figure, panels = canvas(2, 9.0, 0.6 + 3.1 * len(tasks), lines=len(tasks))
     for t, task in enumerate(tasks):
         left, right = panels[2 * t : 2 * t + 2]
         lengths = sorted({s.horizon for s in found if s.task == task})
@@ -310,6 +310,5 @@ def draw(path: Path, found: dict[Setting, dict[str, np.ndarray]]) -> None:
                 enough = own["share"] * ROLLOUTS * len(own["return"]) >= 50
                 right.plot(x[enough], own["error_kept"][enough], color=COLOURS[colour], label=f"{label}: kept")
         right.set(yscale="log", xlabel="steps ahead", ylabel="error, spreads", title=f"rollouts of {longest} steps")
-        left.legend(frameon=False, fontsize=8)
-        right.legend(frameon=False, fontsize=8)
+        right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     save(path, figure)
