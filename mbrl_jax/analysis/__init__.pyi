@@ -6,6 +6,7 @@ from . import labels as labels
 from . import mazes as mazes
 from . import model_error as model_error
 from . import model_pictures as model_pictures
+from . import operations as operations
 from . import profile as profile
 from . import report as report
 from . import search_trees as search_trees

@@ -1,7 +1,9 @@
 """Agents with their general settings on tasks that none was tuned for: the table of `scripts/reproduce.sh general`.
 
-A run is a folder AGENT-TASK; one of the settings of before is AGENT-TASK-before. A score is the mean over seeds of the
-mean of the last five evaluations, as a share of the way from random actions to a known good return:
+A run is a folder AGENT-TASK; one of the settings of before is AGENT-TASK-before. Runs of general settings on other
+libraries' tasks, which have tables of their own, are read from the folder above. A score is the mean over seeds of the
+mean of the last five evaluations, or where there are no more in a run of the last one, as a share of the way from
+random actions to a known good return:
 
     share = (score - random) / (good - random)
 """
@@ -9,11 +11,13 @@ mean of the last five evaluations, as a share of the way from random actions to 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from figures import published
 from figures.common import canvas, save, show, write_csv
 from mbrl_jax.analysis.curves import COLOURS
 
@@ -35,8 +39,19 @@ TASKS: dict[str, Task] = {
     "cartpole-kilo": Task(22_000, 500_000),
     "acrobot": Task(-500, -75),
     "space-invaders": Task(4.5, 60),
+    "playground CartpoleBalance": Task(313, 1_000),
+    "Craftax-Classic": Task(1.4, 22),
+    "Hopper-v5": Task(18, 3_500),
+    **{f"dm_control {task}": Task(0, 1_000) for task in published.TASKS},
 }
 """Random returns are means of 100 episodes; good ones those of the best runs on record, or the task's bound."""
+
+ELSEWHERE = {
+    "playground-ppo": ("ppo", "playground CartpoleBalance"),
+    "craftax-ppo": ("ppo", "Craftax-Classic"),
+    "hopper-sac-general": ("sac", "Hopper-v5"),
+}
+"""Agent and task of folders beside that of the table's own runs; those of dm_control are found by name."""
 
 HEAD = ["task", "agent", "settings", "seeds", "steps", "score", "least", "share"]
 BEFORE = "-before"
@@ -63,8 +78,39 @@ def rows_of(folder: Path) -> list[list]:
         )
     if not rows:
         raise ValueError(f"no run of {', '.join(TASKS)} is in {folder}")
+    return in_order(rows)
+
+
+def in_order(rows: list[list]) -> list[list]:
+    """Rows by task, agent and settings."""
     order = list(TASKS)
     return sorted(rows, key=lambda row: (order.index(row[0]), row[1], row[2]))
+
+
+def rows_elsewhere(results: Path) -> list[list]:
+    """A row for each agent and task of other libraries whose runs are on record.
+
+    Args:
+      results: the folder that holds `dm_control` and those of `ELSEWHERE`.
+    """
+    found: dict[tuple[str, str], list[tuple[float, int]]] = {}
+    for name, (agent, task) in ELSEWHERE.items():
+        if (results / name / "summary.json").exists():
+            summary = json.loads((results / name / "summary.json").read_text())
+            found[task, agent] = [(score, summary["env_steps"]) for score in summary["recent_eval_return"]]
+    for path in sorted(results.glob("dm_control/*/summary.json")):
+        agent, _, task = re.sub(r"-seed\d+$", "", path.parent.name).partition("-")
+        if task in published.TASKS:
+            summary = json.loads(path.read_text())
+            scores = [(score, summary["env_steps"]) for score in summary["eval_return"]]
+            found.setdefault((f"dm_control {task}", agent), []).extend(scores)
+    rows = []
+    for (task, agent), own in found.items():
+        scores, (random, good) = np.array([np.nan if score is None else score for score, _ in own], float), TASKS[task]
+        mean, steps = float(scores.mean()), max(steps for _, steps in own)
+        share = (mean - random) / (good - random)
+        rows.append([task, agent, "general", len(scores), steps, mean, float(scores.min()), share])
+    return in_order(rows)
 
 
 def general_figure(out: Path, runs: Path = Path("results/general")) -> None:
@@ -72,11 +118,11 @@ def general_figure(out: Path, runs: Path = Path("results/general")) -> None:
 
     Args:
       out: folder of `general.csv` and `general.png`.
-      runs: folder of the runs.
+      runs: folder of the runs; the folder above it has those on other libraries' tasks.
     Raises:
       ValueError: there are no runs.
     """
-    rows = rows_of(runs)
+    rows = in_order(rows_of(runs) + rows_elsewhere(runs.parent))
     write_csv(out / "general.csv", HEAD, rows)
     show("general settings", HEAD, [[f"{x:,.3g}" if isinstance(x, float) else x for x in row] for row in rows])
     pairs = list(dict.fromkeys((row[0], row[1]) for row in rows))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 
+import numpy as np
 import pytest
-from figures import suite
+from figures import general, suite
 
 
 def write_run(folder, name, scores, steps=1_000):
@@ -31,6 +32,20 @@ def test_scores_are_shares_of_the_way_from_random_to_good(tmp_path):
     assert float(found["sac", "pendulum-kilo", "before"]["share"]) == pytest.approx(-0.1)
     assert found["dqn", "cartpole", "general"]["share"] == "nan"  # a seed that diverged is not left out
     assert (tmp_path / "general.png").stat().st_size > 3_000
+
+
+def test_runs_on_other_libraries_tasks_are_read_beside_and_seeds_in_folders_of_their_own_are_joined(tmp_path):
+    for name, scores in (("dreamer_v3-walker-walk-seed0", [600.0]), ("dreamer_v3-walker-walk-seed1", [800.0])):
+        write_run(tmp_path / "dm_control", name, [0.0])
+        path = tmp_path / "dm_control" / name / "summary.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eval_return": scores}))
+    write_run(tmp_path, "craftax-ppo", [1.4, 11.7, 22.0, 11.7])
+    rows = general.rows_elsewhere(tmp_path)
+    assert [row[:5] for row in rows] == [
+        ["Craftax-Classic", "ppo", "general", 4, 1_000],
+        ["dm_control walker-walk", "dreamer_v3", "general", 2, 1_000],
+    ]
+    np.testing.assert_allclose([row[5:] for row in rows], [[11.7, 1.4, 0.5], [700.0, 600.0, 0.7]])
 
 
 def test_a_folder_without_runs_is_refused(tmp_path, capsys):

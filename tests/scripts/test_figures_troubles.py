@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,7 @@ from figures.trouble_cost import Cost
 from figures.troubles import difference, interval, read_seeds, share_difference, share_of_seeds, wilson, write_seeds
 
 from mbrl_jax import presets
+from mbrl_jax.analysis import flops
 from mbrl_jax.core.config import replace
 from mbrl_jax.envs.registry import make_env
 
@@ -71,6 +74,8 @@ def test_shares_have_intervals_where_all_seeds_agree():
     assert share_difference(np.arange(70) < 56, np.arange(80) < 48) == "0.2 [0.0524, 0.334]"
 
 
+RESULTS = Path(__file__).parents[2] / "results"
+
 # Cost ---------------------------------------------------------------------------------------------------------------
 
 
@@ -78,7 +83,7 @@ def write_run(folder, reached, wall, devices):
     folder.mkdir()
     summary = {"steps_to_threshold": reached, "wall_seconds": wall, "seeds": len(reached), "env_steps": 1000}
     (folder / "summary.json").write_text(json.dumps(summary))
-    (folder / "config.json").write_text(json.dumps({"devices": devices}))
+    (folder / "config.json").write_text(json.dumps({"devices": devices, "env": "Pendulum-v1"}))
 
 
 def test_a_seeds_computing_is_its_share_of_all_cores_until_the_threshold(tmp_path):
@@ -110,13 +115,33 @@ def test_the_ratio_of_steps_has_an_interval_that_holds_it_and_seeds_that_never_a
     assert costs.steps_ratio(np.full(4, np.inf), np.full(4, 50.0))[0] == 0.0
 
 
+def test_a_threshold_is_reached_by_the_mean_of_an_evaluation(tmp_path):
+    rows = ["0,100,0,4,4", "0,100,1,8,8", "0,200,0,9,9", "0,200,1,5,5", "1,100,0,6,6", "1,100,1,6,6", "1,200,0,9,9"]
+    (tmp_path / "eval.csv").write_text("\n".join(["seed,env_steps,episode,return,length", *rows]))
+    assert costs.first_above(tmp_path / "eval.csv", 7.0, 2) == [200, 200]
+    assert costs.first_above(tmp_path / "eval.csv", 6.0, 2) == [100, 100]
+    assert costs.first_above(tmp_path / "eval.csv", 7.5, 2) == [None, 200]
+
+
+def test_operations_of_a_recorded_step_are_those_counted_by_hand():
+    """SAC: an update, where the gradient to the action is taken to the observation beside it too, and one action."""
+    update = flops.sac_update(3, 1, (64, 64), 256) + 2 * flops.product(256, 64, 3)
+    known = (update + flops.forward((3, 64, 64, 2), 1)) / 1e9
+    assert costs.gflop_per_step(RESULTS / "pendulum-sac", 0) == pytest.approx(known, rel=1e-9)
+
+
 def test_the_recorded_runs_are_read(tmp_path, capsys):
+    shutil.copy(RESULTS / "troubles" / "cost_operations.csv", tmp_path)
     found = costs.cost(tmp_path)
     assert "MBPO" in capsys.readouterr().out
     rows = read(tmp_path / "cost.csv")
     assert len(rows) == sum(len(one.steps) for own in found.values() for one in own.values())
     own = [float(row["steps_to_threshold"]) for row in rows if (row["task"], row["agent"]) == ("Pendulum-v1", "MBPO")]
     assert np.median(own) == 700  # as results/README and the page on results say
+    for row in rows:
+        if row["gflop"]:
+            rate = found[row["task"]][row["agent"]].gflop
+            assert float(row["gflop"]) == pytest.approx(float(row["steps_to_threshold"]) * rate, rel=1e-4)
     assert (tmp_path / "cost.png").stat().st_size > 5_000
 
 
