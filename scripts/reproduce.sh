@@ -206,6 +206,7 @@ train swingup-sac sac --env CartPoleSwingUp --steps 20000 --agent.no-normalize-o
   --agent.hidden 64 64 --agent.target-entropy 0.55 --loop.warmup 200 --loop.hold 1 --loop.cycles 5
 seeds=8
 train swingup-sac-held sac --env CartPoleSwingUp
+train swingup-mbpo mbpo --env CartPoleSwingUp
 seeds=4
 train pendulum-world-models world_models --env Pendulum-v1
 train cartpole-hidden-world-models world_models --env CartPole-hidden

@@ -109,7 +109,7 @@ LOOP: dict[tuple[str, str], dict[str, Any]] = {
     ("mbpo", "Pendulum-v1"): MBPO_LOOP | {"steps": 3_000, "updates": 30, "inner": 25, "cycles": 4},
     ("mbpo", "CartPole-v1"): MBPO_LOOP | {"steps": 6_000},
     ("mbpo", "ContinuousCartPole"): MBPO_LOOP | {"steps": 3_000},
-    ("mbpo", "CartPoleSwingUp"): MBPO_LOOP | {"steps": 6_000},
+    ("mbpo", "CartPoleSwingUp"): MBPO_LOOP | {"steps": 5_000, "hold": 5},
 }
 """Loop settings by (agent, environment), "" for any environment; `steps` are environment steps of one seed."""
 

@@ -39,6 +39,7 @@ ROLLOUTS, CHUNKS, LAST, SLOW = 256, 10, 3, 1_000
 SMALL: dict[str, Any] = {
     "policy.hidden": (64, 64), "policy.batch": 64, "policy.lr": 1e-3, "model.hidden": (64, 64), "fit.members": 5,
     "fit.elites": 4, "fit.batch": 32, "fit.max_epochs": 30, "rollouts": ROLLOUTS, "retain": 4, "real_ratio": 0.25,
+    "explorer": "none", "known.reward": "",
 }  # fmt: skip
 CUTS: dict[str, dict[str, Any]] = {
     "whole": {},
