@@ -49,7 +49,10 @@ TASKS: dict[str, dict[str, str]] = {
         "DQN": "catch-dqn", "PPO": "catch-ppo", "deep Dyna, n = 5": "catch-dyna-5", "MuZero": "catch-muzero",
         "DreamerV3": "catch-dreamer-v3",
     },
-    "CartPoleSwingUp": {"SAC": "swingup-sac-held", "PETS, reward known": "swingup-pets", "TD-MPC2": "swingup-tdmpc2"},
+    "CartPoleSwingUp": {
+        "SAC": "swingup-sac-held", "PETS, reward known": "swingup-pets", "MBPO, reward known": "swingup-mbpo",
+        "TD-MPC2": "swingup-tdmpc2",
+    },
 }  # fmt: skip
 """The run of each agent, by task; the first is the model-free one that the others are compared with."""
 THRESHOLDS = {"scripts/general_tasks.py:cartpole": 475.0}
