@@ -2,7 +2,7 @@
 
 A run is a folder AGENT-TASK; one of the settings of before is AGENT-TASK-before. Runs of general settings on other
 libraries' tasks, which have tables of their own, are read from the folder above. A score is the mean over seeds of the
-mean of the last five evaluations, or where there are no more in a run of the last one, as a share of the way from
+mean of the last five evaluations, on dm_control, where a run has no more, of the last one, as a share of the way from
 random actions to a known good return:
 
     share = (score - random) / (good - random)
@@ -70,15 +70,18 @@ def rows_of(folder: Path) -> list[list]:
         if name not in TASKS:
             continue
         summary = json.loads(path.read_text())
-        scores = np.array([np.nan if x is None else x for x in summary["recent_eval_return"]], float)
-        random, good = TASKS[name]
-        share = (float(scores.mean()) - random) / (good - random)
-        rows.append(
-            [name, agent, settings, len(scores), summary["env_steps"], float(scores.mean()), float(scores.min()), share]
-        )
+        rows.append(row_of(name, agent, settings, summary["env_steps"], summary["recent_eval_return"]))
     if not rows:
         raise ValueError(f"no run of {', '.join(TASKS)} is in {folder}")
     return in_order(rows)
+
+
+def row_of(task: str, agent: str, settings: str, steps: int, scores: list[float | None]) -> list:
+    """A row of the table, in the order of `HEAD`; a seed's score of None is that of one that diverged."""
+    all_scores, (random, good) = np.array([np.nan if x is None else x for x in scores], float), TASKS[task]
+    mean = float(all_scores.mean())
+    share = (mean - random) / (good - random)
+    return [task, agent, settings, len(scores), steps, mean, float(all_scores.min()), share]
 
 
 def in_order(rows: list[list]) -> list[list]:
@@ -93,23 +96,19 @@ def rows_elsewhere(results: Path) -> list[list]:
     Args:
       results: the folder that holds `dm_control` and those of `ELSEWHERE`.
     """
-    found: dict[tuple[str, str], list[tuple[float, int]]] = {}
+    rows = []
     for name, (agent, task) in ELSEWHERE.items():
         if (results / name / "summary.json").exists():
             summary = json.loads((results / name / "summary.json").read_text())
-            found[task, agent] = [(score, summary["env_steps"]) for score in summary["recent_eval_return"]]
+            rows.append(row_of(task, agent, "general", summary["env_steps"], summary["recent_eval_return"]))
+    joined: dict[tuple[str, str], list[dict]] = {}
     for path in sorted(results.glob("dm_control/*/summary.json")):
         agent, _, task = re.sub(r"-seed\d+$", "", path.parent.name).partition("-")
         if task in published.TASKS:
-            summary = json.loads(path.read_text())
-            scores = [(score, summary["env_steps"]) for score in summary["eval_return"]]
-            found.setdefault((f"dm_control {task}", agent), []).extend(scores)
-    rows = []
-    for (task, agent), own in found.items():
-        scores, (random, good) = np.array([np.nan if score is None else score for score, _ in own], float), TASKS[task]
-        mean, steps = float(scores.mean()), max(steps for _, steps in own)
-        share = (mean - random) / (good - random)
-        rows.append([task, agent, "general", len(scores), steps, mean, float(scores.min()), share])
+            joined.setdefault((f"dm_control {task}", agent), []).append(json.loads(path.read_text()))
+    for (task, agent), own in joined.items():
+        scores = [score for summary in own for score in summary["eval_return"]]
+        rows.append(row_of(task, agent, "general", max(summary["env_steps"] for summary in own), scores))
     return in_order(rows)
 
 

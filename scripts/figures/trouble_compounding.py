@@ -10,7 +10,6 @@ the length is the wanted one.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from figures.common import canvas, compiled, keys, save, show, timed, write_csv
-from figures.troubles import difference, interval, read_seeds, write_seeds
+from figures.troubles import difference, interval, read_cases, read_seeds, write_seeds
 from mbrl_jax import presets
 from mbrl_jax.agents import imagined_replay, mbpo
 from mbrl_jax.agents.learned_model import gaussian_member
@@ -233,11 +232,7 @@ def compounding(
 def recorded(out: Path, seeds: Sequence[int]) -> dict[Setting, dict[str, np.ndarray]]:
     """What the tables of a folder hold of settings that were run with these seeds, as `summarised` said it."""
     steps = {"error_all": "error_all", "error_kept": "error_kept", "share": "share_kept"}
-    by_step: dict[tuple[str, ...], list[dict[str, str]]] = {}
-    if (out / "compounding_by_step.csv").exists():
-        with (out / "compounding_by_step.csv").open(newline="") as file:
-            for row in csv.DictReader(file):
-                by_step.setdefault((row["task"], row["horizon"], row["cut"]), []).append(row)
+    by_step = read_cases(out / "compounding_by_step.csv", HEAD[:3])
     return {
         Setting(case[0], int(case[1]), case[2]): own
         | {c: np.array([float(row[name]) for row in by_step[case]]) for c, name in steps.items()}

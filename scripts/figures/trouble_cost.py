@@ -12,7 +12,6 @@ agents whose fits end by themselves: of such one seed is trained once more, up t
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +21,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from figures.common import canvas, save, show, write_csv
-from figures.troubles import number
+from figures.troubles import number, read_cases
 from mbrl_jax import presets
+from mbrl_jax.analysis import curves
 from mbrl_jax.analysis.curves import COLOURS
 from mbrl_jax.analysis.operations import counting, fixed
+from mbrl_jax.analysis.statistics import steps_to_threshold
 from mbrl_jax.core.config import flat, replace
 from mbrl_jax.envs.registry import make_env
 from mbrl_jax.train.loop import Loop, LoopConfig
@@ -77,33 +78,15 @@ class Cost(NamedTuple):
 
 
 def read(folder: Path) -> Cost:
-    """The cost of a run, without its operations, from its `summary.json`, `config.json` and `eval.csv`."""
+    """The cost of a run, without its operations, from its `summary.json`, `config.json` and its curve."""
     made, settings = read_json(folder / "summary.json"), read_json(folder / "config.json")
     steps = made["steps_to_threshold"]
     if settings["env"] in THRESHOLDS:
-        steps = first_above(folder / "eval.csv", THRESHOLDS[settings["env"]], made["seeds"])
+        curve = curves.load(folder)
+        steps = steps_to_threshold(curve.steps, curve.scores, THRESHOLDS[settings["env"]])
     reached = [math.inf if step is None else float(step) for step in steps]
     cores = settings.get("devices") or CORES
     return Cost(np.array(reached), made["wall_seconds"] * cores / made["seeds"] / made["env_steps"])
-
-
-def first_above(path: Path, threshold: float, seeds: int) -> list[int | None]:
-    """The steps of each seed's first evaluation whose mean return reaches a threshold, None if none does.
-
-    Args:
-      path: `eval.csv` of a run.
-      threshold: of the mean.
-      seeds: of the run.
-    """
-    returns: dict[tuple[int, int], list[float]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            returns.setdefault((int(row["seed"]), int(row["env_steps"])), []).append(float(row["return"]))
-    found: list[int | None] = []
-    for seed in sorted({seed for seed, _ in returns})[:seeds]:
-        above = [step for (own, step), all_of in returns.items() if own == seed and np.mean(all_of) >= threshold]
-        found.append(min(above, default=None))
-    return found
 
 
 def as_recorded(folder: Path) -> tuple[Loop, int]:
@@ -144,10 +127,7 @@ def gflop_per_step(folder: Path, steps: float) -> float:
 
 def counted(path: Path, runs: Path, found: dict[str, dict[str, Cost]]) -> dict[str, dict[str, Cost]]:
     """The costs with their operations; those that the table lacks are counted, and added to it."""
-    table: dict[str, float] = {}
-    if path.exists():
-        with path.open(newline="") as file:
-            table = {row["run"]: float(row["gflop_per_step"]) for row in csv.DictReader(file)}
+    table = {run: float(row["gflop_per_step"]) for (run,), (row,) in read_cases(path, ["run"]).items()}
     for task, own in found.items():
         for name, one in own.items():
             run = TASKS[task][name]

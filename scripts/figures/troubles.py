@@ -80,18 +80,28 @@ def read_seeds(path: Path, head: Sequence[str], seeds: Sequence[int]) -> dict[tu
     Returns:
       by case: columns [seeds].
     """
+    at = head.index("seed")
+    return {
+        case: {c: np.array([float(row[c]) for row in rows]) for c in head[at + 1 :] if rows[0][c]}
+        for case, rows in read_cases(path, head[:at]).items()
+        if [int(row["seed"]) for row in rows] == list(seeds)
+    }
+
+
+def read_cases(path: Path, names: Sequence[str]) -> dict[tuple[str, ...], list[dict[str, str]]]:
+    """The rows of a CSV by the text in some of its columns; nothing if there is no such file.
+
+    Args:
+      path: of the CSV.
+      names: of the columns that tell cases apart.
+    """
     if not path.exists():
         return {}
-    at = head.index("seed")
     cases: dict[tuple[str, ...], list[dict[str, str]]] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            cases.setdefault(tuple(row[name] for name in head[:at]), []).append(row)
-    return {
-        case: {c: np.array([float(row[c]) for row in rows]) for c in head[at + 1 :] if rows[0][c]}
-        for case, rows in cases.items()
-        if [int(row["seed"]) for row in rows] == list(seeds)
-    }
+            cases.setdefault(tuple(row[name] for name in names), []).append(row)
+    return cases
 
 
 def interval(values: Any) -> str:
